@@ -1,0 +1,121 @@
+"""Event: what the daemon says about a stream. The types here are the published contract.
+
+No event has a field for an embedding: templates cannot leave the device by this road.
+`onelook schema` prints the JSON Schema made from these types.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Literal
+from uuid import uuid4
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Ratio = Annotated[float, Field(ge=0, le=1)]
+Box = tuple[float, float, float, float]
+
+
+def new_id() -> str:
+    """A fresh event id, unique everywhere."""
+    return str(uuid4())
+
+
+class Data(BaseModel):
+    """What every kind of event's `data` obeys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class TrackData(Data):
+    """What every event about one person carries."""
+
+    track: int = Field(description="Number of the track, unique in this stream since the daemon started.")
+    box: Box = Field(description="x1, y1, x2, y2 in pixels of the frame.")
+    frame: int = Field(description="Index of the frame that decided the event.")
+
+
+class Presence(TrackData):
+    """Somebody came or went."""
+
+    state: Literal["appeared", "left"]
+    seconds: float = Field(ge=0, description="How long the track has lasted.")
+
+
+class Identity(TrackData):
+    """Who the track is, whenever that changes."""
+
+    state: Literal["known", "unknown", "uncertain"]
+    name: str | None = Field(None, description="Name in the gallery; only when known.")
+    previous: str | None = Field(None, description="The name that this one corrects.")
+    similarity: float | None = Field(None, description="Cosine to the nearest template, -1 to 1.")
+    confidence: Ratio = Field(description="Share of the votes that agree, weighted by quality.")
+
+
+class Attributes(TrackData):
+    """What the person looks like, as averaged over the track."""
+
+    attributes: dict[str, Ratio] = Field(description="Probability of each attribute asked for.")
+    age: float | None = Field(None, ge=0, description="Years.")
+    age_range: tuple[int, int] | None = None
+    gender: Literal["female", "male"] | None = None
+    gender_confidence: Ratio | None = None
+    ethnicity: str | None = None
+    ethnicity_confidence: Ratio | None = None
+
+
+class Emotion(TrackData):
+    """The facial expression, whenever the strongest one changes for long enough."""
+
+    emotion: str
+    confidence: Ratio
+    previous: str | None = None
+    distribution: dict[str, Ratio]
+
+
+class Crowd(Data):
+    """How many people a stream shows; a state, retained."""
+
+    count: int = Field(ge=0)
+    known: int = Field(ge=0)
+    unknown: int = Field(ge=0)
+
+
+class Status(Data):
+    """Whether the device, or one stream of it, is working; a state, retained."""
+
+    state: Literal["online", "offline"]
+    reason: str | None = None
+
+
+KINDS: dict[str, type[Data]] = {
+    "presence": Presence,
+    "identity": Identity,
+    "attributes": Attributes,
+    "emotion": Emotion,
+    "crowd": Crowd,
+    "status": Status,
+}
+"""Kind of event (the last part of its type and topic) -> type of its data."""
+
+STATES = frozenset({"crowd", "status"})
+"""Kinds that say how things are, not what happened: retained, only the newest counts."""
+
+
+class Event(BaseModel):
+    """One thing that happened, or one state that changed."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    id: str = Field(default_factory=new_id)
+    stream: str | None = Field(description="Name of the stream; none for the device's own status.")
+    time: datetime = Field(description="UTC time of the frame that decided it.")
+    captured: float | None = Field(
+        None, exclude=True, description="Monotonic capture time of that frame, for the frame age."
+    )
+    data: Presence | Identity | Attributes | Emotion | Crowd | Status
+
+    @property
+    def kind(self) -> str:
+        """`presence`, `identity`, `attributes`, `emotion`, `crowd` or `status`."""
+        return type(self.data).__name__.lower()
