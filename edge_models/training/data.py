@@ -1,0 +1,348 @@
+"""Training data: packed faces, crowd photographs and empty backgrounds, composed into canvases.
+
+A canvas is a small square picture tiled with faces of about one size, so that a large
+face and sixteen tiny ones cost the backbone the same. Everything random happens in
+torch on whole batches, on the CPU or a GPU alike.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import IterableDataset, get_worker_info
+from tqdm import tqdm
+
+from onelook.align import TEMPLATE
+
+PATCH, MARGIN = 144, 16
+FACE_BOX = (14.0, 11.0, 98.0, 118.0)
+"""Box of a face on the 112 template: medians over 578 upright faces that SCRFD-2.5g boxed."""
+MIRROR = [1, 0, 2, 4, 3]
+"""Landmarks after a left-right flip."""
+MOST = 48
+"""Faces a canvas at most."""
+
+
+class Faces:
+    """Packed faces in memory: patches with whatever is known of each."""
+
+    def __init__(self, files: list[Path], cache: Path, split: str) -> None:
+        """Read NPZ+BIN pairs; decoded pixels are kept under `cache` as .npy."""
+        patches, columns = [], {name: [] for name in
+                                ("landmarks", "teacher", "attributes", "male", "age", "ethnicity", "emotion")}
+        self.source: list[str] = []
+        for file in files:
+            table = np.load(file, allow_pickle=False)
+            rows = np.flatnonzero(table["split"] == split)
+            patches.append(_decoded(file, table, cache)[rows])
+            n = len(rows)
+            self.source += [str(file.stem)] * n
+            for name, empty in (
+                ("landmarks", None), ("teacher", np.zeros((n, 256), np.float16)),
+                ("attributes", np.zeros((n, 40), np.int8)), ("male", np.full(n, -1)), ("age", np.full(n, -1)),
+                ("ethnicity", np.full(n, -1)), ("emotion", np.full(n, -1)),
+            ):
+                columns[name].append(table[name][rows] if name in table else empty)
+        self.patches = torch.from_numpy(np.concatenate(patches))
+        self.labels = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
+        self.landmarks = self.labels.pop("landmarks").float()
+        # Labelled faces are few beside the merely taught: see them about as often.
+        weight = torch.full((len(self),), 1.0)
+        weight[(self.labels["attributes"] != 0).any(1)] = 1.6
+        weight[self.labels["age"] >= 0] = 1.6
+        weight[self.labels["emotion"] >= 0] = 0.8
+        self.weight = weight
+
+    def __len__(self) -> int:
+        """Faces held."""
+        return len(self.patches)
+
+    def take(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Patches (K, 3, 144, 144) float 0 to 1, landmarks (K, 5, 2) in them, labels."""
+        patches = self.patches[rows].to(device).permute(0, 3, 1, 2).float() / 255
+        labels = {k: v[rows].to(device) for k, v in self.labels.items()}
+        labels["teacher"] = labels["teacher"].float()
+        return patches, self.landmarks[rows].to(device), labels
+
+
+def _decoded(file: Path, table: np.lib.npyio.NpzFile, cache: Path) -> np.ndarray:
+    """All patches of a packed file as one (N, 144, 144, 3) RGB array on disk."""
+    kept = cache / f"{file.stem}-{len(table['offset'])}.npy"
+    if not kept.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        blob = np.memmap(file.with_suffix(".bin"), np.uint8)
+        part = kept.with_suffix(".part.npy")
+        out = np.lib.format.open_memmap(part, "w+", np.uint8, (len(table["offset"]), PATCH, PATCH, 3))
+        for i, (start, length) in enumerate(zip(table["offset"], tqdm(table["length"], file.stem, disable=None))):
+            out[i] = cv2.imdecode(blob[start:start + length], cv2.IMREAD_COLOR)[:, :, ::-1]
+        out.flush()
+        part.rename(kept)
+    return np.load(kept, mmap_mode="r")
+
+
+class Scenes:
+    """Crowd photographs with boxes and landmarks, and pictures without faces."""
+
+    def __init__(self, folder: Path, backgrounds: Path | None, held_out: int = 14) -> None:
+        """`folder` holds labels.json and its pictures; the last `held_out` are not trained on."""
+        rows = json.loads((folder / "labels.json").read_text())
+        self.rows = rows[: len(rows) - held_out]
+        self.pictures = [cv2.imread(str(folder / row["file"]))[:, :, ::-1] for row in self.rows]
+        self.boxes = [np.array([f["box"] for f in row["faces"]], np.float32).reshape(-1, 4) for row in self.rows]
+        self.marks = [np.array([f["landmarks"] for f in row["faces"]], np.float32).reshape(-1, 5, 2)
+                      for row in self.rows]
+        found = sorted(p for p in backgrounds.rglob("*") if p.suffix in (".jpg", ".png")) if backgrounds else []
+        read = (cv2.imread(str(p)) for p in found)
+        self.empty = [picture[:, :, ::-1] for picture in read if picture is not None]
+
+    def crowd(self, count: int, side: int, random: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Random crops of photographs, at random scale: canvases (count, 3, side, side) and
+        what is on them, as `compose` gives it."""
+        canvases = np.empty((count, side, side, 3), np.uint8)
+        boxes = np.zeros((count, MOST, 4), np.float32)
+        marks = np.zeros((count, MOST, 5, 2), np.float32)
+        real = np.zeros((count, MOST), bool)
+        for i in range(count):
+            which = int(random.integers(len(self.rows)))
+            picture, box, mark = self.pictures[which], self.boxes[which], self.marks[which]
+            scale = float(np.exp(random.uniform(np.log(0.5), np.log(2.5))))
+            height, width = picture.shape[:2]
+            window = min(side / scale, height, width)
+            scale = side / window
+            if len(box) and random.random() < 0.8:  # look where people are
+                centre = box[random.integers(len(box))].reshape(2, 2).mean(0) + random.uniform(-0.4, 0.4, 2) * window
+            else:
+                centre = random.uniform(0, 1, 2) * (width, height)
+            x, y = np.clip(centre - window / 2, 0, (width - window, height - window))
+            crop = picture[int(y):int(y + window), int(x):int(x + window)]
+            canvases[i] = cv2.resize(crop, (side, side),
+                                     interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+            origin = np.array([int(x), int(y)], np.float32)
+            moved = ((box.reshape(-1, 2, 2) - origin) * scale).reshape(-1, 4)
+            middle = moved.reshape(-1, 2, 2).mean(1)
+            inside = np.flatnonzero(((middle > 0) & (middle < side)).all(1))[:MOST]
+            n = len(inside)
+            boxes[i, :n], real[i, :n] = moved[inside], True
+            marks[i, :n] = (mark[inside] - origin) * scale
+            if random.random() < 0.5:
+                canvases[i] = canvases[i, :, ::-1]
+                boxes[i, :n] = side - boxes[i, :n][:, [2, 1, 0, 3]]
+                boxes[i, :n, 1::2] = moved[inside][:, 1::2]
+                marks[i, :n, :, 0] = side - 1 - marks[i, :n, :, 0]
+                marks[i, :n] = marks[i, :n][:, MIRROR]
+        pixels = torch.from_numpy(canvases).permute(0, 3, 1, 2).float() / 255
+        return pixels, torch.from_numpy(boxes), torch.from_numpy(marks), torch.from_numpy(real)
+
+    def nothing(self, count: int, side: int, random: np.random.Generator) -> Tensor:
+        """Canvases (count, 3, side, side) without faces."""
+        out = np.empty((count, side, side, 3), np.uint8)
+        for i in range(count):
+            if self.empty and random.random() < 0.85:
+                picture = self.empty[int(random.integers(len(self.empty)))]
+                height, width = picture.shape[:2]
+                window = int(random.uniform(0.3, 1.0) * min(height, width))
+                y, x = int(random.integers(height - window + 1)), int(random.integers(width - window + 1))
+                out[i] = cv2.resize(picture[y:y + window, x:x + window], (side, side))
+            else:  # blots of colour: skin tones, walls, sky
+                small = random.integers(0, 256, (int(random.integers(1, 8)), int(random.integers(1, 8)), 3))
+                out[i] = cv2.resize(small.astype(np.uint8), (side, side), interpolation=cv2.INTER_CUBIC)
+        if count:
+            turn = random.integers(0, 4)
+            out = np.rot90(out, turn, (1, 2)) if turn % 2 == 0 else out[:, :, ::-1]
+        return torch.from_numpy(np.ascontiguousarray(out)).permute(0, 3, 1, 2).float() / 255
+
+
+def compose(
+    patches: Tensor, landmarks: Tensor, tiles: int, backgrounds: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Lay faces on canvases, `tiles` x `tiles` each.
+
+    patches (K, 3, 144, 144), landmarks (K, 5, 2), backgrounds (N, 3, S, S), K = N * tiles**2.
+    Returns canvases (N, 3, S, S); boxes (N, G, 4), landmarks (N, G, 5, 2) in canvas pixels
+    and a mask (N, G) of real rows, with G = tiles**2.
+    """
+    device, count = patches.device, len(patches)
+    side = backgrounds.shape[-1]
+    tile = side // tiles
+    flip = torch.rand(count, device=device) < 0.5
+    patches = torch.where(flip[:, None, None, None], patches.flip(-1), patches)
+    turned = landmarks.clone()
+    turned[..., 0] = PATCH - 1 - turned[..., 0]
+    landmarks = torch.where(flip[:, None, None], turned[:, MIRROR], landmarks)
+
+    face = tile * (0.6 + 0.55 * torch.rand(count, device=device))  # template's side on the canvas
+    angle = torch.randn(count, device=device) * 0.16
+    tilted = torch.rand(count, device=device) < 0.12
+    angle = torch.where(tilted, (torch.rand(count, device=device) * 2 - 1) * math.pi / 4, angle)
+    scale = face / 112
+    stretch = 1 + 0.06 * torch.randn(count, 2, device=device).clamp(-2, 2)
+    cos, sin = angle.cos() * scale, angle.sin() * scale
+    # patch -> tile: stretched, turned and scaled about the middle of the face
+    forward = torch.stack([torch.stack([cos, -sin], 1), torch.stack([sin, cos], 1)], 1) * stretch[:, None]
+    pivot = torch.tensor([(FACE_BOX[0] + FACE_BOX[2]) / 2, (FACE_BOX[1] + FACE_BOX[3]) / 2], device=device) + MARGIN
+    room = (tile - face[:, None] * 0.85).clamp(min=0) / 2
+    target = tile / 2 + (torch.rand(count, 2, device=device) * 2 - 1) * (room + 0.06 * tile)
+    inverse = torch.linalg.inv(forward)
+
+    axis = torch.arange(tile, device=device, dtype=torch.float32)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    spots = torch.stack([x, y], -1).reshape(1, -1, 2) - target[:, None]
+    source = spots @ inverse.transpose(1, 2) + pivot  # (K, T*T, 2) pixels of the patch
+    shrink = max(1, int(112 / (tile * 1.15)))
+    small = functional.avg_pool2d(patches, shrink) if shrink > 1 else patches
+    normal = (source + 0.5) / PATCH * 2 - 1
+    drawn = functional.grid_sample(small, normal.reshape(count, tile, tile, 2), align_corners=False,
+                                   padding_mode="border")
+    # The patch ends somewhere: fade it out over a random rim, a rounded one for half of the faces.
+    depth = 1 - normal.abs()
+    straight = depth.amin(-1)
+    rounded = 1.05 - normal.square().sum(-1).sqrt()
+    edge = torch.where(torch.rand(count, 1, device=device) < 0.5, straight, rounded)
+    rim = 0.02 + 0.12 * torch.rand(count, 1, device=device)
+    alpha = (edge / rim).clamp(0, 1).reshape(count, 1, tile, tile)
+
+    def gather(parts: Tensor) -> Tensor:
+        shape = parts.shape[1]
+        rows = parts.reshape(-1, tiles, tiles, shape, tile, tile).permute(0, 3, 1, 4, 2, 5)
+        return rows.reshape(-1, shape, tiles * tile, tiles * tile)
+
+    canvases = backgrounds.clone()
+    alpha, drawn = gather(alpha), gather(drawn)
+    full = tiles * tile
+    canvases[..., :full, :full] = canvases[..., :full, :full] * (1 - alpha) + drawn * alpha
+
+    index = torch.arange(tiles * tiles, device=device).repeat(count // (tiles * tiles))
+    corner = torch.stack([index % tiles, index // tiles], 1) * tile
+    marks = (landmarks - pivot) @ forward.transpose(1, 2) + (target + corner)[:, None]
+    size = torch.tensor([FACE_BOX[2] - FACE_BOX[0], FACE_BOX[3] - FACE_BOX[1]], device=device)
+    half = size * scale[:, None] * stretch / 2
+    middle = target + corner
+    boxes = torch.cat([middle - half, middle + half], 1)
+    group = (-1, tiles * tiles)
+    return (canvases, boxes.unflatten(0, group), marks.unflatten(0, group),
+            torch.ones(count, dtype=torch.bool, device=device).unflatten(0, group))
+
+
+_DCT = torch.tensor([[math.sqrt((1 if k == 0 else 2) / 8) * math.cos((2 * n + 1) * k * math.pi / 16)
+                      for n in range(8)] for k in range(8)])
+_LUMA = torch.tensor([  # ISO/IEC 10918-1, table K.1
+    [16, 11, 10, 16, 24, 40, 51, 61], [12, 12, 14, 19, 26, 58, 60, 55], [14, 13, 16, 24, 40, 57, 69, 56],
+    [14, 17, 22, 29, 51, 87, 80, 62], [18, 22, 37, 56, 68, 109, 103, 77], [24, 35, 55, 64, 81, 104, 113, 92],
+    [49, 64, 78, 87, 103, 121, 120, 101], [72, 92, 95, 98, 112, 100, 103, 99]]).float()
+
+
+def weather(canvases: Tensor) -> Tensor:
+    """What light, lens and codec do to a picture: (N, 3, S, S) 0 to 1 in and out."""
+    count, _, side, _ = canvases.shape
+    device = canvases.device
+
+    def each(low: float, high: float, channels: int = 1) -> Tensor:
+        return low + (high - low) * torch.rand(count, channels, 1, 1, device=device)
+
+    def some(share: float) -> Tensor:
+        return torch.nonzero(torch.rand(count, device=device) < share)[:, 0]
+
+    x = canvases
+    grey = some(0.12)
+    x[grey] = (x[grey] * torch.tensor([0.299, 0.587, 0.114], device=device)[:, None, None]).sum(1, keepdim=True)
+    gamma = some(0.3)
+    x[gamma] = x[gamma].clamp(1e-3, 1) ** each(-0.6, 0.6).exp()[gamma]
+    middle = x.mean((1, 2, 3), keepdim=True)
+    x = (x - middle) * each(0.65, 1.3) + middle * each(0.6, 1.3)
+    x = x * each(0.92, 1.08, 3)
+    blur = some(0.2)
+    x[blur] = functional.avg_pool2d(functional.pad(x[blur], (1, 1, 1, 1), mode="replicate"), 3, 1)
+    coded = some(0.3)
+    if len(coded):
+        blocks = x[coded].unfold(2, 8, 8).unfold(3, 8, 8) * 255  # (n, 3, s/8, s/8, 8, 8)
+        dct = _DCT.to(device)
+        table = _LUMA.to(device) * each(0.3, 2.0)[coded][..., None, None]
+        waves = dct @ blocks @ dct.T
+        blocks = dct.T @ (torch.round(waves / table) * table) @ dct
+        x[coded] = blocks.permute(0, 1, 2, 4, 3, 5).reshape(-1, 3, side, side) / 255
+    noisy = some(0.3)
+    x[noisy] = x[noisy] + torch.randn_like(x[noisy]) * each(0, 0.05)[noisy]
+    return x.clamp(0, 1)
+
+
+PLANS = (
+    # share of steps, side of the canvas, ((tiles a side, canvases), ...), crowd crops, empty canvases
+    (0.86, 96, ((1, 32), (2, 12), (3, 3), (4, 2)), 8, 2),
+    (0.14, 192, ((1, 7), (2, 4), (4, 1)), 4, 1),
+)
+
+
+@dataclass
+class Batch:
+    """Canvases, what is on them, and what is known of the faces laid there."""
+
+    image: Tensor
+    """(N, 3, S, S) -1 to 1."""
+    boxes: Tensor
+    """(N, MOST, 4) pixels."""
+    landmarks: Tensor
+    """(N, MOST, 5, 2) pixels."""
+    real: Tensor
+    """(N, MOST) whether the row holds a face."""
+    owner: Tensor
+    """(K,) canvas of each described face."""
+    where: Tensor
+    """(K, 5, 2) its landmarks."""
+    labels: dict[str, Tensor]
+    """See `losses.description`."""
+
+
+class Batches(IterableDataset[Batch]):
+    """Endless batches, a different stream of them for each seed and worker."""
+
+    def __init__(self, faces: Faces, scenes: Scenes, device: torch.device, seed: int, times: int = 1) -> None:
+        """`times` makes every batch that many times larger."""
+        self.faces, self.scenes, self.device, self.seed, self.times = faces, scenes, device, seed, times
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches for ever."""
+        worker = get_worker_info()
+        seed = self.seed * 1000 + (worker.id if worker else 0)
+        if worker:
+            torch.set_num_threads(1)
+        torch.manual_seed(seed)
+        random = np.random.default_rng(seed)
+        while True:
+            plan = PLANS[int(random.choice(len(PLANS), p=[plan[0] for plan in PLANS]))]
+            yield self._make(plan, random)
+
+    def _make(self, plan: tuple, random: np.random.Generator) -> Batch:
+        _, side, layout, crowd, empty = plan
+        parts, labels, owner, where, total = [], [], [], [], 0
+        for tiles, count in layout:
+            count *= self.times
+            chosen = torch.multinomial(self.faces.weight, count * tiles * tiles, replacement=True)
+            patches, marks, known = self.faces.take(chosen, self.device)
+            back = self.scenes.nothing(count, side, random).to(self.device)
+            parts.append(compose(patches, marks, tiles, back))
+            where.append(parts[-1][2].flatten(0, 1))
+            owner.append(torch.arange(count, device=self.device).repeat_interleave(tiles * tiles) + total)
+            labels.append(known)
+            total += count
+        parts.append(tuple(x.to(self.device) for x in self.scenes.crowd(crowd * self.times, side, random)))
+        pixels = self.scenes.nothing(empty * self.times, side, random).to(self.device)
+        none = pixels.new_zeros(len(pixels), 1, 14)
+        parts.append((pixels, none[..., :4], none[..., 4:].unflatten(-1, (5, 2)), none[..., 0] > 0))
+        canvases, boxes, marks, real = zip(*parts, strict=True)
+        return Batch(
+            image=weather(torch.cat(canvases)) * 2 - 1,
+            boxes=torch.cat([functional.pad(x, (0, 0, 0, MOST - x.shape[1])) for x in boxes]),
+            landmarks=torch.cat([functional.pad(x, (0, 0, 0, 0, 0, MOST - x.shape[1])) for x in marks]),
+            real=torch.cat([functional.pad(x, (0, MOST - x.shape[1])) for x in real]),
+            owner=torch.cat(owner), where=torch.cat(where),
+            labels={k: torch.cat([part[k] for part in labels]) for k in labels[0]},
+        )

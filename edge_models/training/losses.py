@@ -1,0 +1,148 @@
+"""What the network is asked for: detection on every canvas, description of every face."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from edge_models.training.network import STRIDES, TRAITS
+
+SIZES = ((0, 40), (32, 96), (80, 10_000))
+"""Face size (square root of the box's area, pixels) that each level answers for; they overlap."""
+SMALLEST = 9.0
+"""Boxes under this size are neither asked for nor punished."""
+AGE_MIDDLE, AGE_STEP = 40.0, 5.0
+"""age in years = AGE_MIDDLE + AGE_STEP * output: keeps its int8 step near half a year."""
+WEIGHTS = {
+    "score": 1.0, "box": 1.0, "landmarks": 2.0, "embedding": 4.0, "relation": 8.0, "attributes": 1.5,
+    "gender": 0.4, "age": 0.25, "ethnicity": 0.4, "emotion": 0.8, "quality": 0.5,
+}
+
+
+@dataclass
+class Cells:
+    """Every cell of every level of one canvas size."""
+
+    centre: Tensor  # (P, 2) pixels
+    stride: Tensor  # (P,)
+    low: Tensor  # (P,) smallest face
+    high: Tensor  # (P,)
+
+
+def cells(height: int, width: int, device: torch.device) -> Cells:
+    """Cells in the order in which `flat` joins the levels."""
+    centre, stride, low, high = [], [], [], []
+    for s, (a, b) in zip(STRIDES, SIZES, strict=True):
+        y, x = torch.meshgrid(torch.arange(height // s), torch.arange(width // s), indexing="ij")
+        centre.append((torch.stack([x, y], -1).reshape(-1, 2) + 0.5) * s)
+        n = x.numel()
+        for values, value in ((stride, s), (low, a), (high, b)):
+            values.append(torch.full((n,), float(value)))
+    return Cells(*(torch.cat(v).to(device) for v in (centre, stride, low, high)))
+
+
+def flat(levels: list[Tensor]) -> Tensor:
+    """Levels (N, C, h, w) -> (N, P, C)."""
+    return torch.cat([x.flatten(2).transpose(1, 2) for x in levels], 1)
+
+
+def decode(place: Tensor, at: Cells) -> tuple[Tensor, Tensor]:
+    """(…, P, 14) -> boxes (…, P, 4) xyxy and landmarks (…, P, 5, 2), in pixels."""
+    s = at.stride[:, None]
+    middle = at.centre + place[..., :2] * s
+    half = place[..., 2:4].clamp(-6, 6).exp() * s / 2
+    marks = at.centre[:, None] + place[..., 4:].unflatten(-1, (5, 2)) * s[:, None]
+    return torch.cat([middle - half, middle + half], -1), marks
+
+
+def iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and generalised IoU (Rezatofighi et al. 2019) of boxes (M, 4) pair by pair."""
+    low, high = torch.maximum(a[:, :2], b[:, :2]), torch.minimum(a[:, 2:], b[:, 2:])
+    inner = (high - low).clamp(min=0).prod(1)
+    union = (a[:, 2:] - a[:, :2]).prod(1) + (b[:, 2:] - b[:, :2]).prod(1) - inner
+    hull = (torch.maximum(a[:, 2:], b[:, 2:]) - torch.minimum(a[:, :2], b[:, :2])).prod(1)
+    value = inner / union.clamp(min=1e-6)
+    return value, value - (hull - union) / hull.clamp(min=1e-6)
+
+
+def detection(score: Tensor, place: Tensor, at: Cells, boxes: Tensor, marks: Tensor, real: Tensor
+              ) -> dict[str, Tensor]:
+    """Losses of the detector.
+
+    score (N, P, 1) logits, place (N, P, 14); boxes (N, G, 4), marks (N, G, 5, 2) in pixels;
+    real (N, G): whether the row holds a face. The score learns the IoU that its box
+    reaches (quality focal loss, Li et al. 2020), so that NMS keeps the best box.
+    """
+    size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
+    root = size.prod(-1).clamp(min=1e-6).sqrt()  # (N, G)
+    centre = (boxes[..., :2] + boxes[..., 2:]) / 2
+    away = (at.centre[None, :, None] - centre[:, None]).abs()  # (N, P, G, 2)
+    reach = torch.maximum(size[:, None] * 0.22, at.stride[None, :, None, None] * 0.51)
+    near = (away <= reach).all(-1) & real[:, None]
+    fits = (root[:, None] >= at.low[None, :, None]) & (root[:, None] < at.high[None, :, None])
+    small = (root < SMALLEST)[:, None]
+    inside = (away <= size[:, None] * 0.5).all(-1) & real[:, None]
+    ignored = (inside & small).any(-1)
+    asked = near & fits & ~small
+    chosen = torch.where(asked, root[:, None], torch.inf).min(-1)
+    positive = torch.isfinite(chosen.values)  # (N, P)
+    # A face's middle seen from the wrong level, and the rim around the middle, are left alone.
+    unsure = (inside & fits & ~small).any(-1) & ~positive | (near & ~fits).any(-1) & ~positive
+
+    pick = chosen.indices[positive]
+    canvas = positive.nonzero()[:, 0]
+    found_box, found_marks = decode(place.float(), at)
+    want_box, want_marks = boxes[canvas, pick], marks[canvas, pick]
+    overlap, general = iou(found_box[positive], want_box)
+    target = torch.zeros_like(score[..., 0], dtype=torch.float32)
+    target[positive] = overlap.detach().clamp(min=0.1)
+    logits = score[..., 0].float()
+    focal = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    focal = focal * (target - logits.sigmoid()).abs().pow(2)
+    keep = ~ignored & ~unsure
+    count = positive.sum().clamp(min=1)
+    scale = root[canvas, pick][:, None, None]
+    off = functional.smooth_l1_loss(found_marks[positive] / scale, want_marks / scale, beta=0.02, reduction="sum")
+    return {
+        "score": (focal * keep).sum() / count,
+        "box": (1 - general).sum() / count,
+        "landmarks": off / count / 10,
+    }
+
+
+def description(embedding: Tensor, traits: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Losses of the face head; each label may be missing on any face.
+
+    embedding (K, 256), traits (K, 55); labels: `teacher` (K, 256) unit length or zero rows,
+    `attributes` (K, 40) -1, 0 unknown, 1; `male`, `age`, `ethnicity`, `emotion` (K,) -1 unknown.
+    """
+    part = dict(zip(TRAITS, traits.float().split(tuple(TRAITS.values()), 1), strict=True))
+    losses: dict[str, Tensor] = {}
+    unit = functional.normalize(embedding.float(), dim=1)
+    taught = labels["teacher"].abs().sum(1) > 0
+    student, teacher = unit[taught], labels["teacher"][taught]
+    alike = (student * teacher).sum(1)
+    losses["embedding"] = (1 - alike).mean()
+    losses["relation"] = (student @ student.T - teacher @ teacher.T).square().mean() if taught.any() else alike.sum()
+    losses["quality"] = functional.mse_loss(part["quality"][taught, 0].sigmoid(), alike.detach().clamp(0, 1))
+
+    known = labels["attributes"] != 0
+    if known.any():
+        losses["attributes"] = functional.binary_cross_entropy_with_logits(
+            part["attributes"][known], (labels["attributes"][known] > 0).float()
+        )
+    for name in ("male", "age", "ethnicity", "emotion"):
+        has = labels[name] >= 0
+        if not has.any():
+            continue
+        want = labels[name][has]
+        if name == "male":
+            losses["gender"] = functional.binary_cross_entropy_with_logits(part["gender"][has, 0], want.float())
+        elif name == "age":
+            losses["age"] = functional.smooth_l1_loss(part["age"][has, 0], (want.float() - AGE_MIDDLE) / AGE_STEP)
+        else:
+            losses[name] = functional.cross_entropy(part[name][has], want.long(), label_smoothing=0.05)
+    return losses

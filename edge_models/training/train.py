@@ -1,0 +1,209 @@
+"""Train the one-pass network: one loop, read top to bottom.
+
+    python -m edge_models.training.train RUN --faces faces.npz fer.npz --scenes scenes/ [--steps 20000]
+
+Keeps RUN/last.pt (everything needed to go on after a kill), RUN/log.csv and TensorBoard
+events where tensorboard is installed. The learning rate rises, stays, and falls over the
+last `--decay` steps, so that a run can be lengthened without starting again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import itertools
+import json
+import math
+import subprocess
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.utils.data import DataLoader
+
+from edge_models.training import data, losses
+from edge_models.training.network import GRID, OneLook
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("run", type=Path)
+    ask.add_argument("--faces", type=Path, nargs="+", required=True)
+    ask.add_argument("--scenes", type=Path, required=True)
+    ask.add_argument("--backgrounds", type=Path)
+    ask.add_argument("--cache", type=Path, default=Path("runs/cache"))
+    ask.add_argument("--steps", type=int, default=20_000)
+    ask.add_argument("--decay", type=int, default=6_000)
+    ask.add_argument("--rate", type=float, default=2e-3)
+    ask.add_argument("--times", type=int, default=1, help="batches this many times larger (for a GPU)")
+    ask.add_argument("--workers", type=int, default=1, help="processes that compose batches; 0 on a GPU")
+    ask.add_argument("--threads", type=int, default=2)
+    ask.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    ask.add_argument("--seed", type=int, default=1)
+    ask.add_argument("--start", type=Path, help="checkpoint whose weights to start from")
+    ask.add_argument("--seconds", type=float, default=math.inf, help="stop, resumable, after so long")
+    return ask.parse_args()
+
+
+def rate_at(step: int, steps: int, decay: int, top: float) -> float:
+    """Warm-up over 500 steps, level, then a cosine down to 1 % over the last `decay`."""
+    if step > steps - decay:
+        return top * (0.01 + 0.99 * (1 + math.cos(math.pi * (1 - (steps - step) / decay))) / 2)
+    return top * min(1.0, (step + 1) / 500)
+
+
+def on_grid(landmarks: Tensor, map_side: int) -> Tensor:
+    """`onelook.align.grid` for torch: (K, 5, 2) pixels -> (K, GRID, GRID, 2) for grid_sample."""
+    template = torch.from_numpy(data.TEMPLATE).to(landmarks)
+    middle = template.mean(0)
+    t = template - middle
+    centre = landmarks.mean(1, keepdim=True)
+    p = landmarks - centre
+    spread = t.square().sum()
+    a = (p * t).sum((1, 2)) / spread
+    b = (p[..., 1] * t[:, 0] - p[..., 0] * t[:, 1]).sum(1) / spread
+    line = (torch.arange(GRID, device=landmarks.device) + 0.5) * (112 / GRID) - 0.5
+    y, x = torch.meshgrid(line - middle[1], line - middle[0], indexing="ij")
+    a, b = a[:, None, None], b[:, None, None]
+    spots = torch.stack([a * x - b * y, b * x + a * y], -1) + centre[:, :, None]
+    return (spots + 0.5) / (4 * map_side) * 2 - 1
+
+
+def commit() -> str:
+    """The commit that trains, for the record."""
+    done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def main() -> None:
+    """Train until the steps or the seconds are used up."""
+    options = arguments()
+    torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    options.run.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(options.seed)
+    faces = data.Faces(options.faces, options.cache, "train")
+    held = data.Faces(options.faces, options.cache, "test")
+    scenes = data.Scenes(options.scenes, options.backgrounds)
+    print(f"{len(faces)} faces, {len(held)} held out, {len(scenes.rows)} scenes, {len(scenes.empty)} backgrounds",
+          flush=True)
+
+    network = OneLook().to(device, memory_format=torch.channels_last)
+    decayed = [p for p in network.parameters() if p.ndim > 1]
+    plain = [p for p in network.parameters() if p.ndim <= 1]
+    optimiser = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}], lr=options.rate
+    )
+    step, seen, last = 0, 0, options.run / "last.pt"
+    if last.exists():
+        kept = torch.load(last, map_location=device, weights_only=True)
+        network.load_state_dict(kept["network"])
+        optimiser.load_state_dict(kept["optimiser"])
+        step, seen = kept["step"], kept["seen"]
+    elif options.start:
+        network.load_state_dict(torch.load(options.start, map_location=device, weights_only=True)["network"])
+    (options.run / "run.json").write_text(json.dumps(
+        {**{k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()
+            if k not in ("faces", "seconds")},
+         "faces": [f.name for f in options.faces], "commit": commit(), "parameters":
+         sum(p.numel() for p in network.parameters()), "train": len(faces)}, indent=1))
+
+    torch.manual_seed(options.seed + step)
+    endless = data.Batches(faces, scenes, device, options.seed + step, options.times)
+    batches = iter(DataLoader(endless, batch_size=None, num_workers=options.workers,
+                              prefetch_factor=3 if options.workers else None))
+    began, means, counts = time.monotonic(), {}, 0
+    log = (options.run / "log.csv").open("a", newline="")
+    table = csv.writer(log)
+    while step < options.steps and time.monotonic() - began < options.seconds:
+        network.train()
+        batch = next(batches)
+        for group in optimiser.param_groups:
+            group["lr"] = rate_at(step, options.steps, options.decay, options.rate)
+        # The detector's landmarks will not be exact either.
+        width = (batch.where.amax(1) - batch.where.amin(1)).mean(1)
+        where = batch.where + torch.randn_like(batch.where) * width[:, None, None] * 0.035
+        side = batch.image.shape[-1]
+        with torch.autocast(device.type, torch.bfloat16):
+            score, place, features = network.frame(batch.image.contiguous(memory_format=torch.channels_last))
+            spots = on_grid(where, side // 4).to(features.dtype)
+            sampled = functional.grid_sample(features[batch.owner], spots, align_corners=False, padding_mode="border")
+            embedding, traits = network.describe(sampled)
+        terms = losses.detection(losses.flat(score), losses.flat(place), losses.cells(side, side, device),
+                                 batch.boxes, batch.landmarks, batch.real)
+        terms |= losses.description(embedding, traits, batch.labels)
+        loss = sum(losses.WEIGHTS[name] * value for name, value in terms.items())
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+        optimiser.step()
+        step += 1
+        seen += len(where)
+        counts += 1
+        for name, value in terms.items():
+            means[name] = means.get(name, 0.0) + float(value.detach())
+        if step % 200 == 0:
+            row = {k: round(v / counts, 4) for k, v in means.items()}
+            print(step, seen, f"{seen / 1e6:.2f}M faces", f"{time.monotonic() - began:.0f}s",
+                  f"{optimiser.param_groups[0]['lr']:.2e}", row, flush=True)
+            table.writerow([step, seen, round(time.monotonic() - began), *itertools.chain(*row.items())])
+            log.flush()
+            means, counts = {}, 0
+        if step % 500 == 0 or step == options.steps:
+            save(last, network, optimiser, step, seen)
+        if step % 2500 == 0 or step == options.steps:
+            found = validate(network, held, device)
+            print("held out", step, found, flush=True)
+            table.writerow([step, seen, "held out", *itertools.chain(*found.items())])
+    save(last, network, optimiser, step, seen)
+
+
+def save(path: Path, network: OneLook, optimiser: torch.optim.Optimizer, step: int, seen: int) -> None:
+    """Write a checkpoint that a kill cannot halve."""
+    part = path.with_suffix(".part")
+    torch.save({"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "seen": seen},
+               part)
+    part.replace(path)
+
+
+@torch.no_grad()
+def validate(network: OneLook, held: data.Faces, device: torch.device, face: float = 80.0) -> dict[str, float]:
+    """How well held-out faces of `face` pixels are described, given exact landmarks."""
+    network.eval()
+    chosen = torch.randperm(len(held), generator=torch.Generator().manual_seed(0))[:3000]
+    sums: dict[str, list[Tensor]] = {}
+    side = 96
+    for part in chosen.split(128):
+        patches, where, labels = held.take(part, device)
+        middle = (side - 1) / 2
+        axis = (torch.arange(side, device=device) - middle) / (face / 112)
+        y, x = torch.meshgrid(axis, axis, indexing="ij")
+        spots = (torch.stack([x, y], -1) + 72) / 144 * 2 - 1
+        small = functional.grid_sample(patches, spots.expand(len(part), -1, -1, -1), align_corners=False)
+        marks = (where - 71.5) * (face / 112) + middle
+        with torch.autocast(device.type, torch.bfloat16):
+            _, _, features = network.frame((small * 2 - 1).contiguous(memory_format=torch.channels_last))
+            sampled = functional.grid_sample(features, on_grid(marks, side // 4).to(features.dtype),
+                                             align_corners=False, padding_mode="border")
+            embedding, traits = network.describe(sampled)
+        widths = (40, 1, 1, 5, 7, 1)
+        attributes, gender, age, ethnicity, emotion, _ = traits.float().split(widths, 1)
+        taught = labels["teacher"].abs().sum(1) > 0
+        cosine = (functional.normalize(embedding.float(), dim=1) * labels["teacher"]).sum(1)
+        known = labels["attributes"] != 0
+        for name, values in (
+            ("cosine", cosine[taught]),
+            ("attributes", ((attributes > 0) == (labels["attributes"] > 0))[known]),
+            ("gender", ((gender[:, 0] > 0) == (labels["male"] == 1))[labels["male"] >= 0]),
+            ("age", (age[:, 0] * losses.AGE_STEP + losses.AGE_MIDDLE - labels["age"]).abs()[labels["age"] >= 0]),
+            ("ethnicity", (ethnicity.argmax(1) == labels["ethnicity"])[labels["ethnicity"] >= 0]),
+            ("emotion", (emotion.argmax(1) == labels["emotion"])[labels["emotion"] >= 0]),
+        ):
+            sums.setdefault(name, []).append(values.float().cpu())
+    return {name: round(float(torch.cat(values).mean()), 4) for name, values in sums.items() if len(torch.cat(values))}
+
+
+if __name__ == "__main__":
+    main()
