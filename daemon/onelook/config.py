@@ -1,15 +1,167 @@
-"""Config: the owner's choices, one frozen tree; config.yaml is its manual."""
+"""Config: the owner's choices, one frozen tree; config.yaml is its manual.
+
+`load` reads the file and tells every fault of it at once, in plain sentences.
+"""
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from onelook.errors import OwnerError
+
+log = logging.getLogger(__name__)
+
+PASSWORD_VARIABLE = "ONELOOK_MQTT_PASSWORD"  # noqa: S105 - the name of a variable, not a password
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing to mend in a config file."""
+
+    path: str
+    """Where in the tree, as `streams[0].url`; empty: the file as a whole."""
+    message: str
+    """What is wrong and what would be right, one sentence."""
+    line: int | None = None
+    """Line of the file, from 1; none where it has no place in the text."""
+
+
+class ConfigError(OwnerError):
+    """A config that cannot be used; its text has every fault, one a line."""
+
+    def __init__(self, source: Path, faults: Sequence[Fault]) -> None:
+        """Take the faults of the file `source`, in the order to be told."""
+        self.faults = tuple(faults)
+        super().__init__("\n".join(_told(source, fault) for fault in faults))
+
+
+def _told(source: Path, fault: Fault) -> str:
+    place = str(source) if fault.line is None else f"{source}:{fault.line}"
+    return ": ".join(part for part in (place, fault.path, fault.message) if part)
+
+
+# --- values ---------------------------------------------------------------------------------
+
+
+def _beside_config(path: Path, info: ValidationInfo) -> Path:
+    """Paths are the owner's, who thinks from where the config file lies."""
+    folder = (info.context or {}).get("folder", Path())
+    return Path(folder, os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises without a home
+
+
+def _readable(path: Path) -> Path:
+    try:
+        path.open("rb").close()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {_reason(error)}") from None
+    return path
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).lower()
+
+
+def _host(value: str) -> str:
+    if not value or re.search(r"[\s/]", value):
+        raise ValueError("must be a host name or address alone, such as 192.168.1.10; no mqtt://, no path")
+    if re.fullmatch(r"[^:]+:\d+", value):
+        raise ValueError("must be a host name or address alone; the port goes into `port`")
+    return value
+
+
+def _number_is_text(value: object) -> object:
+    """`url: 0` and `protocol: 5` are what people write; no need to teach them quotes."""
+    return str(value) if type(value) is int else value
+
+
+def _calibrated(value: float) -> float:
+    if value not in (1e-2, 1e-3, 1e-4):
+        raise ValueError("must be 0.01, 0.001 or 0.0001, the rates that models are calibrated to")
+    return value
+
+
+def _source(url: str, info: ValidationInfo) -> str:
+    """Check the form of a stream's URL, put secrets in, and resolve a path."""
+    url = _with_environment(url).removeprefix("file://")
+    scheme, is_address, rest = url.partition("://")
+    if is_address:
+        _check_address(scheme.lower(), url, rest)
+        return url
+    if url.isdecimal() or url.startswith("/dev/"):
+        return url
+    path = _beside_config(Path(url), info)
+    # A file may lie on a disk that is mounted later; but it must look like one, as 192.168.1.20 does not.
+    if not url or not (re.search(r"/$|\.[A-Za-z]\w*$", url) or path.exists()):
+        raise ValueError(
+            "is neither an address (rtsp://…, http://…, csi://0), a camera (/dev/video0, 0), "
+            "nor a file or folder that exists"
+        )
+    return f"{path}/" if url.endswith("/") else str(path)
+
+
+def _with_environment(url: str) -> str:
+    def value(match: re.Match[str]) -> str:
+        if match[1] not in os.environ:
+            raise ValueError(f"names the environment variable {match[1]}, which is not set")
+        return os.environ[match[1]]
+
+    return re.sub(r"\$\{(\w+)\}", value, url)
+
+
+def _check_address(scheme: str, url: str, rest: str) -> None:
+    if scheme == "csi":
+        if not rest.isdecimal():
+            raise ValueError("a camera on the board's own connector is csi:// and its number, such as csi://0")
+        return
+    known = ("rtsp", "rtsps", "http", "https")
+    if scheme not in known:
+        meant = get_close_matches(scheme, known, n=1)
+        hint = f"did you mean {meant[0]}://?" if meant else "use rtsp://, http:// or csi://"
+        raise ValueError(f"{scheme}:// is not a kind of stream; {hint}")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError:  # its text may hold the password
+        raise ValueError(
+            f"{scheme}:// must be followed by a host and, if need be, a port of 0 to 65535; "
+            "in a password write @ / : # ? as %40 %2F %3A %23 %3F"
+        ) from None
+    if not parts.hostname:
+        raise ValueError(f"{scheme}:// must be followed by a host, such as {scheme}://192.168.1.20/stream")
+
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=63)]
-Seconds = Annotated[float, Field(gt=0)]
+Host = Annotated[str, AfterValidator(_host)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(ge=0, le=1)]
+OwnPath = Annotated[Path, AfterValidator(_beside_config)]
+ReadableFile = Annotated[OwnPath, AfterValidator(_readable)]
+
+
+# --- sections -------------------------------------------------------------------------------
 
 
 class Section(BaseModel):
@@ -17,11 +169,17 @@ class Section(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _empty_is_default(cls, value: object) -> object:
+        """A section whose every key is commented out is null in YAML; it means the defaults."""
+        return {} if value is None else value
+
 
 class Model(Section):
     """The network."""
 
-    path: Path | None = None  # folder with model.tflite and model.json; none: the shipped one
+    path: OwnPath | None = None  # folder with model.tflite and model.json; none: the shipped one
     threads: Annotated[int, Field(ge=1, le=64)] = 2
     input_width: Annotated[int, Field(ge=160, le=3840, multiple_of=32)] = 640
     input_height: Annotated[int, Field(ge=128, le=2176, multiple_of=32)] = 480
@@ -33,7 +191,8 @@ class Stream(Section):
     """One source of pictures; its kind is told by the URL's form."""
 
     name: Name
-    url: str
+    # Not in the repr: it may hold the camera's password.
+    url: Annotated[str, BeforeValidator(_number_is_text), AfterValidator(_source), Field(repr=False)]
     fps: Annotated[float, Field(gt=0, le=240)] | None = None  # most frames a second to look at
     paced: bool = True  # video files: at their own speed, or as fast as possible
     loop: bool = False  # files and folders: start again at the end
@@ -41,6 +200,13 @@ class Stream(Section):
     read_timeout: Seconds = 10.0
     retry_min: Seconds = 0.5
     retry_max: Seconds = 30.0
+
+    @field_validator("retry_max")
+    @classmethod
+    def _not_under_retry_min(cls, value: float, info: ValidationInfo) -> float:
+        if value < info.data.get("retry_min", 0):
+            raise ValueError("must not be less than retry_min")
+        return value
 
 
 class Tracking(Section):
@@ -63,43 +229,58 @@ class Report(Section):
     emotion: bool = True
     crowd: bool = True
     settle: Seconds = 1.0  # an attribute or emotion must last this long before it is published
-    far: Literal[1e-2, 1e-3, 1e-4] = 1e-3
+    far: Annotated[float, AfterValidator(_calibrated)] = 1e-3
 
 
 class Gallery(Section):
     """Where enrolled people are kept."""
 
-    path: Path = Path("/var/lib/onelook/gallery.db")
-    key_file: Path = Path("/var/lib/onelook/gallery.key")
+    path: OwnPath = Path("/var/lib/onelook/gallery.db")
+    key_file: OwnPath = Path("/var/lib/onelook/gallery.key")
 
 
 class Tls(Section):
     """Encryption of the broker connection."""
 
-    ca_file: Path | None = None  # none: the system's authorities
-    cert_file: Path | None = None
-    key_file: Path | None = None
+    ca_file: ReadableFile | None = None  # none: the system's authorities
+    cert_file: ReadableFile | None = None
+    key_file: ReadableFile | None = None
+
+    @field_validator("key_file")
+    @classmethod
+    def _with_its_certificate(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and "cert_file" in info.data and info.data["cert_file"] is None:
+            raise ValueError("needs the certificate that it belongs to; set cert_file as well")
+        return value
 
 
 class Mqtt(Section):
     """The broker."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=1, le=65535)] = 1883
-    protocol: Literal["5", "3.1.1"] = "5"
+    protocol: Annotated[Literal["5", "3.1.1"], BeforeValidator(_number_is_text)] = "5"
     prefix: Name = "onelook"
     username: str | None = None
     password: SecretStr | None = None
-    password_file: Path | None = None
+    password_file: ReadableFile | None = None  # none: systemd's credential mqtt-password, where there is one
     tls: Tls | None = None
     keepalive: Annotated[int, Field(ge=5, le=3600)] = 30
     expiry: Seconds = 60.0  # an event older than this is not delivered
+    outbox: OwnPath | None = Path("/var/lib/onelook/outbox.db")  # where events wait; none: in memory
+
+    @field_validator("password_file")
+    @classmethod
+    def _instead_of_password(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value is not None and info.data.get("password") is not None:
+            raise ValueError("password is set as well; keep one of the two, better the file")
+        return value
 
 
 class Metrics(Section):
     """The page for Prometheus."""
 
-    host: str = "127.0.0.1"
+    host: Host = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 9464
 
 
@@ -109,9 +290,285 @@ class Config(Section):
     device: Name = "onelook"
     publish: Literal["mqtt", "stdout"] = "mqtt"
     model: Model = Model()
-    streams: list[Stream]
+    streams: Annotated[list[Stream], Field(min_length=1)]
     tracking: Tracking = Tracking()
     report: Report = Report()
     gallery: Gallery = Gallery()
     mqtt: Mqtt = Mqtt()
     metrics: Metrics = Metrics()
+
+
+# --- reading --------------------------------------------------------------------------------
+
+
+def load(path: str | os.PathLike[str]) -> Config:
+    """Read the config file at `path`; relative paths in it start from its folder.
+
+    The environment variable ONELOOK_MQTT_PASSWORD goes before `mqtt.password` and
+    `mqtt.password_file`.
+
+    Raises ConfigError with every fault of the file.
+    """
+    path = Path(path)
+    text = _read(path)
+    try:
+        loader = _Loader(text)
+        root = loader.get_single_node()
+        faults = list(_repeated_keys(root))  # before `<<` is unfolded, which may override on purpose
+        data = loader.construct_document(root) if root is not None else None
+        as_json = json.dumps(data)
+    except yaml.YAMLError as error:
+        raise ConfigError(path, [_syntax_fault(error)]) from None
+    except (ValueError, RecursionError):  # a number of 5000 digits; an anchor that holds itself
+        raise ConfigError(path, [Fault("", "holds a number or a nesting that no setting can have")]) from None
+    if not isinstance(data, dict):
+        what = "is empty" if data is None else f"holds {_shown(data)} alone"
+        raise ConfigError(path, [Fault("", f"{what}; it must be keys with values, and at least `streams`")])
+
+    faults += _repeated_names(data, root)
+    try:
+        # By way of JSON, because there strict means what an owner means: a path is text, 25 is a
+        # fine number of seconds, but true is not 1 and "2" is not 2.
+        config = Config.model_validate_json(as_json, strict=True, context={"folder": path.parent.absolute()})
+    except ValidationError as error:
+        faults += (_fault(details, root) for details in error.errors(include_url=False))
+    if faults:
+        raise ConfigError(path, sorted(faults, key=lambda fault: fault.line or 0))
+    return _with_password(config, path)
+
+
+def stream_of(url: str) -> Stream:
+    """The stream that `url` names on a command line, all else by default.
+
+    Raises ConfigError where it names none.
+    """
+    try:
+        return Stream(name="stream", url=url)
+    except ValidationError as error:
+        [details] = error.errors(include_url=False)
+        raise ConfigError(Path("SOURCE"), [Fault("", _sentence(details, ("url",), None))]) from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ConfigError(path, [Fault("", f"cannot be read: {_reason(error)}")]) from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(path, [Fault("", f"is not text in UTF-8 (byte {error.start})")]) from None
+
+
+def _with_password(config: Config, path: Path) -> Config:
+    if PASSWORD_VARIABLE in os.environ:
+        password = SecretStr(os.environ[PASSWORD_VARIABLE])
+        mqtt = config.mqtt.model_copy(update={"password": password, "password_file": None})
+        return config.model_copy(update={"mqtt": mqtt})
+    if config.mqtt.password is not None:
+        log.warning(
+            "%s: mqtt.password is better kept out of the file: set %s or mqtt.password_file",
+            path, PASSWORD_VARIABLE,
+        )
+    return config
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without its surprises: no tags, no repeated keys, no dates, and 1e-3 is a number."""
+
+    yaml_implicit_resolvers = {  # noqa: RUF012 - PyYAML's own way of saying it
+        first: [(tag, pattern) for tag, pattern in pairs if not tag.endswith(":timestamp")]
+        for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def __init__(self, text: str) -> None:
+        try:
+            super().__init__(text)
+        except yaml.reader.ReaderError as error:
+            message = f"holds the character #x{error.character:02x}, which no text has"
+            raise yaml.YAMLError(message) from None
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        event = self.peek_event()  # type: ignore[no-untyped-call]
+        if getattr(event, "tag", None):
+            raise yaml.composer.ComposerError(None, None, f"the tag {event.tag}", event.start_mark)
+        return super().compose_node(parent, index)
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+                key.tag = "tag:yaml.org,2002:str"  # every key is a name, `on` and `1` too
+        return node
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?[0-9]+(?:\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def _syntax_fault(error: yaml.YAMLError) -> Fault:
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return Fault("", str(error))
+    problem = error.problem or "it ends too soon"
+    said = f"{error.context}; {problem}"
+    message = next((hint for part, hint in _SYNTAX.items() if part in said), f"is not YAML: {problem}")
+    mark = error.problem_mark or error.context_mark
+    return Fault("", message.format(problem=problem), mark.line + 1 if mark else None)
+
+
+_SYNTAX = {
+    "the tag": "{problem} is not understood here; write plain values",
+    "mapping values are not allowed": "a `:` that does not belong here; check the indentation, "
+    "or put text that holds `: ` in quotes",
+    "found character '\\t'": "a tab where YAML wants spaces",
+    "could not find expected ':'": "a key without its `:`, here or just above",
+    "expected a single document": "a second document begins here; take the `---` out",
+    "while scanning a quoted": "a quote that is not closed",
+    "flow mapping": "a `{{` that is not closed, or a comma missing",
+    "flow sequence": "a `[` that is not closed, or a comma missing",
+    "<block end>": "the indentation does not fit the lines above",
+    "found undefined alias": "{problem}; an `&name` must stand before its `*name`",
+}
+
+
+def _repeated_keys(node: yaml.Node | None, path: str = "", above: tuple[int, ...] = ()) -> Iterator[Fault]:
+    """Keys that stand twice in one section, of which YAML would take the last without a word."""
+    inner: list[tuple[str, yaml.Node]] = []
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, value in node.value:
+            name, line = str(key.value), key.start_mark.line + 1
+            inner.append((f"{path}.{name}".removeprefix("."), value))
+            if name in lines:
+                yield Fault(inner[-1][0], f"stands here again, after line {lines[name]}; keep one", line)
+            lines.setdefault(name, line)
+    elif isinstance(node, yaml.SequenceNode):
+        inner = [(f"{path}[{index}]", value) for index, value in enumerate(node.value)]
+    for place, value in inner:
+        if id(value) not in above:  # an anchor may hold itself
+            yield from _repeated_keys(value, place, (*above, id(node)))
+
+
+def _repeated_names(data: dict[str, Any], root: yaml.Node | None) -> Iterator[Fault]:
+    """Streams that share a name; looked for in the raw data, so that other faults do not hide it."""
+    streams = data.get("streams")
+    names: dict[str, int] = {}
+    for index, stream in enumerate(streams if isinstance(streams, list) else ()):
+        name = stream.get("name") if isinstance(stream, dict) else None
+        if not isinstance(name, str):
+            continue
+        if name in names:
+            line, _ = _found(root, ("streams", index, "name"))
+            yield Fault(f"streams[{index}].name", f"`{name}` is the name of streams[{names[name]}] too", line)
+        names.setdefault(name, index)
+
+
+# --- faults in plain sentences ----------------------------------------------------------------
+
+
+def _fault(details: Any, root: yaml.Node | None) -> Fault:
+    """One of pydantic's errors as the owner's."""
+    location: tuple[str | int, ...] = details["loc"]
+    line, node = _found(root, location)
+    written = node.value if isinstance(node, yaml.ScalarNode) else None
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location)
+    return Fault(path.removeprefix("."), _sentence(details, location, written), line)
+
+
+def _found(root: yaml.Node | None, location: Sequence[str | int]) -> tuple[int | None, yaml.Node | None]:
+    """The line of the key at `location`, or of the nearest section above; and the value there, if any."""
+    node, line = root, None
+    for part in location:
+        if isinstance(node, yaml.SequenceNode) and isinstance(part, int):
+            node = node.value[part]
+            line = node.start_mark.line + 1
+        elif isinstance(node, yaml.MappingNode):
+            pairs = [pair for pair in node.value if pair[0].value == part]
+            if not pairs:
+                return line, None
+            key, node = pairs[-1]
+            line = key.start_mark.line + 1
+    return line, node
+
+
+def _sentence(details: Any, location: Sequence[str | int], written: str | None) -> str:  # noqa: PLR0911
+    kind, value, context = details["type"], details["input"], details.get("ctx", {})
+    if kind == "missing":
+        return "is missing; it has no default"
+    if kind == "extra_forbidden":
+        return _unknown_key(location)
+    if kind == "value_error":
+        return str(context["error"])
+    if value is None:
+        return "has no value; write one, or take the key out for its default"
+    shown = _shown(value, written)
+    if kind == "string_type":
+        if location[-1] == "password":
+            return "must be text; put it in quotes"
+        if isinstance(value, bool):
+            return f'{shown} without quotes means {str(value).lower()} in YAML; put it in quotes, "{written}"'
+        if isinstance(value, int | float):
+            return f'must be text; put it in quotes, "{written}"'
+        return f"must be text, not {shown}"
+    if kind in ("int_type", "float_type"):
+        noun = "a whole number" if kind == "int_type" else "a number"
+        if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?", value):
+            return f"must be {noun}, without quotes"
+        return f"must be {noun}, not {shown}"
+    if kind == "string_pattern_mismatch":
+        fit = re.sub(r"[^a-z0-9]+", "-", value.lower()).strip("-") if "://" not in value else ""
+        example = f", such as `{fit}`" if fit else ""
+        return f"must be of a-z, 0-9 and -, beginning with a letter or digit{example}"
+    if kind == "multiple_of":
+        step = int(context["multiple_of"])
+        return f"must be a multiple of {step}, not {shown}; the nearest is {round(int(value) / step) * step}"
+    bound = next((context[name] for name in ("ge", "gt", "le") if name in context), 0)
+    return {
+        "bool_type": f"must be true or false, not {shown}",
+        "greater_than_equal": f"must be at least {bound:g}, not {shown}",
+        "greater_than": f"must be more than {bound:g}, not {shown}",
+        "less_than_equal": f"must be at most {bound:g}, not {shown}",
+        "finite_number": f"must be a number that can be counted to, not {shown}",
+        "string_too_long": f"must be at most {context.get('max_length')} characters long",
+        "literal_error": f"must be {str(context.get('expected')).replace(chr(39), '')}, not {shown}",
+        "list_type": f"must be a list, each entry on a line of its own after `- `, not {shown}",
+        "too_short": "must have at least one entry",
+        "model_type": f"must be a section of keys with values, not {shown}",
+    }.get(kind, f"cannot be used: {details['msg']}")
+
+
+def _shown(value: object, written: str | None = None) -> str:
+    if isinstance(value, list | dict):
+        return "a list" if isinstance(value, list) else "a section"
+    text = str(value) if written is None else written
+    if "://" in text:  # may hold a password
+        return "an address"
+    return f"`{text}`" if len(text) <= 40 else f"`{text[:39]}…`"
+
+
+def _unknown_key(location: Sequence[str | int]) -> str:
+    key = str(location[-1])
+    section: type[Section] = Config
+    for part in location[:-1]:
+        if isinstance(part, str):
+            section = _section_in(section.model_fields[part].annotation) or section
+    near = get_close_matches(key.lower().replace("-", "_"), section.model_fields, n=1)
+    if near:
+        return f"unknown key; did you mean `{near[0]}`?"
+    homes = [path for path, home in _sections(Config) if key in home.model_fields]
+    if homes:
+        return f"unknown key here; it belongs in {' or '.join(home or 'the top level' for home in homes)}"
+    return f"unknown key; the keys here are {', '.join(section.model_fields)}"
+
+
+def _sections(section: type[Section], path: str = "") -> Iterator[tuple[str, type[Section]]]:
+    yield path, section
+    for name, field in section.model_fields.items():
+        if inner := _section_in(field.annotation):
+            yield from _sections(inner, f"{path}.{name}".removeprefix("."))
+
+
+def _section_in(annotation: Any) -> type[Section] | None:
+    """The section in `Section`, `Section | None` or `list[Section]`."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return annotation
+    return next((found for inner in get_args(annotation) if (found := _section_in(inner))), None)

@@ -6,11 +6,10 @@ No event has a field for an embedding: templates cannot leave the device by this
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Literal
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 Ratio = Annotated[float, Field(ge=0, le=1)]
 Box = tuple[float, float, float, float]
@@ -24,7 +23,10 @@ def new_id() -> str:
 class Data(BaseModel):
     """What every kind of event's `data` obeys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # JSON knows no NaN: a number that is none must fail here, not at the broker
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, json_schema_serialization_defaults_required=True
+    )
 
 
 class TrackData(Data):
@@ -46,9 +48,9 @@ class Identity(TrackData):
     """Who the track is, whenever that changes."""
 
     state: Literal["known", "unknown", "uncertain"]
-    name: str | None = Field(None, description="Name in the gallery; only when known.")
-    previous: str | None = Field(None, description="The name that this one corrects.")
-    similarity: float | None = Field(None, description="Cosine to the nearest template, -1 to 1.")
+    name: str | None = Field(default=None, description="Name in the gallery; only when known.")
+    previous: str | None = Field(default=None, description="The name that this one corrects.")
+    similarity: float | None = Field(default=None, description="Cosine to the nearest template, -1 to 1.")
     confidence: Ratio = Field(description="Share of the votes that agree, weighted by quality.")
 
 
@@ -56,7 +58,7 @@ class Attributes(TrackData):
     """What the person looks like, as averaged over the track."""
 
     attributes: dict[str, Ratio] = Field(description="Probability of each attribute asked for.")
-    age: float | None = Field(None, ge=0, description="Years.")
+    age: float | None = Field(default=None, ge=0, description="Years.")
     age_range: tuple[int, int] | None = None
     gender: Literal["female", "male"] | None = None
     gender_confidence: Ratio | None = None
@@ -109,9 +111,9 @@ class Event(BaseModel):
 
     id: str = Field(default_factory=new_id)
     stream: str | None = Field(description="Name of the stream; none for the device's own status.")
-    time: datetime = Field(description="UTC time of the frame that decided it.")
+    time: AwareDatetime = Field(description="UTC time of the frame that decided it.")
     captured: float | None = Field(
-        None, exclude=True, description="Monotonic capture time of that frame, for the frame age."
+        default=None, exclude=True, description="Monotonic capture time of that frame, for the frame age."
     )
     data: Presence | Identity | Attributes | Emotion | Crowd | Status
 

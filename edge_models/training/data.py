@@ -28,7 +28,7 @@ FACE_BOX = (14.0, 11.0, 98.0, 118.0)
 """Box of a face on the 112 template: medians over 578 upright faces that SCRFD-2.5g boxed."""
 MIRROR = [1, 0, 2, 4, 3]
 """Landmarks after a left-right flip."""
-MOST = 48
+MOST = 64
 """Faces a canvas at most."""
 
 
@@ -241,8 +241,8 @@ _LUMA = torch.tensor([  # ISO/IEC 10918-1, table K.1
 
 
 def weather(canvases: Tensor) -> Tensor:
-    """What light, lens and codec do to a picture: (N, 3, S, S) 0 to 1 in and out."""
-    count, _, side, _ = canvases.shape
+    """What light, lens and codec do to a picture: (N, 3, H, W) 0 to 1 in and out."""
+    count, _, height, width = canvases.shape
     device = canvases.device
 
     def each(low: float, high: float, channels: int = 1) -> Tensor:
@@ -268,7 +268,7 @@ def weather(canvases: Tensor) -> Tensor:
         table = _LUMA.to(device) * each(0.3, 2.0)[coded][..., None, None]
         waves = dct @ blocks @ dct.T
         blocks = dct.T @ (torch.round(waves / table) * table) @ dct
-        x[coded] = blocks.permute(0, 1, 2, 4, 3, 5).reshape(-1, 3, side, side) / 255
+        x[coded] = blocks.permute(0, 1, 2, 4, 3, 5).reshape(-1, 3, height, width) / 255
     noisy = some(0.3)
     x[noisy] = x[noisy] + torch.randn_like(x[noisy]) * each(0, 0.05)[noisy]
     return x.clamp(0, 1)
@@ -276,8 +276,9 @@ def weather(canvases: Tensor) -> Tensor:
 
 PLANS = (
     # share of steps, side of the canvas, ((tiles a side, canvases), ...), crowd crops, empty canvases
-    (0.86, 96, ((1, 32), (2, 12), (3, 3), (4, 2)), 8, 2),
-    (0.14, 192, ((1, 7), (2, 4), (4, 1)), 4, 1),
+    (0.83, 96, ((1, 32), (2, 12), (3, 3), (4, 2)), 12, 4),
+    (0.12, 192, ((1, 7), (2, 4), (4, 1)), 5, 2),
+    (0.05, 320, ((1, 3), (2, 1)), 3, 1),
 )
 
 

@@ -1,0 +1,292 @@
+"""The door: `onelook COMMAND`, the same as `python -m onelook COMMAND`.
+
+Exit codes: 0 ended as asked; 78 something that the owner can mend, said on stderr; 2 the
+command line itself; 1 our bug, with its traceback.
+"""
+# ruff: noqa: PLC0415 - each command imports what it needs: `schema` must not wait for the runtime
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from onelook import __version__
+from onelook.errors import OwnerError
+
+if TYPE_CHECKING:
+    from onelook.config import Config
+
+OWNER = 78  # EX_CONFIG of sysexits.h; the systemd unit knows that starting again will not help
+SYSTEM_CONFIG = Path("/etc/onelook/config.yaml")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; gives the exit code. Only bugs of ours come out as exceptions."""
+    # Whatever is under way ends as with Ctrl-C; `run` puts its own, orderly end in place.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    arguments = _parser().parse_args(argv)
+    _log_to_stderr(logging.DEBUG if arguments.verbose else arguments.level)
+    try:
+        return int(arguments.command(arguments) or 0)
+    except OwnerError as error:
+        sys.stderr.write(_with_priority(logging.ERROR, str(error)) + "\n")
+        return OWNER
+    except KeyboardInterrupt:
+        return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """Takes options by their full names only, so that a new one breaks nobody's script."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, **options)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="onelook",
+        description="Watch camera streams and publish who and what is seen, with one network pass per frame.",
+    )
+    parser.set_defaults(level=logging.WARNING)
+    parser.add_argument("--version", action="version", version=f"onelook {__version__}")
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more on stderr")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    everywhere = _Parser(add_help=False)
+    everywhere.add_argument(
+        "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="say more on stderr"
+    )
+    config = _Parser(add_help=False)
+    config.add_argument(
+        "--config", type=Path, metavar="FILE", help=f"default: config.yaml here, else {SYSTEM_CONFIG}"
+    )
+    as_json = _Parser(add_help=False)
+    as_json.add_argument("--json", action="store_true", help="print JSON")
+
+    run = commands.add_parser("run", parents=[config, everywhere], help="watch until told to stop")
+    run.set_defaults(command=_run, level=logging.INFO)
+
+    check = commands.add_parser(
+        "check", parents=[config, as_json, everywhere], help="tell every fault of the config and the model"
+    )
+    check.set_defaults(command=_check)
+
+    replay = commands.add_parser(
+        "replay", parents=[everywhere], help="print what a recording would have published, as JSON lines"
+    )
+    replay.add_argument("source", metavar="SOURCE", help="video file, folder of pictures or a stream's URL")
+    replay.add_argument("--draw", type=Path, metavar="OUT.mp4", help="write it with the faces drawn in")
+    replay.add_argument("--config", type=Path, metavar="FILE", help="default: every default, nobody enrolled")
+    replay.set_defaults(command=_replay)
+
+    enroll = commands.add_parser(
+        "enroll", parents=[config, as_json, everywhere], help="teach the gallery a person's face"
+    )
+    enroll.add_argument("name", metavar="NAME", help="as it shall stand in events")
+    enroll.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="pictures of that person alone")
+    enroll.set_defaults(command=_enroll)
+
+    gallery = commands.add_parser("gallery", help="see or forget who is enrolled")
+    actions = gallery.add_subparsers(title="actions", metavar="ACTION", required=True)
+    people = actions.add_parser("list", parents=[config, as_json, everywhere], help="who is enrolled")
+    people.set_defaults(command=_gallery_list)
+    forget = actions.add_parser(
+        "forget", parents=[config, as_json, everywhere], help="destroy all that is kept of a person"
+    )
+    forget.add_argument("name", metavar="NAME")
+    forget.set_defaults(command=_gallery_forget)
+
+    demo = commands.add_parser("demo", parents=[everywhere], help="see it work, within a minute or two")
+    demo.add_argument("source", metavar="SOURCE", nargs="?", help="a stream's URL; default: a made-up crowd")
+    demo.add_argument("--broker", metavar="HOST[:PORT]", help="default: one of its own")
+    demo.add_argument("--seconds", type=float, default=60.0, metavar="N", help="at most so long; default: 60")
+    demo.set_defaults(command=_demo, level=logging.INFO)
+
+    schema = commands.add_parser("schema", parents=[everywhere], help="print the JSON Schema of the events")
+    schema.set_defaults(command=_schema)
+    return parser
+
+
+# --- commands ------------------------------------------------------------------------------------
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config = _config(arguments.config)
+    from onelook import service
+
+    return service.run(config)
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from onelook.config import ConfigError
+
+    try:
+        config = _config(arguments.config)
+        from onelook import service
+
+        service.check(config)
+    except OwnerError as error:
+        if not arguments.json:
+            raise
+        if isinstance(error, ConfigError):
+            faults = [{"path": f.path, "line": f.line, "message": f.message} for f in error.faults]
+        else:
+            faults = [{"path": "", "line": None, "message": line} for line in str(error).splitlines()]
+        _print(json.dumps({"ok": False, "faults": faults}, ensure_ascii=False))
+        return OWNER
+    _print(json.dumps({"ok": True, "faults": []}) if arguments.json else "ok")
+    return 0
+
+
+def _replay(arguments: argparse.Namespace) -> None:
+    from onelook.config import stream_of
+
+    source = stream_of(arguments.source).url
+    config = None if arguments.config is None else _config(arguments.config)
+    from onelook import service
+
+    service.replay(source, config=config, draw=arguments.draw, out=sys.stdout)
+
+
+def _enroll(arguments: argparse.Namespace) -> None:
+    config = _config(arguments.config)
+    from onelook import service
+
+    verdicts = service.enroll(config, arguments.name, arguments.photos)
+    if arguments.json:
+        rows = [{"photo": str(v.photo), "accepted": v.accepted, "reason": v.reason} for v in verdicts]
+        _print(json.dumps(rows, ensure_ascii=False))
+    else:
+        for verdict in verdicts:
+            _print(f"{verdict.photo} {verdict.reason}")
+    if not any(verdict.accepted for verdict in verdicts):
+        raise OwnerError(f"{arguments.name} is not enrolled: none of the photos can be used.")
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    from onelook.config import stream_of
+
+    source = None if arguments.source is None else stream_of(arguments.source).url
+    from onelook.demo import demo
+
+    demo(source, broker=arguments.broker, seconds=arguments.seconds)
+
+
+def _schema(_arguments: argparse.Namespace) -> None:
+    from onelook import publish
+
+    _print(json.dumps(publish.schema(), indent=2))
+
+
+def _gallery_list(arguments: argparse.Namespace) -> None:
+    section = _config(arguments.config).gallery
+    from onelook.gallery import Gallery
+
+    with Gallery.open(section.path, section.key_file) as gallery:
+        people = gallery.people()
+    if arguments.json:
+        rows = [
+            {
+                "name": person.name,
+                "templates": len(person.templates),
+                "enrolled": person.first.isoformat(),
+                "changed": person.last.isoformat(),
+            }
+            for person in people
+        ]
+        _print(json.dumps(rows, ensure_ascii=False))
+    elif not people:
+        _print("nobody is enrolled")
+    else:
+        width = max(len("name"), *(len(person.name) for person in people))
+        _print(f"{'name':{width}}  templates  enrolled")
+        for person in people:
+            _print(f"{person.name:{width}}  {len(person.templates):9}  {person.first:%Y-%m-%d}")
+
+
+def _gallery_forget(arguments: argparse.Namespace) -> None:
+    section = _config(arguments.config).gallery
+    from onelook.gallery import Gallery
+
+    with Gallery.open(section.path, section.key_file) as gallery:
+        removed = gallery.forget(arguments.name)
+        if not removed:
+            enrolled = ", ".join(person.name for person in gallery.people()) or "nobody"
+            raise OwnerError(f"Nobody named {arguments.name} is enrolled; enrolled: {enrolled}.")
+    if arguments.json:
+        _print(json.dumps({"name": arguments.name, "templates": removed}, ensure_ascii=False))
+    else:
+        _print(f"{arguments.name} is forgotten, and {removed} template{'s' * (removed > 1)} destroyed")
+
+
+# --- what commands share -------------------------------------------------------------------------
+
+
+def _config(path: Path | None) -> Config:
+    from onelook.config import load
+
+    if path is None:
+        path = Path("config.yaml") if Path("config.yaml").exists() else SYSTEM_CONFIG
+        if not path.exists():
+            raise OwnerError(f"There is no config.yaml here and no {SYSTEM_CONFIG}; give --config FILE.")
+    return load(path)
+
+
+def _print(text: str) -> None:
+    # Before the first line: into a pipe that closes early (`| head`) we end quietly, as other tools do.
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    sys.stdout.write(text + "\n")
+
+
+# --- logging -------------------------------------------------------------------------------------
+
+
+def _log_to_stderr(level: int) -> None:
+    handler = logging.StreamHandler(sys.stderr)
+    if _in_journal():
+        handler.setFormatter(_JournalFormatter("%(name)s: %(message)s"))
+        sys.excepthook = _log_bug
+    else:
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+    logging.basicConfig(handlers=[handler], level=logging.WARNING)  # of the libraries
+    logging.getLogger("onelook").setLevel(level)
+
+
+def _in_journal() -> bool:
+    """Whether stderr itself, and not only that of whoever started us, is read by systemd's journal."""
+    try:
+        stderr = os.fstat(sys.stderr.fileno())
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{stderr.st_dev}:{stderr.st_ino}"
+
+
+def _with_priority(level: int, text: str) -> str:
+    """The text with syslog's priority before each line, where the journal reads it."""
+    if not _in_journal():
+        return text
+    priorities = {logging.CRITICAL: 2, logging.ERROR: 3, logging.WARNING: 4, logging.INFO: 6}
+    return "\n".join(f"<{priorities.get(level, 7)}>{line}" for line in text.splitlines())
+
+
+class _JournalFormatter(logging.Formatter):
+    """The journal has the time and, by the prefix, the priority."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return _with_priority(record.levelno, super().format(record))
+
+
+def _log_bug(kind: type[BaseException], bug: BaseException, trace: TracebackType | None) -> None:
+    logging.getLogger(__name__).critical("a bug of onelook's", exc_info=(kind, bug, trace))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,676 @@
+"""Gallery: the enrolled people, one SQLite file in which everything about a person is sealed.
+
+Names, photos' names and templates are AES-256-GCM ciphertext: a stolen card tells how many
+people are enrolled, not who. All of it is opened into memory once; the file is read again
+only after somebody has changed it.
+
+No write-ahead log, on purpose: a gallery is changed a few times a week, one file is what an
+owner can copy or carry away, and no second file keeps bytes of a person who was forgotten.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import re
+import secrets
+import sqlite3
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from onelook.errors import OwnerError
+from onelook.face import Floats
+from onelook.match import Match
+
+log = logging.getLogger(__name__)
+
+CREDENTIAL = "gallery-key"
+"""Name of the systemd credential that holds the key."""
+KEY_BYTES = 32
+APPLICATION_ID = 0x31_4C_4F_4F
+"""Marks an SQLite file as a gallery ("1LOO")."""
+PATIENCE_MS = 5000
+"""How long a change waits for another process's change to end."""
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        # One sealed word that tells a wrong key from a damaged row.
+        "CREATE TABLE lock (sealed BLOB NOT NULL)",
+        # AUTOINCREMENT: a number is never given twice. So no old ciphertext fits a new
+        # person, and what is new since the last look is told by its number.
+        "CREATE TABLE person (id INTEGER PRIMARY KEY AUTOINCREMENT, sealed BLOB NOT NULL)",
+        """CREATE TABLE template (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            person INTEGER NOT NULL REFERENCES person (id),
+            model TEXT NOT NULL,
+            sealed BLOB NOT NULL
+        )""",
+    ),
+)
+"""Entry n: the statements that lead from schema n to n + 1. Only ever append."""
+
+
+class GalleryError(OwnerError):
+    """A gallery, key or name that cannot be used."""
+
+
+class GalleryBusyError(GalleryError):
+    """Another process is writing; the same call works a moment later."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Template:
+    """What is kept of one photo."""
+
+    embedding: Floats = field(repr=False)
+    """(D,) unit length."""
+    quality: float
+    """0 to 1; its weight beside the person's other templates."""
+    source: str
+    """Where it came from: the photo's file name."""
+    sha256: str | None
+    """Of the photo's bytes, hexadecimal; none where there was no photo."""
+    model: str
+    """sha256 of the model that made it, hexadecimal."""
+    added: datetime
+    """UTC."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Person:
+    """One enrolled person."""
+
+    name: str
+    templates: tuple[Template, ...]
+    """At least one; oldest first."""
+
+    @property
+    def first(self) -> datetime:
+        """When the person was enrolled, UTC."""
+        return self.templates[0].added
+
+    @property
+    def last(self) -> datetime:
+        """When the newest template was added, UTC."""
+        return self.templates[-1].added
+
+
+def clean_name(name: str) -> str:
+    """The name as it is kept: trimmed, and in one Unicode form (folders on macOS come in another).
+
+    Raises GalleryError unless it has 1 to 64 characters, all of which are seen in a line
+    rather than control, break or reverse it.
+    """
+    clean = unicodedata.normalize("NFC", name).strip()
+    for letter in clean:
+        # The two joiners are invisible too, but Persian and Indic names are spelled with them.
+        if unicodedata.category(letter) in {"Cc", "Cf", "Cs", "Zl", "Zp"} and letter not in "\u200c\u200d":
+            raise GalleryError(f"The name {clean!a} holds the unprintable character U+{ord(letter):04X}.")
+    if not 1 <= len(clean) <= 64:
+        raise GalleryError(f"A name has 1 to 64 characters, and {clean[:20]!r} has {len(clean)}.")
+    return clean
+
+
+class Gallery:
+    """The enrolled people. Made by `Gallery.open`, used from one thread, closed at the end.
+
+    A file that does not exist is an empty gallery. Looking never writes: the file and its key
+    come into being, readable by their owner alone, with the first `add`.
+    """
+
+    def __init__(self, path: Path, key_file: Path, model_sha: str | None = None) -> None:
+        """Only remembers where things are; `open` reads them."""
+        self.path = path
+        self.key_file = key_file
+        self.model_sha = model_sha
+        self._db: sqlite3.Connection | None = None
+        self._inode: tuple[int, int] | None = None
+        self._version: int | None = None  # PRAGMA data_version that the memory agrees with
+        self._seal: _Seal | None = None
+        self._memory = _Memory()
+        self._means: Floats | None = None  # (P, D), row i for the i-th person in memory
+        self._looked: float | None = None
+
+    @classmethod
+    def open(cls, path: Path, key_file: Path, model_sha: str | None = None) -> Self:
+        """Reads the gallery at `path`. Its key: the systemd credential `gallery-key`, else `key_file`.
+
+        `model_sha` is the sha256 of the model whose embeddings will be added and matched;
+        without one, people can only be listed and forgotten.
+
+        Raises GalleryError: key missing, wrong, short or open to others; file open to others,
+        damaged, no gallery, of a newer schema, or holding another model's templates.
+        """
+        gallery = cls(path, key_file, model_sha)
+        try:
+            gallery._read_key()  # so that a bad key is told now and not by the first `add`
+            gallery._sync(PATIENCE_MS)
+        except GalleryError:
+            gallery.close()
+            raise
+        return gallery
+
+    def close(self) -> None:
+        """Lets go of the file. Whatever was added is stored already."""
+        self._disconnect()
+        self._recall(_Memory())
+
+    def __enter__(self) -> Self:
+        """The gallery itself."""
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        """Closes it."""
+        self.close()
+
+    def people(self) -> list[Person]:
+        """Everybody, by name, as of `open`, the last `refresh` that saw a change, or our own change."""
+        people = sorted(self._memory.people.items(), key=lambda item: (item[0].casefold(), item[0]))
+        return [Person(name, templates) for name, templates in people]
+
+    def templates(self, name: str) -> tuple[Template, ...]:
+        """What is kept of one person, oldest first; empty if nobody of that name is enrolled."""
+        return self._memory.people.get(clean_name(name), ())
+
+    def match(self, embeddings: Floats) -> list[Match]:
+        """The nearest person for each row of `embeddings`, (N, D) of unit length.
+
+        A person is the mean of their templates, weighted by quality, not the best of them.
+        With "best", every further photo is a further chance for a stranger to resemble it, so
+        a false accept rate that was calibrated on pairs holds for nobody who is well enrolled;
+        the mean keeps what the photos agree on.
+        """
+        if self.model_sha is None:
+            raise ValueError("a gallery opened without a model has nothing to compare with")
+        if not self._memory.people:
+            return [Match(None, -1.0, math.inf)] * len(embeddings)
+        if self._means is None:
+            self._means = _means(list(self._memory.people.values()))
+        names = list(self._memory.people)
+        similarities = embeddings @ self._means.T
+        rows = np.arange(len(embeddings))
+        best = similarities.argmax(axis=1)
+        nearest = similarities[rows, best]
+        similarities[rows, best] = -np.inf
+        margin = nearest - similarities.max(axis=1)
+        return [
+            Match(names[person], min(max(cosine, -1.0), 1.0), ahead)
+            for person, cosine, ahead in zip(best.tolist(), nearest.tolist(), margin.tolist(), strict=True)
+        ]
+
+    def refresh(self, time: float) -> bool:
+        """Picks up what other processes have changed; True if anything was. Looks once a second.
+
+        `time` is the frame's, in seconds. A file that has vanished is an empty gallery: who
+        removes it wants nobody recognised. Never waits for a writer: it looks again a second
+        later. Raises GalleryError as `open` does; what was known then stays in memory.
+        """
+        if self._looked is not None and 0 <= time - self._looked < 1:
+            return False
+        self._looked = time
+        try:
+            return self._sync(patience_ms=0)
+        except GalleryBusyError:
+            return False
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is added within is stored together or, whatever happens, not at all.
+
+        Keep it short: other processes that want to change the gallery wait for its end.
+        Raises GalleryError if the file cannot be written.
+        """
+        if self._db is not None and self._db.in_transaction:
+            yield
+            return
+        self._sync(PATIENCE_MS)
+        if self._db is None:
+            self._create_file()
+            self._sync(PATIENCE_MS)
+        db, before = self._connected(), self._memory
+        try:
+            with self._sentences():
+                db.execute("BEGIN IMMEDIATE")
+                if _pragma(db, "user_version") == 0:
+                    self._found(db)
+                self._load(db)  # of two that add at once, the second sees what the first did
+            yield
+            with self._sentences():
+                db.execute("COMMIT")
+        except BaseException:
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            self._recall(before)
+            self._seal = self._version = None  # read all of it again at the next look
+            raise
+
+    def add(
+        self, name: str, embedding: Floats, quality: float, source: str, sha256: str | None = None
+    ) -> bool:
+        """Stores one template (D,) for good when it returns; a person comes into being with the first.
+
+        `source` says where it came from (the photo's file name), `sha256` of which bytes.
+        Returns False, and stores nothing, if this photo of this person is there already.
+        Raises GalleryError for a bad name or a file that cannot be written.
+        """
+        name = clean_name(name)
+        length = float(np.linalg.norm(embedding))
+        if self.model_sha is None or np.ndim(embedding) != 1 or not 0 < length < math.inf:
+            raise ValueError("a template needs a model and one finite vector of some length")
+        template = Template(
+            embedding=np.asarray(embedding, np.float32) / np.float32(length),
+            quality=min(max(float(quality), 0.0), 1.0),
+            source=source,
+            sha256=sha256,
+            model=self.model_sha,
+            added=datetime.now(UTC).replace(microsecond=0),
+        )
+        with self.transaction():
+            memory = self._memory
+            if sha256 is not None and any(old.sha256 == sha256 for old in memory.people.get(name, ())):
+                return False
+            db = self._connected()
+            with self._sentences():
+                person = memory.numbers.get(name)
+                if person is None:
+                    person = _next_number(db, "person")
+                    sealed = self._sealed(json.dumps({"name": name}).encode(), "person", person)
+                    db.execute("INSERT INTO person VALUES (?, ?)", (person, sealed))
+                number = _next_number(db, "template")
+                sealed = self._sealed(_packed(template), "template", number, person, template.model)
+                row = (number, person, template.model, sealed)
+                db.execute("INSERT INTO template VALUES (?, ?, ?, ?)", row)
+            memory.add(number, name, person, template)
+            self._means = None
+        return True
+
+    def forget(self, name: str) -> int:
+        """Removes a person; returns how many templates that were, 0 if nobody of that name is enrolled.
+
+        No byte of them is left in the gallery's files: rows are overwritten with zeros as they
+        go, and the file is then written anew without the gaps. (What a drive keeps of blocks
+        that it has freed is beyond any program's reach; there it is ciphertext.) Raises
+        GalleryError if the file cannot be written; then run it again.
+        """
+        name = clean_name(name)
+        self._sync(PATIENCE_MS)
+        if self._db is None:
+            return 0
+        with self.transaction():
+            db, memory = self._connected(), self._memory
+            person = memory.numbers.get(name)
+            removed = len(memory.people.get(name, ()))
+            with self._sentences():
+                db.execute("DELETE FROM template WHERE person = ?", (person,))
+                db.execute("DELETE FROM person WHERE id = ?", (person,))
+            self._recall(memory.only({number for number, (whose, _) in memory.rows.items() if whose != name}))
+        with self._sentences():
+            db.execute("VACUUM")
+        return removed
+
+    def _connected(self) -> sqlite3.Connection:
+        if self._db is None:
+            raise GalleryError(f"The gallery {self.path} was removed while it was in use: try again.")
+        return self._db
+
+    def _disconnect(self) -> None:
+        if self._db is not None:
+            self._db.close()
+        self._db = self._inode = self._seal = self._version = None
+
+    def _recall(self, memory: _Memory) -> None:
+        self._memory = memory
+        self._means = None
+
+    def _sync(self, patience_ms: int) -> bool:
+        """Makes the memory agree with the file; True if it did not. `patience_ms`: wait for a writer."""
+        try:
+            status = self.path.stat()
+        except FileNotFoundError:
+            if self._db is None:
+                return False
+            log.warning("the gallery %s has vanished: nobody is enrolled", self.path)
+            self.close()
+            return True
+        except OSError as error:
+            raise GalleryError(f"The gallery {self.path} cannot be read: {error.strerror}.") from error
+        if self._inode != (status.st_dev, status.st_ino):  # a new file, or another in its place
+            self._disconnect()
+            if status.st_mode & 0o077:
+                raise _open_to_others("gallery", self.path, status.st_mode)
+            with self._sentences():
+                self._connect(patience_ms)
+            self._inode = (status.st_dev, status.st_ino)
+        db = self._connected()
+        try:
+            with self._sentences():
+                db.execute(f"PRAGMA busy_timeout = {patience_ms:d}")
+                if self._version == _pragma(db, "data_version"):
+                    return False
+                db.execute("BEGIN")
+                self._load(db)
+        finally:
+            if db.in_transaction:
+                db.execute("ROLLBACK")  # it only read
+        return True
+
+    def _connect(self, patience_ms: int) -> None:
+        db = sqlite3.connect(f"{self.path.absolute().as_uri()}?mode=rw", uri=True, isolation_level=None)
+        try:
+            db.execute(f"PRAGMA busy_timeout = {patience_ms:d}")
+            db.execute("PRAGMA secure_delete = ON")
+            db.execute("PRAGMA temp_store = MEMORY")  # VACUUM's copy never lies in a folder of others
+            db.execute("PRAGMA trusted_schema = OFF")
+            if _pragma(db, "application_id") == APPLICATION_ID:
+                db.execute("PRAGMA journal_mode = DELETE")  # whatever tool has touched the file
+                if _pragma(db, "user_version") < len(MIGRATIONS):
+                    db.execute("BEGIN IMMEDIATE")
+                    _migrate(db)
+                    db.execute("COMMIT")
+        except sqlite3.Error:
+            db.close()
+            raise
+        self._db = db
+
+    def _load(self, db: sqlite3.Connection) -> None:
+        """Reads what the memory lacks and drops what the file lacks, within the transaction begun."""
+        schema = _pragma(db, "user_version")
+        version = _pragma(db, "data_version")
+        if schema == 0 and not db.execute("SELECT 1 FROM sqlite_master").fetchone():
+            # Created, and not yet written to.
+            self._recall(_Memory())
+            self._version = version
+            return
+        if _pragma(db, "application_id") != APPLICATION_ID:
+            raise GalleryError(f"The file {self.path} is a database but no gallery: give another path.")
+        if schema > len(MIGRATIONS):
+            raise GalleryError(
+                f"The gallery {self.path} was written by a newer onelook (schema {schema}, known here "
+                f"up to {len(MIGRATIONS)}): install that version, or use another gallery."
+            )
+        seal = self._seal = self._unlock(db)
+        rows = {number for (number,) in db.execute("SELECT id FROM template")}
+        memory = _Memory() if self._version is None else self._memory.only(rows)
+        names = {person: name for name, person in memory.numbers.items()}
+        query = "SELECT id, sealed FROM person WHERE id > ?"
+        for person, sealed in db.execute(query, (max(names, default=0),)):
+            names[person] = json.loads(self._unsealed(seal, sealed, "person", person))["name"]
+        query = "SELECT id, person, model, sealed FROM template WHERE id > ? ORDER BY id"
+        for number, person, model, sealed in db.execute(query, (max(memory.rows, default=0),)):
+            plain = self._unsealed(seal, sealed, "template", number, person, model)
+            if person not in names:
+                raise self._damaged(f"template {number} belongs to nobody")
+            memory.add(number, names[person], person, _unpacked(plain, model))
+        self._refuse_other_models(memory)
+        self._recall(memory)
+        self._version = version
+        log.info("gallery: %d people, %d templates", len(memory.people), len(memory.rows))
+
+    def _refuse_other_models(self, memory: _Memory) -> None:
+        if self.model_sha is None:
+            return
+        strange = [(name, kept.model) for name, kept in memory.rows.values() if kept.model != self.model_sha]
+        if strange:
+            models = ", ".join(sorted({model[:12] for _, model in strange}))
+            raise GalleryError(
+                f"The gallery {self.path} holds templates of another model ({models}; the model here is "
+                f"{self.model_sha[:12]}) for {len({name for name, _ in strange})} of its "
+                f"{len(memory.people)} people, and embeddings of two models cannot be compared: move the "
+                f"file away and enroll everybody again, or run `onelook gallery forget NAME` and "
+                f"`onelook enroll NAME PHOTO...` for each of them."
+            )
+
+    def _found(self, db: sqlite3.Connection) -> None:
+        """Makes an empty file a gallery, and a key if there is none, within the transaction begun."""
+        key = self._read_key() or self._create_key()
+        _migrate(db)
+        db.execute(f"PRAGMA application_id = {APPLICATION_ID:d}")
+        db.execute("INSERT INTO lock VALUES (?)", (_Seal(key).close(b"onelook gallery", "lock"),))
+
+    def _unlock(self, db: sqlite3.Connection) -> _Seal:
+        key, where = self._read_key(), self._key_path()
+        if key is None:
+            raise GalleryError(
+                f"The key {where} of the gallery {self.path} is missing: put it back, or, if it is lost "
+                f"for good, move the gallery away and enroll everybody again."
+            )
+        seal = _Seal(key)
+        row = db.execute("SELECT sealed FROM lock").fetchone()
+        try:
+            seal.open(row and row[0], "lock")  # no row in a damaged file
+        except InvalidTag:
+            raise GalleryError(
+                f"The key {where} is not the one that sealed the gallery {self.path}: put the right key "
+                f"there, or move the gallery away and enroll everybody again."
+            ) from None
+        return seal
+
+    def _sealed(self, plain: bytes, kind: str, *bound: object) -> bytes:
+        seal = self._seal = self._seal or self._unlock(self._connected())
+        return seal.close(plain, kind, *bound)
+
+    def _unsealed(self, seal: _Seal, sealed: object, kind: str, number: int, *bound: object) -> bytes:
+        try:
+            return seal.open(sealed, kind, number, *bound)
+        except InvalidTag:
+            raise self._damaged(f"{kind} {number} is not as it was sealed") from None
+
+    def _damaged(self, what: object) -> GalleryError:
+        return GalleryError(
+            f"The gallery {self.path} is damaged or was tampered with ({what}): put back a copy, or move it "
+            f"away and enroll everybody again."
+        )
+
+    @contextmanager
+    def _sentences(self) -> Iterator[None]:
+        """What SQLite finds wrong with the file, said to the owner; misuse of SQLite is our bug."""
+        try:
+            yield
+        except (sqlite3.ProgrammingError, sqlite3.InterfaceError):
+            raise
+        except sqlite3.Error as error:
+            match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF:
+                case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+                    raise GalleryBusyError(
+                        f"The gallery {self.path} is being changed by another process: try again."
+                    ) from error
+                case (
+                    sqlite3.SQLITE_CANTOPEN
+                    | sqlite3.SQLITE_READONLY
+                    | sqlite3.SQLITE_PERM
+                    | sqlite3.SQLITE_FULL
+                    | sqlite3.SQLITE_IOERR
+                ):
+                    raise GalleryError(
+                        f"The gallery {self.path} cannot be used ({error}): run this as the user who owns "
+                        f"it and its folder, and see that the disk is not full."
+                    ) from error
+                case _:
+                    raise self._damaged(error) from error
+
+    def _create_file(self) -> None:
+        """An empty file of the right mode: SQLite would create it readable by everybody."""
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _write_private(self.path, b"")
+        except FileExistsError:
+            pass  # another process was quicker
+        except OSError as error:
+            raise _uncreatable("gallery", self.path, error) from error
+
+    def _key_path(self) -> Path:
+        folder = os.environ.get("CREDENTIALS_DIRECTORY")
+        if folder and (credential := Path(folder, CREDENTIAL)).exists():
+            return credential
+        return self.key_file
+
+    def _read_key(self) -> bytes | None:
+        """The 32 bytes, or none if there is no key yet. Raises GalleryError if it cannot serve."""
+        path = self._key_path()
+        try:
+            raw, mode = path.read_bytes(), path.stat().st_mode
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise GalleryError(f"The key {path} cannot be read: {error.strerror}.") from error
+        if path == self.key_file and mode & 0o077:  # systemd sees to its credentials' mode itself
+            raise _open_to_others("key", path, mode)
+        if len(raw) == KEY_BYTES:
+            return raw
+        if re.fullmatch(rb"[0-9A-Fa-f]{64}", raw.strip()):
+            return bytes.fromhex(raw.decode())
+        raise GalleryError(
+            f"The key {path} is no key: it holds {len(raw)} bytes, where a key is 32 random bytes, as they "
+            f"are or as 64 hexadecimal digits."
+        )
+
+    def _create_key(self) -> bytes:
+        """Written aside and then linked: a key is there whole or not at all, and never replaced."""
+        folder, key = self.key_file.parent, secrets.token_bytes(KEY_BYTES)
+        aside = self.key_file.with_name(f".{self.key_file.name}.{secrets.token_hex(4)}")
+        try:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                _write_private(aside, key.hex().encode() + b"\n")
+                self.key_file.hardlink_to(aside)
+            finally:
+                aside.unlink(missing_ok=True)
+            entry = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            os.fsync(entry)  # or a power cut could keep the templates and lose their key
+            os.close(entry)
+        except OSError as error:
+            raise _uncreatable("key", self.key_file, error) from error
+        log.info("made the gallery's key %s", self.key_file)
+        return key
+
+
+class _Memory:
+    """The gallery, opened: what every question is answered from."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, tuple[str, Template]] = {}  # row of table template -> whose, what
+        self.numbers: dict[str, int] = {}  # name -> row of table person
+        self.people: dict[str, tuple[Template, ...]] = {}
+
+    def add(self, number: int, name: str, person: int, template: Template) -> None:
+        self.rows[number] = name, template
+        self.numbers[name] = person
+        self.people[name] = (*self.people.get(name, ()), template)
+
+    def only(self, numbers: set[int]) -> _Memory:
+        """A copy that has no other templates, and nobody who has none of these."""
+        memory = _Memory()
+        for number, (name, template) in self.rows.items():
+            if number in numbers:
+                memory.add(number, name, self.numbers[name], template)
+        return memory
+
+
+class _Seal:
+    """AES-256-GCM under one key. What is sealed: nonce (12 bytes), ciphertext, tag (16 bytes)."""
+
+    def __init__(self, key: bytes) -> None:
+        self._cipher = AESGCM(key)
+
+    def close(self, plain: bytes, *bound: object) -> bytes:
+        """Seals, bound to where it belongs: moved anywhere else, it does not open."""
+        nonce = secrets.token_bytes(12)
+        return nonce + self._cipher.encrypt(nonce, plain, _place(bound))
+
+    def open(self, sealed: object, *bound: object) -> bytes:
+        """Raises InvalidTag for any other key, place or content."""
+        if not isinstance(sealed, bytes) or len(sealed) < 12 + 16:  # a damaged file can hold anything
+            raise InvalidTag
+        return self._cipher.decrypt(sealed[:12], sealed[12:], _place(bound))
+
+
+def _place(bound: tuple[object, ...]) -> bytes:
+    return "\0".join(map(str, bound)).encode()
+
+
+def _packed(template: Template) -> bytes:
+    about = {
+        "quality": template.quality,
+        "source": template.source,
+        "sha256": template.sha256,
+        "added": template.added.isoformat(),
+    }
+    return json.dumps(about).encode() + b"\n" + template.embedding.astype("<f4").tobytes()
+
+
+def _unpacked(plain: bytes, model: str) -> Template:
+    about, _, embedding = plain.partition(b"\n")
+    known = json.loads(about)
+    return Template(
+        embedding=np.frombuffer(embedding, "<f4").astype(np.float32),
+        quality=known["quality"],
+        source=known["source"],
+        sha256=known["sha256"],
+        model=model,
+        added=datetime.fromisoformat(known["added"]),
+    )
+
+
+def _means(people: list[tuple[Template, ...]]) -> Floats:
+    """(P, D): the unit mean of each person's templates, weighted by quality."""
+    templates = [template for kept in people for template in kept]
+    weights = np.array([max(template.quality, 1e-3) for template in templates], np.float32)
+    weighted = np.stack([template.embedding for template in templates]) * weights[:, None]
+    starts = np.cumsum([0, *(len(kept) for kept in people[:-1])])
+    means: Floats = np.add.reduceat(weighted, starts, axis=0)
+    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    return means
+
+
+def _migrate(db: sqlite3.Connection) -> None:
+    """Brings the schema up to ours, within the transaction begun."""
+    for statements in MIGRATIONS[_pragma(db, "user_version") :]:
+        for statement in statements:
+            db.execute(statement)
+    db.execute(f"PRAGMA user_version = {len(MIGRATIONS):d}")
+
+
+def _pragma(db: sqlite3.Connection, name: str) -> int:
+    return int(db.execute(f"PRAGMA {name}").fetchone()[0])
+
+
+def _next_number(db: sqlite3.Connection, table: str) -> int:
+    """The number of the next row, known beforehand because the row is sealed with it."""
+    row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
+    return int(row[0]) + 1 if row else 1
+
+
+def _write_private(path: Path, content: bytes) -> None:
+    """A new file that only its owner can read. Raises OSError, FileExistsError among them."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        if os.geteuid() == 0:  # `sudo onelook enroll` must not lock the daemon's user out
+            folder = path.parent.stat()
+            os.fchown(file, folder.st_uid, folder.st_gid)
+        os.write(file, content)
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _open_to_others(what: str, path: Path, mode: int) -> GalleryError:
+    return GalleryError(
+        f"The {what} {path} is open to other users (mode {mode & 0o7777:04o}): run `chmod 600 {path}`."
+    )
+
+
+def _uncreatable(what: str, path: Path, error: OSError) -> GalleryError:
+    return GalleryError(
+        f"The {what} {path} cannot be created ({error.strerror}): run this as the user who owns "
+        f"{path.parent}, or give another path."
+    )

@@ -1,0 +1,14 @@
+"""Match: what the gallery answers when asked who a face could be."""
+
+from typing import NamedTuple
+
+
+class Match(NamedTuple):
+    """The enrolled person nearest to one face; whether near enough is for the asker to judge."""
+
+    name: str | None
+    """Name of the nearest person, however far; None if nobody is enrolled."""
+    similarity: float
+    """Cosine to that person, -1 to 1; without meaning if there is no name."""
+    margin: float
+    """How much nearer that person is than the best other one; infinite if there is no other."""

@@ -1,0 +1,400 @@
+"""Metrics: what the daemon measures of itself, and the page where Prometheus reads it.
+
+Every metric is there from the start, at zero, so that a rate or an alert never meets a
+series that does not exist yet. No label names a person.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL
+from http import HTTPStatus
+from pathlib import Path
+from socketserver import TCPServer, ThreadingMixIn
+from threading import Thread
+from typing import TYPE_CHECKING, Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+    make_wsgi_app,
+)
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
+from onelook.errors import OwnerError
+from onelook.event import KINDS, Event
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], float]
+
+STAGES: Mapping[str, Clock] = {
+    "preprocess": time.thread_time,
+    "frame": time.process_time,  # the interpreter computes in threads of its own
+    "decode": time.thread_time,
+    "faces": time.process_time,
+    "track": time.thread_time,
+    "report": time.thread_time,
+    "publish": time.thread_time,
+}
+"""Stage of a frame -> the clock that counts its CPU seconds.
+
+The process's clock also counts what captures decode meanwhile; the thread's does not count
+threads that the stage itself puts to work. Each stage has the one that lies less.
+"""
+
+AGES = (0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10)
+"""Seconds: 5 ms is a fast desktop, 35 ms a camera's frame, 1 s no longer live, 10 s a backlog."""
+
+DURATIONS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2, 0.5, 1, 2.5)
+
+
+class MetricsError(OwnerError):
+    """The page cannot be served where the owner wants it."""
+
+
+class Metrics:
+    """Every metric of the daemon, in one registry.
+
+    Its methods are what may be told, so that nothing else needs to know Prometheus. All may
+    be called from any thread.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        streams: Iterable[str] = (),
+        *,
+        stages: Mapping[str, Clock] = STAGES,
+        drop_reasons: Iterable[str] = (),
+    ) -> None:
+        """Register everything in `registry`; `streams`, `stages` and `drop_reasons` start at zero."""
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # doubles the page, and nobody asks when a counter was made
+        self._registry = registry
+        self._clocks = {"total": time.process_time, **stages}
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"onelook_{name}", text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(f"onelook_{name}", text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(f"onelook_{name}", text, labels, registry=registry, buckets=buckets)
+
+        self._frames = counter("frames", "Frames looked at.", "stream")
+        self._dropped = counter(
+            "frames_dropped", "Frames that a newer one replaced before they were looked at.", "stream"
+        )
+        self._age = histogram(
+            "frame_age_seconds", "From a frame's capture until its events were handed to the publisher.", AGES
+        )
+        self._event_age = histogram(
+            "event_age_seconds", "From a frame's capture until the broker had its event.", AGES
+        )
+        self._seconds = histogram("stage_seconds", "Time that a stage of a frame took.", DURATIONS, "stage")
+        self._cpu = counter("stage_cpu_seconds", "CPU time that a stage of all frames took.", "stage")
+        self._faces = gauge("faces", "Faces in the newest frame.", "stream")
+        self._tracks = gauge("tracks", "Confirmed tracks in the newest frame.", "stream")
+        self._events = counter("events", "Events that the broker took.", "type")
+        self._up = gauge("stream_up", "1 while the stream delivers frames.", "stream")
+        self._connected = gauge("mqtt_connected", "1 while the broker is connected.")
+        self._waiting = gauge("outbox_messages", "Events that wait for the broker.")
+        self._outbox_dropped = counter("outbox_dropped", "Events that were never delivered.", "reason")
+        self._model = Info("onelook_model", "The network in use.", registry=registry)
+
+        for stream in streams:
+            for metric in (self._frames, self._dropped, self._faces, self._tracks, self._up):
+                metric.labels(stream)
+        for stage in self._clocks:
+            self._seconds.labels(stage)
+            self._cpu.labels(stage)
+        for kind in KINDS:
+            self._events.labels(kind)
+        for reason in drop_reasons:
+            self._outbox_dropped.labels(reason)
+        registry.register(MemoryCollector())
+        registry.register(BoardCollector())
+        ProcessCollector(registry=registry)
+
+    @contextmanager
+    def frame(self, stream: str, captured: float | None = None) -> Iterator[None]:
+        """Around all that is done with one frame, until its events are handed to the publisher.
+
+        `captured` is the frame's monotonic time; with it, the frame's age at the end is counted.
+        The time goes to stage `total`.
+        """
+        with self.stage("total"):
+            yield
+        self._frames.labels(stream).inc()
+        if captured is not None:
+            self._age.observe(time.monotonic() - captured)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Around one stage of a frame: its seconds, and its CPU seconds by the clock of STAGES."""
+        clock = self._clocks.get(name, time.thread_time)
+        began, cpu_began = time.perf_counter(), clock()
+        try:
+            yield
+        finally:
+            cpu, seconds = clock() - cpu_began, time.perf_counter() - began
+            self._seconds.labels(name).observe(seconds)
+            self._cpu.labels(name).inc(cpu)
+
+    def dropped(self, stream: str, count: int = 1) -> None:
+        """`count` frames were replaced by newer ones before they were looked at."""
+        self._dropped.labels(stream).inc(count)
+
+    def seen(self, stream: str, *, faces: int, tracks: int) -> None:
+        """The newest frame shows `faces` faces, which belong to `tracks` confirmed tracks."""
+        self._faces.labels(stream).set(faces)
+        self._tracks.labels(stream).set(tracks)
+
+    def stream_up(self, stream: str, up: bool) -> None:
+        """The stream delivers frames, or no longer; a lost stream shows no faces."""
+        self._up.labels(stream).set(up)
+        if not up:
+            self.seen(stream, faces=0, tracks=0)
+
+    def published(self, event: Event, age: float | None = None) -> None:
+        """The broker (or stdout) has the event, `age` seconds after its frame was captured."""
+        self._events.labels(event.kind).inc()
+        if age is not None:
+            self._event_age.observe(age)
+
+    def mqtt_connected(self, connected: bool) -> None:
+        """The broker took us, or is gone."""
+        self._connected.set(connected)
+
+    def outbox_messages(self, count: Callable[[], int]) -> None:
+        """Ask `count` how many events wait, whenever the page is read."""
+        self._waiting.set_function(count)
+
+    def outbox_dropped(self, reason: str, count: int = 1) -> None:
+        """`count` events will never be delivered."""
+        self._outbox_dropped.labels(reason).inc(count)
+
+    def model(self, **labels: str) -> None:
+        """Which network is in use: its version, runtime and whatever else tells two apart."""
+        self._model.info(labels)
+
+    @contextmanager
+    def serve(
+        self, host: str, port: int, *, healthy: Callable[[], bool], ready: Callable[[], bool]
+    ) -> Iterator[str]:
+        """Serve /metrics, /healthz and /readyz while the context lasts; gives the page's address.
+
+        `healthy` says that the loop turns, `ready` that there is something to look with and at;
+        both are asked from the server's threads. Port 0 takes any free one. Raises MetricsError
+        where that host and port cannot be had.
+        """
+        server = _listening(host, port)
+        server.set_app(_pages(make_wsgi_app(self._registry), healthy, ready))
+        thread = Thread(target=server.serve_forever, args=(0.2,), name="metrics", daemon=True)
+        thread.start()
+        try:
+            shown = f"[{host}]" if ":" in host else host
+            yield f"http://{shown}:{server.server_port}/"
+        finally:
+            server.shutdown()
+            thread.join()
+            server.server_close()
+
+
+# --- collectors, read when the page is -----------------------------------------------------------
+
+
+class MemoryCollector(Collector):
+    """Memory of this process as Linux counts it, in bytes.
+
+    `rss` is all that is resident; `pss` counts a page shared with others by its share, which
+    is what this daemon costs the board; `peak` is the highest rss so far.
+    """
+
+    def __init__(self, process: Path = Path("/proc/self")) -> None:
+        """`process` is the process's folder in /proc."""
+        self._process = process
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Give the kinds that this kernel tells."""
+        family = GaugeMetricFamily("onelook_memory_bytes", "Memory in use.", labels=["kind"])
+        rollup, status = self._sizes("smaps_rollup"), self._sizes("status")
+        sizes = {
+            "rss": rollup.get("Rss", status.get("VmRSS")),
+            "pss": rollup.get("Pss"),
+            "peak": status.get("VmHWM"),
+        }
+        for kind, size in sizes.items():
+            if size is not None:
+                family.add_metric([kind], size)
+        yield family
+
+    def _sizes(self, name: str) -> dict[str, int]:
+        """The lines of the form `Key:  123 kB`, in bytes; none where the file cannot be read."""
+        text = _read(self._process / name) or ""
+        return {key: int(kilobytes) * 1024 for key, kilobytes in re.findall(r"(?m)^(\w+):\s+(\d+) kB$", text)}
+
+
+class BoardCollector(Collector):
+    """Temperature and throttling, of boards that tell."""
+
+    _THROTTLED: Mapping[str, int] = {
+        "under_voltage": 0,
+        "frequency_capped": 1,
+        "throttled": 2,
+        "soft_temperature_limit": 3,
+    }
+    """Reason -> bit of the Raspberry Pi firmware's word; 16 further up: at some time since boot."""
+
+    def __init__(self, sys_folder: Path = Path("/sys")) -> None:
+        """`sys_folder` is where sysfs is mounted."""
+        self._sys = sys_folder
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """Give what there is; a board that tells nothing has no such metric."""
+        celsius = GaugeMetricFamily(
+            "onelook_board_temperature_celsius", "Temperature of the board.", labels=["zone", "type"]
+        )
+        for zone in sorted(self._sys.glob("class/thermal/thermal_zone*")):
+            value = _read(zone / "temp")  # in thousandths; some zones refuse to be read
+            if value is not None and re.fullmatch(r"-?\d+", value):
+                celsius.add_metric([zone.name, _read(zone / "type") or ""], int(value) / 1000)
+        if celsius.samples:
+            yield celsius
+
+        now = GaugeMetricFamily(
+            "onelook_board_throttled", "1 while the board holds itself back.", labels=["reason"]
+        )
+        ever = GaugeMetricFamily(
+            "onelook_board_throttled_since_boot", "1 if the board ever held itself back.", labels=["reason"]
+        )
+        for firmware in self._sys.glob("devices/platform/soc*/*firmware/get_throttled"):
+            word = _read(firmware)
+            if word is None or not re.fullmatch(r"(0x)?[0-9a-f]+", word):
+                continue
+            for reason, bit in self._THROTTLED.items():
+                now.add_metric([reason], int(word, 16) >> bit & 1)
+                ever.add_metric([reason], int(word, 16) >> bit + 16 & 1)
+            yield now
+            yield ever
+            break
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="ascii", errors="replace").strip()
+    except OSError:
+        return None
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+_FRONT = b"""<!doctype html><html lang="en"><meta charset="utf-8"><title>onelook</title>
+<h1>onelook</h1><ul>
+<li><a href="/metrics">/metrics</a>: what Prometheus reads</li>
+<li><a href="/healthz">/healthz</a>: does the loop turn?</li>
+<li><a href="/readyz">/readyz</a>: is the model loaded and a stream up?</li>
+</ul></html>
+"""
+
+
+_Answer = tuple[HTTPStatus, bytes]
+
+
+def _pages(
+    metrics: WSGIApplication, healthy: Callable[[], bool], ready: Callable[[], bool]
+) -> WSGIApplication:
+    def health() -> _Answer:
+        if healthy():
+            return HTTPStatus.OK, b"ok\n"
+        return HTTPStatus.SERVICE_UNAVAILABLE, b"the loop does not turn\n"
+
+    def readiness() -> _Answer:
+        if ready():
+            return HTTPStatus.OK, b"ready\n"
+        return HTTPStatus.SERVICE_UNAVAILABLE, b"not ready: no model yet, or no stream is up\n"
+
+    def absent() -> _Answer:
+        return HTTPStatus.NOT_FOUND, b"there are /metrics, /healthz and /readyz\n"
+
+    pages = {"/": lambda: (HTTPStatus.OK, _FRONT), "/healthz": health, "/readyz": readiness}
+
+    def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
+        if path == "/metrics":
+            return metrics(environ, start_response)
+        if method in ("GET", "HEAD"):
+            status, body = pages.get(path, absent)()
+        else:
+            status, body = HTTPStatus.METHOD_NOT_ALLOWED, b"this page can only be read\n"
+        kind = "text/html" if body is _FRONT else "text/plain"
+        start_response(
+            f"{status.value} {status.phrase}",
+            [
+                ("Content-Type", f"{kind}; charset=utf-8"),
+                ("Content-Length", str(len(body))),
+                ("Cache-Control", "no-store"),
+            ],
+        )
+        return [b"" if method == "HEAD" else body]
+
+    return app
+
+
+class _Handler(WSGIRequestHandler):
+    timeout = 10  # a client that says nothing does not hold its thread for ever
+
+    def log_message(self, format: str, *args: Any) -> None:
+        log.debug(format, *args)
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True  # a slow reader does not hold up the end
+
+    def __init__(self, host: str, port: int) -> None:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self.address_family = found[0][0]
+        super().__init__((host, port), _Handler)
+
+    def server_bind(self) -> None:
+        # HTTPServer's asks the name service who we are: seconds, on a board that is offline.
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        self.setup_environ()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - its caller's signature
+        if isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
+            log.debug("%s went away", client_address)
+        else:
+            log.exception("answering %s failed", client_address)
+
+
+def _listening(host: str, port: int) -> _Server:
+    try:
+        return _Server(host, port)
+    except socket.gaierror:
+        raise MetricsError(f"metrics.host: {host} is not a name that this machine knows.") from None
+    except OSError as error:
+        advice = {
+            EADDRINUSE: f"port {port} of {host} is in use; end what uses it, or choose another metrics.port",
+            EACCES: f"port {port} is only for root; choose a metrics.port above 1023",
+            EADDRNOTAVAIL: f"this machine has no address {host}; choose 127.0.0.1 or 0.0.0.0 as metrics.host",
+        }.get(error.errno or 0, f"cannot listen on {host}, port {port}: {error.strerror}")
+        raise MetricsError(f"metrics: {advice}.") from None

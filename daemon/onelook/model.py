@@ -1,0 +1,206 @@
+"""FaceModel: an image in, Faces out, in one pass. The only file that knows a TFLite interpreter."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from onelook import align, spec
+from onelook.decode import Found, Quantisation, join, level, sigmoid, softmax
+from onelook.errors import OwnerError
+from onelook.face import Faces
+
+Image: TypeAlias = NDArray[np.uint8]
+Stage: TypeAlias = Callable[[str], AbstractContextManager[object]]
+
+RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
+"""Tried in this order: the successor has the int8 kernels on every board."""
+
+
+class ModelError(OwnerError):
+    """The network cannot be run."""
+
+
+def shipped() -> Path:
+    """Folder of the model that comes with onelook."""
+    installed = Path(__file__).parent / "model_data"
+    return installed if installed.is_dir() else Path(__file__).parents[2] / "edge_models" / "onelook"
+
+
+def _interpreter() -> Any:
+    for name in RUNTIMES:
+        try:
+            return import_module(name).Interpreter
+        except ModuleNotFoundError:
+            continue
+    raise ModelError("No TFLite runtime is installed: pip install ai-edge-litert.")
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """A tensor of a signature as the file stores it."""
+
+    kind: np.dtype[np.generic]
+    shape: tuple[int, ...]
+    quantisation: Quantisation
+
+    @classmethod
+    def all(cls, details: dict[str, Any]) -> dict[str, _Tensor]:
+        return {
+            name: cls(np.dtype(d["dtype"]), tuple(int(n) for n in d["shape"]),
+                      Quantisation(float(d["quantization"][0]), int(d["quantization"][1])))
+            for name, d in details.items()
+        }
+
+
+class FaceModel:
+    """The one-pass network.
+
+    `model(image)` reads the image once and describes every face on it.
+    """
+
+    def __init__(
+        self,
+        path: Path | None = None,
+        *,
+        threads: int = 2,
+        size: tuple[int, int] | None = None,
+        score: float | None = None,
+        most: int = 200,
+        stage: Stage = lambda name: nullcontext(),  # noqa: ARG005
+        runtime: Any = None,
+    ) -> None:
+        """Load and check the model.
+
+        path: folder with model.tflite and model.json; none: the shipped model. size: width and
+        height of the network's input, multiples of 32; none: as exported. score: detector
+        threshold; none: the model's own. most: faces described per frame, best scores first.
+        stage: context manager entered around each stage, for metrics. runtime: an Interpreter class;
+        none: the installed one. Raises SpecError or ModelError with one sentence.
+        """
+        self.spec, network = spec.load(path or shipped())
+        width, height = size or self.spec.input_size
+        if width % 32 or height % 32 or min(width, height) < 64:
+            raise ModelError(f"The input size {width}x{height} does not fit: both must be multiples of 32.")
+        self.size = (width, height)
+        self.score = self.spec.detector.score if score is None else score
+        self._most, self._stage = most, stage
+        try:
+            interpreter = (runtime or _interpreter())(
+                model_content=self._sized(network, width, height), num_threads=threads
+            )
+            self._frame = interpreter.get_signature_runner("frame")
+            self._faces = interpreter.get_signature_runner("faces")
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"The TFLite runtime refuses the network: {error}.") from error
+        self._interpreter = interpreter  # the runners do not keep it alive
+        image = _Tensor.all(self._frame.get_input_details())["image"]
+        self._outputs = _Tensor.all(self._frame.get_output_details())
+        self._inputs = _Tensor.all(self._faces.get_input_details())
+        self._described = _Tensor.all(self._faces.get_output_details())
+        pixels = (np.arange(256, dtype=np.float32) - self.spec.input_mean) * self.spec.input_scale
+        self._pixels = image.quantisation.stored(pixels, image.kind)
+        self._canvas: Image = np.full((height, width, 3), round(self.spec.input_mean), np.uint8)
+        self._drawn = (width, height)
+
+    def _sized(self, network: bytes, width: int, height: int) -> bytes:
+        """The network for another input size.
+
+        Its upsampling layers hold their output size as a constant; export noted where.
+        """
+        if (width, height) == self.spec.input_size:
+            return network
+        changed = bytearray(network)
+        for patch in self.spec.patches:
+            struct.pack_into("<2i", changed, patch.offset, height // patch.stride, width // patch.stride)
+        return bytes(changed)
+
+    def __call__(self, image: Image) -> Faces:
+        """Find and describe the faces of one RGB image (H, W, 3) uint8.
+
+        Larger images are scaled down to the network's input, keeping their shape; smaller
+        ones are never enlarged. Boxes and landmarks come back in the image's own pixels.
+        """
+        with self._stage("preprocess"):
+            tensor, scale = self.preprocess(image)
+        with self._stage("frame"):
+            out = self._frame(image=tensor)
+        with self._stage("decode"):
+            found = self._decode(out)
+        with self._stage("faces"):
+            embeddings, traits = self._describe(out["features"], found.landmarks)
+        return self._read(found, embeddings, traits, scale)
+
+    def preprocess(self, image: Image) -> tuple[NDArray[np.generic], float]:
+        """Letterbox: the image in the canvas's top left corner, and the scale it was drawn at."""
+        width, height = self.size
+        scale = min(1.0, width / image.shape[1], height / image.shape[0])
+        drawn = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+        if drawn != self._drawn:  # the rest of the canvas must be empty
+            self._canvas[:] = round(self.spec.input_mean)
+            self._drawn = drawn
+        part = self._canvas[: drawn[1], : drawn[0]]
+        if scale < 1:
+            cv2.resize(image, drawn, dst=part, interpolation=cv2.INTER_AREA)
+        else:
+            part[:] = image
+        if self._pixels.dtype == np.float32:
+            return self._pixels[self._canvas][None], scale
+        return cv2.LUT(self._canvas, self._pixels.view(np.uint8)).view(self._pixels.dtype)[None], scale
+
+    def _decode(self, out: dict[str, NDArray[np.generic]]) -> Found:
+        levels = [
+            level(out[f"score{i}"], out[f"place{i}"], self._outputs[f"score{i}"].quantisation,
+                  self._outputs[f"place{i}"].quantisation, stride, self.score)
+            for i, stride in enumerate(self.spec.detector.strides)
+        ]
+        return join(levels, self.spec.detector.nms_iou, self._most)
+
+    def _describe(
+        self, features: NDArray[np.generic], landmarks: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Embeddings (N, D) of unit length and traits (N, T) of the faces at `landmarks` (N, 5, 2)."""
+        count, at_once = len(landmarks), self.spec.faces_at_once
+        _, height, width, channels = features.shape
+        flat = features.reshape(height * width, channels)
+        cells, shares = align.grid(landmarks, width, height)
+        shares_stored = self._inputs["weight"].quantisation.stored(shares, self._inputs["weight"].kind)
+        rows = align.GRID * align.GRID * at_once
+        embeddings = np.empty((count, self.spec.embedding_size), np.float32)
+        traits = np.empty((count, sum(self.spec.traits.values())), np.float32)
+        for start in range(0, count, at_once):
+            n = min(at_once, count - start)
+            part = slice(start * rows // at_once, start * rows // at_once + rows)
+            index, weight = cells[part], shares_stored[part]
+            if n < at_once:
+                missing = ((0, rows - len(index)), (0, 0))
+                index, weight = np.pad(index, missing), np.pad(weight, missing)
+            out = self._faces(features=flat, index=index, weight=weight)
+            embeddings[start : start + n] = self._described["embedding"].quantisation.real(out["embedding"][:n])
+            traits[start : start + n] = self._described["traits"].quantisation.real(out["traits"][:n])
+        embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-6)
+        return embeddings, traits
+
+    def _read(
+        self, found: Found, embeddings: NDArray[np.float32], traits: NDArray[np.float32], scale: float
+    ) -> Faces:
+        parts, start = {}, 0
+        for name, width in self.spec.traits.items():
+            parts[name] = traits[:, start : start + width] / self.spec.temperature.get(name, 1.0)
+            start += width
+        age = parts["age"][:, 0] * self.spec.age_step + self.spec.age_middle
+        return Faces(
+            boxes=found.boxes / np.float32(scale), scores=found.scores, landmarks=found.landmarks / np.float32(scale),
+            embeddings=embeddings, attributes=sigmoid(parts["attributes"]), age=np.clip(age, 0, 110),
+            gender=sigmoid(parts["gender"][:, 0]), ethnicity=softmax(parts["ethnicity"]),
+            emotion=softmax(parts["emotion"]), quality=sigmoid(parts["quality"][:, 0]),
+        )

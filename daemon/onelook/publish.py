@@ -1,0 +1,608 @@
+"""Publish: events become CloudEvents on MQTT topics, or JSON lines.
+
+The only file that knows topics and imports paho. Every MQTT 5 or 3.1.1 message is the
+structured JSON form of a CloudEvent 1.0 (`schema` describes it):
+
+    <prefix>/<device>/status                     retained; last will says offline
+    <prefix>/<device>/<stream>/status            retained
+    <prefix>/<device>/<stream>/crowd             retained
+    <prefix>/<device>/<stream>/presence          never retained, expires, waits in the outbox;
+                              /identity          `replayed: true` where it waited for the broker
+                              /attributes
+                              /emotion
+
+A stream is working when its own status and the device's are both online: MQTT has one last
+will per connection, so after a kill only the device's says offline.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from io import TextIOWrapper
+from queue import Empty, SimpleQueue
+from typing import Any, Literal, Protocol, Self, TextIO
+
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTv5, MQTTv311
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+from pydantic.json_schema import models_json_schema
+
+from onelook import config
+from onelook.errors import OwnerError
+from onelook.event import KINDS, STATES, Event, Status
+from onelook.outbox import Outbox
+
+log = logging.getLogger(__name__)
+
+WINDOW = 20
+"""Most messages on the wire without an acknowledgement: what bounds the rate of a replay."""
+BACKOFF = (1, 10)
+"""Seconds before the first new try to connect, doubled up to the last."""
+SWEEP = 1.0
+"""Seconds between looks at what expired."""
+GOODBYE = 0.5
+"""Seconds given at the end to what still waits, and as many to saying offline."""
+
+QUIET = 60.0
+"""Seconds before the same trouble is told again: two devices of one name push each other out every second."""
+
+DIGITS = {"box": 1, "age": 1, "seconds": 2}
+"""Decimals of a field's numbers; 3 where not named (ratios)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What goes over the wire for one event."""
+
+    topic: str
+    payload: bytes
+    qos: Literal[0, 1]
+    retain: bool
+    expiry: float | None
+    """Seconds for which it may still be delivered; none: for ever."""
+
+
+def message(
+    event: Event, device: str, prefix: str = "onelook", expiry: float | None = None, replayed: bool = False
+) -> Message:
+    """The message that says `event`: a structured CloudEvent in UTF-8 JSON.
+
+    `expiry` (seconds left) and `replayed` (it waited for the broker) do not touch states,
+    which are retained and of which only the newest counts.
+    """
+    place = _place(event, device)
+    state = event.kind in STATES
+    envelope: dict[str, Any] = {
+        "specversion": "1.0",
+        "id": event.id,
+        "source": f"onelook/{place}",
+        "type": f"onelook.{event.kind}",
+        "time": event.time.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+        "datacontenttype": "application/json",
+    }
+    if replayed and not state:
+        envelope["replayed"] = True
+    envelope["data"] = _rounded(event.data.model_dump(mode="json"))
+    return Message(
+        topic=f"{prefix}/{place}/{event.kind}",
+        payload=json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode(),
+        qos=1,
+        retain=state,
+        expiry=None if state else expiry,
+    )
+
+
+def _place(event: Event, device: str) -> str:
+    return device if event.stream is None else f"{device}/{event.stream}"
+
+
+def _rounded(value: Any, digits: int = 3) -> Any:
+    match value:
+        case float():
+            return round(value, digits)
+        case list():
+            return [_rounded(item, digits) for item in value]
+        case dict():
+            return {key: _rounded(item, DIGITS.get(key, digits)) for key, item in value.items()}
+        case _:
+            return value
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of every payload, made from the types in event.py."""
+    names, data = models_json_schema(
+        [(kind, "serialization") for kind in KINDS.values()], ref_template="#/$defs/{model}"
+    )
+    definitions = data["$defs"]
+    for kind, model in KINDS.items():
+        place = "onelook/[a-z0-9-]+/[a-z0-9-]+"
+        properties: dict[str, Any] = {
+            "specversion": {"const": "1.0"},
+            "id": {"type": "string", "minLength": 1, "description": "The same if delivered twice."},
+            "source": {"type": "string", "pattern": f"^{place}$", "description": "onelook/<device>/<stream>"},
+            "type": {"const": f"onelook.{kind}"},
+            "time": {
+                "type": "string",
+                "format": "date-time",
+                "pattern": "Z$",
+                "description": "When it happened; never re-dated. Of a last will: when it was left.",
+            },
+            "datacontenttype": {"const": "application/json"},
+            "data": names[model, "serialization"],
+        }
+        required = list(properties)
+        if kind == "status":
+            properties["source"] |= {
+                "pattern": "^onelook/[a-z0-9-]+(/[a-z0-9-]+)?$",
+                "description": "onelook/<device>, or onelook/<device>/<stream>",
+            }
+        if kind not in STATES:
+            properties["replayed"] = {"const": True, "description": "Present where it waited for the broker."}
+        definitions[f"{kind.capitalize()}Event"] = {
+            "title": f"onelook.{kind}",
+            "description": model.__doc__,
+            "type": "object",
+            "properties": properties,
+            "required": required,
+            "additionalProperties": False,
+        }
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "onelook event",
+        "description": "A CloudEvent 1.0 in structured JSON, as published on MQTT or as a JSON line.",
+        "oneOf": [{"$ref": f"#/$defs/{kind.capitalize()}Event"} for kind in KINDS],
+        "$defs": definitions,
+    }
+
+
+class Publisher(Protocol):
+    """Where events go. A context manager; `publish` may be called from any thread and does not wait."""
+
+    def publish(self, event: Event) -> None:
+        """Send `event` on its way."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+class LinesPublisher:
+    """The same CloudEvents as JSON lines, UTF-8, each flushed.
+
+    When nobody reads any more (`onelook replay … | head`) it falls silent and calls
+    `on_closed` once; nothing is raised.
+    """
+
+    def __init__(
+        self, file: TextIO, device: str = "onelook", on_closed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._file = file
+        self._device = device
+        self._on_closed = on_closed
+        self._lock = threading.Lock()
+        self._closed = False
+        if isinstance(file, TextIOWrapper):
+            file.reconfigure(encoding="utf-8")  # JSON is, whatever the locale
+
+    def publish(self, event: Event) -> None:
+        """Write `event` as one line."""
+        line = message(event, self._device).payload.decode() + "\n"
+        with self._lock:
+            if self._closed:
+                return
+            try:
+                self._file.write(line)
+                self._file.flush()
+            except BrokenPipeError:
+                self._closed = True
+                # What the interpreter flushes at its end must have somewhere to go.
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self._file.fileno())
+                os.close(nowhere)
+            else:
+                return
+        self._on_closed()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the file to whoever opened it."""
+
+
+class MqttPublisher:
+    """Events to a broker that may be away: they wait in `outbox`, in order, until acknowledged.
+
+    Entering the context starts to connect and returns at once; a missing broker never
+    blocks and is tried again for ever. Leaving it says `offline` for the device and its
+    streams within about a second.
+
+    `streams` are said to be offline until they say otherwise, lest an earlier run's retained
+    `online` stand. `on_connected(bool)` hears of each change; `on_published(event, age)` of
+    each acknowledged message, `age` being seconds since its frame was captured, none where
+    unknown or replayed. Both are called on the delivering thread.
+
+    `mqtt` is as `config.load` returns it, its password in place. Raises OwnerError where the
+    host or a certificate cannot be used.
+    """
+
+    # Threads: paho's reads and writes the socket; ours alone owns the state below, gives
+    # messages to paho and hears, by `_mail`, of everything else that happens. So neither the
+    # caller nor paho's callbacks ever wait, and there is no lock to take in the wrong order
+    # (paho calls back while it holds the lock that its own publish() takes).
+
+    def __init__(
+        self,
+        mqtt: config.Mqtt,
+        device: str,
+        outbox: Outbox,
+        *,
+        streams: Iterable[str] = (),
+        on_connected: Callable[[bool], None] = lambda _connected: None,
+        on_published: Callable[[Event, float | None], None] = lambda _event, _age: None,
+    ) -> None:
+        self._mqtt = mqtt
+        self._device = device
+        self._outbox = outbox
+        self._on_connected = on_connected
+        self._on_published = on_published
+        self._broker = f"{mqtt.host}:{mqtt.port}"
+        self._client = self._make_client()
+
+        self._mail: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="deliver", daemon=True)
+        self._bug: BaseException | None = None
+        self._stopping = False
+
+        self._connected = False
+        self._unanswered = 0  # tries to connect, in a row, that the broker took without an answer
+        self._trouble: str | None = None  # what is wrong with the connection
+        self._said = ("", -math.inf)  # the last sentence about it, and when
+        self._quiet = False  # it was too soon to say it again
+        self._window = WINDOW
+        self._sent = 0  # number of the newest event sent on this connection
+        self._waited = 0  # number of the newest event that waited for this connection
+        self._swept = -math.inf
+        self._on_wire: dict[int, tuple[Message, Event, int | None]] = {}  # by paho's message id
+        self._delivered: list[int] = []
+        self._denied: set[str] = set()
+        self._states: dict[str, Event] = {}  # newest by topic
+        self._unsaid: dict[str, Event] = {}  # those of them that the broker has yet to hear, in order
+        for stream in streams:
+            self._state(_status(stream, "offline", "starting"))
+
+    def publish(self, event: Event) -> None:
+        """Hand `event` over: on disk where the outbox has one, then to the broker as soon as it can be.
+
+        Raises what killed the delivering thread, where a bug did.
+        """
+        if self._bug is not None:
+            raise self._bug
+        if event.kind in STATES:
+            self._mail.put(partial(self._state, event))
+        else:
+            self._outbox.put(event, expires=event.time.timestamp() + self._mqtt.expiry)
+            self._mail.put(_nothing)
+
+    def __enter__(self) -> Self:
+        # Always a clean session: what must survive is in the outbox, not in the broker's memory of us.
+        clean_start: dict[str, Any] = {"clean_start": True} if self._mqtt.protocol == "5" else {}
+        self._client.connect_async(self._mqtt.host, self._mqtt.port, self._mqtt.keepalive, **clean_start)
+        self._client.loop_start()
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._mail.put(self._stop)
+        self._thread.join(2 * GOODBYE + 0.5)
+        self._client.disconnect()
+        # paho's own stop has no time limit, and its thread may be deep in a connect; it dies with us.
+        stop = threading.Thread(target=self._client.loop_stop, daemon=True)
+        stop.start()
+        stop.join(GOODBYE)
+        if left := len(self._outbox):
+            log.info("%d events still waited for the broker.", left)
+        if self._bug is not None and kind is None:
+            raise self._bug
+
+    # The delivering thread.
+
+    def _run(self) -> None:
+        try:
+            while not self._stopping:
+                self._send()
+                self._listen(SWEEP)
+            self._finish(lambda: not len(self._outbox))
+            self._unsaid.clear()
+            for stream in dict.fromkeys(event.stream for event in self._states.values() if event.stream):
+                self._state(_status(stream, "offline", "stopped"))
+            self._state(_status(None, "offline", "stopped"))
+            self._finish(lambda: not self._unsaid and not self._on_wire)
+        except BaseException as bug:  # noqa: BLE001 - handed over: publish() raises it in its caller's thread
+            self._bug = bug
+
+    def _finish(self, done: Callable[[], bool]) -> None:
+        end = time.monotonic() + GOODBYE
+        while self._trouble is None and not done() and (left := end - time.monotonic()) > 0:
+            self._send()
+            self._listen(left)
+
+    def _listen(self, seconds: float) -> None:
+        """Wait at most `seconds` for mail; do what all of it says."""
+        with suppress(Empty):
+            self._mail.get(timeout=seconds)()
+            while True:
+                self._mail.get_nowait()()
+        if self._delivered:
+            self._outbox.delete(self._delivered)
+            self._delivered = []
+
+    def _send(self) -> None:
+        """Give the broker what it may have now: states first, then events in order."""
+        if time.monotonic() >= self._swept + SWEEP:
+            self._swept = time.monotonic()
+            self._outbox.expire(time.time())
+        if not self._connected:
+            return
+        while self._unsaid and len(self._on_wire) < self._window:
+            topic = next(iter(self._unsaid))
+            self._give(self._unsaid.pop(topic), None)
+        while (room := self._window - len(self._on_wire)) > 0:
+            ready = self._outbox.oldest(room, after=self._sent)
+            if not ready:
+                return
+            for waiting in ready:
+                self._sent = waiting.number
+                left = waiting.expires - time.time()
+                if left > 0:
+                    self._give(waiting.event, waiting.number, left)
+                else:
+                    self._outbox.drop([waiting.number], "expired")
+
+    def _give(self, event: Event, number: int | None, left: float | None = None) -> None:
+        replayed = number is not None and number <= self._waited
+        said = message(event, self._device, self._mqtt.prefix, left, replayed)
+        properties = self._properties(PacketTypes.PUBLISH, said.expiry)
+        info = self._client.publish(said.topic, said.payload, said.qos, said.retain, properties)
+        self._on_wire[info.mid] = (said, event, number)
+
+    def _state(self, event: Event) -> None:
+        topic = f"{self._mqtt.prefix}/{_place(event, self._device)}/{event.kind}"
+        self._states[topic] = event
+        self._unsaid.pop(topic, None)
+        self._unsaid[topic] = event
+
+    def _stop(self) -> None:
+        self._stopping = True
+
+    # What paho's thread tells, heard on the delivering thread.
+
+    def _trying(self) -> None:
+        self._unanswered += 1
+
+    def _up(self, receive_maximum: int) -> None:
+        if not self._quiet:
+            log.info("Connected to the broker at %s.", self._broker)
+        self._trouble = None
+        self._connected = True
+        self._unanswered = 0
+        self._window = min(WINDOW, receive_maximum)
+        # Whatever is unacknowledged goes out again, in order, as what it is: a replay.
+        self._on_wire.clear()
+        self._sent, self._waited = 0, self._outbox.newest
+        # States first, then `online`: who reads it finds the rest in place.
+        self._unsaid = dict(self._states)
+        self._state(_status(None, "online"))
+        self._on_connected(True)
+
+    def _down(self, code: ReasonCode) -> None:
+        if self._connected:
+            self._connected = False
+            reason = "" if code == "Unspecified error" else f" ({code})"
+            self._complain("away", f"Lost the broker at {self._broker}{reason}: events wait, trying again.")
+            self._on_connected(False)
+        elif self._unanswered >= 2:  # once may be a broker just going down
+            doubt = "does it expect a client certificate" if self._mqtt.tls else "does it expect TLS"
+            self._complain(
+                "mute", f"The broker at {self._broker} hangs up without an answer: {doubt} (mqtt.tls)?"
+            )
+
+    def _unreachable(self, cause: BaseException | None) -> None:
+        self._unanswered = 0
+        match cause:
+            case ssl.SSLCertVerificationError():
+                self._complain(
+                    "tls",
+                    f"The certificate of the broker at {self._broker} is not trusted:"
+                    f" {cause.verify_message}; check mqtt.tls.ca_file and mqtt.host.",
+                )
+            case ssl.SSLError():
+                self._complain(
+                    "tls",
+                    f"No TLS with the broker at {self._broker} ({cause.reason}):"
+                    " check that mqtt.port is its TLS port.",
+                )
+            case _:
+                self._complain(
+                    "away", f"Cannot reach the broker at {self._broker} ({cause}): events wait, trying again."
+                )
+
+    def _refused(self, code: ReasonCode) -> None:
+        self._unanswered = 0
+        match code.getName():
+            case "Bad user name or password" | "Not authorized" | "Bad authentication method":
+                advice = "check mqtt.username and its password"
+            case "Unsupported protocol version":
+                advice = f"set mqtt.protocol to {'3.1.1' if self._mqtt.protocol == '5' else '5'}"
+            case "Client identifier not valid":
+                advice = "give device a shorter name"
+            case _:
+                advice = "events wait, trying again"
+        self._complain(str(code), f"The broker at {self._broker} refuses us ({code}): {advice}.")
+
+    def _complain(self, trouble: str, sentence: str) -> None:
+        """Say what is wrong, once, until something else is."""
+        if trouble == self._trouble:
+            return
+        self._trouble = trouble
+        now, (last, when) = time.monotonic(), self._said
+        self._quiet = sentence == last and now < when + QUIET
+        if not self._quiet:
+            self._said = (sentence, now)
+            log.warning("%s", sentence)
+
+    def _acknowledged(self, mid: int, code: ReasonCode) -> None:
+        said, event, number = self._on_wire.pop(mid, (None, None, None))
+        if said is None or event is None:  # of the connection before
+            return
+        if code.is_failure:
+            if said.topic not in self._denied:
+                self._denied.add(said.topic)
+                who = f"user {self._mqtt.username!r}" if self._mqtt.username else "anonymous clients"
+                log.warning(
+                    "The broker refuses messages on %s (%s): let %s write there.", said.topic, code, who
+                )
+            if number is not None:
+                self._outbox.drop([number], "refused")
+            return
+        self._denied.discard(said.topic)
+        age = None
+        if number is not None:
+            self._delivered.append(number)
+        if event.captured is not None and (number is None or number > self._waited):
+            age = time.monotonic() - event.captured
+        self._on_published(event, age)
+
+    # paho's thread: tell, and be gone.
+
+    def _make_client(self) -> Client:
+        mqtt = self._mqtt
+        try:
+            usable = bool(mqtt.host.encode("idna"))
+        except UnicodeError:  # and paho's thread would die of it
+            usable = False
+        if not usable:
+            raise OwnerError(f"mqtt.host: {mqtt.host!r} is not the name of a host.")
+        five = mqtt.protocol == "5"
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            # Always the same: a broker that still holds our dead connection ends it, and says its
+            # last will, before it takes the new one; not later, over our `online`.
+            client_id=f"{mqtt.prefix}-{self._device}",
+            protocol=MQTTv5 if five else MQTTv311,
+            clean_session=None if five else True,
+        )
+        client.reconnect_delay_set(*BACKOFF)
+        secret = mqtt.password.get_secret_value() if mqtt.password is not None else None
+        if mqtt.username is not None:
+            client.username_pw_set(mqtt.username, secret)
+        elif secret is not None:
+            raise OwnerError("mqtt.username is missing: a password alone is not enough.")
+        if mqtt.tls is not None:
+            client.tls_set_context(tls_context(mqtt.tls))
+        client.on_pre_connect = self._on_pre_connect
+        client.on_connect = self._on_connect
+        client.on_connect_fail = self._on_connect_fail
+        client.on_disconnect = self._on_disconnect
+        client.on_publish = self._on_publish
+        return client
+
+    def _on_pre_connect(self, client: Client, _userdata: object) -> None:
+        self._mail.put(self._trying)
+        will = message(_status(None, "offline", "connection lost"), self._device, self._mqtt.prefix)
+        properties = self._properties(PacketTypes.WILLMESSAGE, None)
+        client.will_set(will.topic, will.payload, will.qos, will.retain, properties)
+
+    def _on_connect(
+        self,
+        client: Client,
+        _userdata: object,
+        _flags: ConnectFlags,
+        code: ReasonCode,
+        properties: Properties | None,
+    ) -> None:
+        if code.is_failure:  # paho calls this a connection too
+            self._mail.put(partial(self._refused, code))
+        elif self._stopping:
+            client.disconnect()
+        else:
+            # paho would send what it held; the outbox knows better what is still worth it.
+            client.drop_out_messages()
+            self._mail.put(partial(self._up, getattr(properties, "ReceiveMaximum", WINDOW)))
+
+    def _on_connect_fail(self, _client: Client, _userdata: object) -> None:
+        cause = sys.exception()  # paho is handling it just now, and does not pass it on
+        self._mail.put(partial(self._unreachable, cause))
+
+    def _on_disconnect(
+        self,
+        _client: Client,
+        _userdata: object,
+        _flags: DisconnectFlags,
+        code: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        self._mail.put(partial(self._down, code))
+
+    def _on_publish(
+        self, _client: Client, _userdata: object, mid: int, code: ReasonCode, _properties: Properties
+    ) -> None:
+        self._mail.put(partial(self._acknowledged, mid, code))
+
+    def _properties(self, packet: int, expiry: float | None) -> Properties | None:
+        if self._mqtt.protocol != "5":
+            return None
+        properties = Properties(packet)  # type: ignore[no-untyped-call]
+        properties.ContentType = "application/cloudevents+json; charset=utf-8"
+        if expiry is not None:
+            properties.MessageExpiryInterval = math.ceil(min(expiry, 0xFFFFFFFF))  # all that fits
+        return properties
+
+
+def tls_context(tls: config.Tls) -> ssl.SSLContext:
+    """What `tls` asks for: TLS 1.2 or newer, the broker's name checked.
+
+    Raises OwnerError naming the file that cannot be used.
+    """
+    try:
+        context = ssl.create_default_context(cafile=tls.ca_file)
+    except ssl.SSLError:
+        raise OwnerError(f"mqtt.tls.ca_file: {tls.ca_file} is not a certificate in PEM form.") from None
+    except OSError as error:
+        raise OwnerError(f"mqtt.tls.ca_file: cannot read {tls.ca_file}: {error.strerror}.") from None
+    if tls.cert_file is not None:
+        pair = " and ".join(str(file) for file in (tls.cert_file, tls.key_file) if file is not None)
+        try:
+            context.load_cert_chain(tls.cert_file, tls.key_file, password=_no_passphrase)
+        except ssl.SSLError:
+            raise OwnerError(f"mqtt.tls: {pair} must hold a certificate and its key, in PEM form.") from None
+        except OSError as error:
+            raise OwnerError(f"mqtt.tls: cannot read {pair}: {error.strerror}.") from None
+    return context
+
+
+def _no_passphrase() -> str:
+    # Else OpenSSL asks for it at the terminal, which a daemon has not.
+    raise OwnerError("mqtt.tls: the key is locked with a passphrase; a daemon needs one without.")
+
+
+def _status(stream: str | None, state: Literal["online", "offline"], reason: str | None = None) -> Event:
+    return Event(stream=stream, time=datetime.now(UTC), data=Status(state=state, reason=reason))
+
+
+def _nothing() -> None:
+    """Mail that only wakes."""

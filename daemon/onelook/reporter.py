@@ -1,0 +1,477 @@
+"""Reporter: tracks become events, and only what changed becomes one.
+
+    reporter = Reporter("door", config.report, labels, match=gallery.match, threshold=0.42)
+    tracker = Tracker(smooth=reporter.needs)
+    for frame in frames:
+        faces = model(frame.image)
+        for event in reporter.report(tracker.update(faces, frame.time), faces, frame):
+            print(event.kind, event.data)
+
+One class for each topic; a topic that the owner switched off has no object, so nothing of it
+is ever computed. All of them are slow to speak and slower to take a word back: a single frame
+proves nothing, and whoever listens may open a door.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from math import inf, isnan, nan
+from typing import Any, Final, Literal, Protocol, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onelook.config import Report
+from onelook.errors import OwnerError
+from onelook.event import Attributes, Crowd, Emotion, Event, Identity, Presence
+from onelook.face import Faces, Floats
+from onelook.frame import Frame
+from onelook.match import Match
+from onelook.track import Track, Trait
+
+Matcher: TypeAlias = Callable[[Floats], Sequence[Match]]
+"""(N, D) embeddings to N matches."""
+
+# Identity.
+VOTE = 0.1  # s: what one vote stands for; neighbouring frames say the same thing, and share it
+SELDOM = 3.0  # votes: the most that a single face has, where frames come slowly
+CLEAR = 0.1  # cosine: a similarity this far from the threshold counts in full, a nearer one less
+TWINS = 0.02  # cosine: two enrolled people this close to each other cannot be told apart
+MEMORY = 16.0  # votes: what is remembered of them; new votes push out old ones
+RESERVE = 2.0  # votes: for nobody, so that a few frames never are a majority
+ENOUGH = 0.75  # share of the votes for a first word
+SURE = 0.8  # share of the votes for taking it back
+DENIED = 0.55  # share of the votes against a name that brings it into doubt
+PATIENCE = 3.0  # s: of silence, or of doubt, after which something is said in any case
+
+# Attributes and emotion.
+BAND = 0.1  # probability: how far past 0.5 an attribute must be to change
+AGING = 5.0  # years: by how much an age must be off to change, and at least the half of its range
+LEAD = 0.1  # probability: by how much a new emotion or ethnicity must beat the old
+
+# Crowd.
+STEADY = 0.5  # s: for which a count must last
+RESTLESS = 2.0  # s: after which one is said even if it does not
+
+
+class Labels(Protocol):
+    """Names of the network's outputs, in their order."""
+
+    @property
+    def attributes(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def ethnicity(self) -> Sequence[str]: ...  # noqa: D102
+    @property
+    def emotion(self) -> Sequence[str]: ...  # noqa: D102
+
+
+class Reporter:
+    """Says what changes in one stream. No clock: times are those of the frames."""
+
+    def __init__(self, stream: str, report: Report, labels: Labels, match: Matcher, threshold: float) -> None:
+        """Nothing said yet.
+
+        match: asked for the nearest enrolled person of each face; never, if identity is off.
+        threshold: similarity from which two faces are one person, for the chosen false accept rate.
+
+        Raises OwnerError if `report` asks for an attribute that the network does not know.
+        """
+        self.stream = stream
+        identity = _Identity(match, threshold) if report.identity else None
+        self._topics: list[_Topic] = []
+        needs: set[Trait] = set()
+        if report.presence:
+            self._topics.append(_Presence())
+        if identity:
+            self._topics.append(identity)
+        if report.attributes or report.age or report.gender or report.ethnicity:
+            attributes = _Attributes(report, labels)
+            needs |= attributes.needs
+            self._topics.append(attributes)
+        if report.emotion:
+            needs.add("emotion")
+            self._topics.append(_Emotion(labels.emotion, report.settle))
+        if report.crowd:
+            self._topics.append(_Crowd(identity))
+        self.needs: Final = frozenset(needs)
+        """The traits that a tracker has to average for this reporter."""
+
+    def report(self, tracks: Sequence[Track], faces: Faces, frame: Frame) -> list[Event]:
+        """What this frame changed.
+
+        tracks: all tracks alive after the frame; whoever was there and is no more has left.
+        faces: the frame's faces, which the tracks' rows point into.
+        """
+        present = [track for track in tracks if track.state != "tentative"]
+        moment = _Moment(tracks, present, faces, frame.time, frame.index)
+        return [
+            Event(stream=self.stream, time=frame.utc, captured=frame.time, data=data)
+            for topic in self._topics
+            for data in topic.look(moment)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _Moment:
+    """One frame as the topics see it."""
+
+    tracks: Sequence[Track]
+    present: list[Track]  # those that were confirmed: whom the events are about
+    faces: Faces
+    time: float
+    index: int
+
+    def where(self, track: Track) -> dict[str, Any]:
+        """What every event about one person carries."""
+        box = tuple(round(edge, 1) for edge in track.box.tolist())
+        return {"track": track.id, "box": box, "frame": self.index}
+
+
+class _Topic(Protocol):
+    def look(self, moment: _Moment) -> Iterable[Presence | Identity | Attributes | Emotion | Crowd]:
+        """What of this topic the moment changed."""
+
+
+class _Presence:
+    """Who came and who went."""
+
+    def __init__(self) -> None:
+        self._present: dict[int, Track] = {}
+
+    def look(self, moment: _Moment) -> Iterator[Presence]:
+        before, self._present = self._present, {track.id: track for track in moment.present}
+        for number, track in self._present.items():
+            if number not in before:
+                yield self._say("appeared", track, moment)
+        for number, track in before.items():
+            if number not in self._present:
+                yield self._say("left", track, moment)
+
+    def _say(self, state: Literal["appeared", "left"], track: Track, moment: _Moment) -> Presence:
+        seconds = round(track.last_seen - track.first_seen, 3)
+        return Presence(**moment.where(track), state=state, seconds=seconds)
+
+
+Verdict: TypeAlias = tuple[Literal["known", "unknown", "uncertain"], str | None]
+UNKNOWN: Final[Verdict] = ("unknown", None)
+UNCERTAIN: Final[Verdict] = ("uncertain", None)
+
+
+@dataclass(slots=True)
+class _Ballot:
+    """The votes on who one track is, and what was said of it."""
+
+    voted: float  # when
+    doubt: float | None  # since when the votes do not bear out what was said, or the silence
+    said: Verdict | None = None
+    name: str | None = None  # the last one said
+    votes: dict[Verdict, float] = field(default_factory=dict)
+    similarities: dict[Verdict, float] = field(default_factory=dict)  # times their votes
+
+    def cast(self, verdict: Verdict, weight: float, similarity: float) -> None:
+        """Add a vote."""
+        keep = 1 - weight / MEMORY
+        for each in self.votes:
+            self.votes[each] *= keep
+            self.similarities[each] *= keep
+        self.votes[verdict] = self.votes.get(verdict, 0) + weight
+        self.similarities[verdict] = self.similarities.get(verdict, 0) + weight * similarity
+
+    def decide(self, time: float) -> Verdict | None:
+        """What to say now; none: nothing new."""
+        everybody = sum(self.votes.values())
+        best = max(self.votes, key=self.votes.__getitem__, default=UNKNOWN)
+        share = self.votes.get(best, 0) / (everybody + RESERVE)
+        if best != self.said and share >= (SURE if self.said else ENOUGH):
+            return best
+        if self.said:
+            against = everybody - self.votes.get(self.said, 0)
+            if self.said[0] != "known" or against < DENIED * (everybody + RESERVE):
+                self.doubt = None
+                return None
+        if self.doubt is None:
+            self.doubt = time
+        if time - self.doubt < PATIENCE:
+            return None
+        return UNKNOWN if best == UNKNOWN and not self.said else UNCERTAIN
+
+
+class _Identity:
+    """Who people are, by votes."""
+
+    def __init__(self, match: Matcher, threshold: float) -> None:
+        self._match = match
+        self._threshold = threshold
+        self._ballots: dict[int, _Ballot] = {}
+
+    def look(self, moment: _Moment) -> Iterator[Identity]:
+        self._vote(moment)
+        for track in moment.present:
+            if track.row is None:
+                continue
+            ballot = self._ballots[track.id]
+            # Only a vote changes anything, or time where something waits for it.
+            if ballot.voted != moment.time and ballot.doubt is None:
+                continue
+            verdict = ballot.decide(moment.time)
+            if verdict:
+                yield self._say(ballot, verdict, moment.where(track))
+
+    def counts(self, present: list[Track]) -> tuple[int, int]:
+        """How many of them were said to be known and unknown."""
+        said = [self._ballots[track.id].said for track in present]
+        return sum(verdict is not None and verdict[0] == "known" for verdict in said), said.count(UNKNOWN)
+
+    def _vote(self, moment: _Moment) -> None:
+        before = self._ballots
+        self._ballots = {
+            track.id: before.get(track.id) or _Ballot(track.first_seen - VOTE, doubt=track.first_seen)
+            for track in moment.tracks
+        }
+        voters, rows = [], []
+        for track in moment.tracks:
+            ballot = self._ballots[track.id]
+            # Four fifths, so that a camera of ten frames a second need not be exact.
+            if track.row is not None and moment.time - ballot.voted >= 0.8 * VOTE:
+                voters.append(ballot)
+                rows.append(track.row)
+        if not rows:
+            return
+        matches = self._match(moment.faces.embeddings[rows])
+        qualities = moment.faces.quality[rows].tolist()
+        for ballot, match, quality in zip(voters, matches, qualities, strict=True):
+            verdict, clearness = self._judge(match)
+            votes = min((moment.time - ballot.voted) / VOTE, SELDOM)
+            ballot.voted = moment.time
+            if quality > 0:
+                weight = votes * quality * min(max(clearness / CLEAR, 0.1), 1)
+                ballot.cast(verdict, weight, nan if match.name is None else match.similarity)
+
+    def _judge(self, match: Match) -> tuple[Verdict, float]:
+        """What one face says, and how far it is from saying something else."""
+        if match.name is None:
+            return UNKNOWN, inf
+        above = match.similarity - self._threshold
+        if above < 0:
+            return UNKNOWN, -above
+        if match.margin < TWINS:
+            return UNCERTAIN, above
+        return ("known", match.name), min(above, match.margin)
+
+    def _say(self, ballot: _Ballot, verdict: Verdict, where: dict[str, Any]) -> Identity:
+        state, name = verdict
+        previous = ballot.name if ballot.name != name else None
+        ballot.said, ballot.doubt, ballot.name = verdict, None, name or ballot.name
+        # Who is uncertain is told by how many votes the strongest has.
+        backed = max(ballot.votes, key=ballot.votes.__getitem__) if verdict == UNCERTAIN else verdict
+        votes = ballot.votes.get(backed, 0)
+        similarity = ballot.similarities[backed] / votes if votes else nan
+        return Identity(
+            **where,
+            state=state,
+            name=name,
+            previous=previous,
+            similarity=None if isnan(similarity) else round(similarity, 3),
+            confidence=round(votes / sum(ballot.votes.values()), 3) if votes else 0,
+        )
+
+
+class _Columns:
+    """Arrays with a row for each track there is, in the tracks' order."""
+
+    def __init__(self, **blank: Any) -> None:
+        """blank: for each array, what the row of a new track holds."""
+        self._ids: list[int] = []
+        self._blank = {name: np.asarray(row)[None] for name, row in blank.items()}
+        self._arrays = {name: row[:0] for name, row in self._blank.items()}
+
+    def align(self, tracks: list[Track]) -> None:
+        """Make room for the new, forget the gone."""
+        ids = [track.id for track in tracks]
+        if ids == self._ids:
+            return
+        place = {number: row for row, number in enumerate(self._ids)}
+        rows = [place.get(number, len(place)) for number in ids]
+        self._arrays = {
+            name: np.concatenate([array, self._blank[name]])[rows] for name, array in self._arrays.items()
+        }
+        self._ids = ids
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self._arrays[name]
+
+
+class _Attributes:
+    """What people look like: said once it is settled, and again when some of it has changed."""
+
+    def __init__(self, report: Report, labels: Labels) -> None:
+        self._report = report
+        self._asked = _find(report.attributes, labels.attributes)
+        self._ethnicities = labels.ethnicity
+        wanted: dict[Trait, bool] = {
+            "attributes": bool(report.attributes),
+            "age": report.age,
+            "gender": report.gender,
+            "ethnicity": report.ethnicity,
+        }
+        self.needs = {trait for trait, on in wanted.items() if on}
+        yes_or_no = len(self._asked) + report.gender
+        self._told = _Columns(
+            said=False,
+            traits=np.zeros(yes_or_no, np.bool_),
+            age=0.0,
+            ethnicity=0,
+            since=np.full(yes_or_no + 2, inf),  # when each of them began to differ
+        )
+
+    def look(self, moment: _Moment) -> Iterator[Attributes]:
+        tracks, told, settle = moment.present, self._told, self._report.settle
+        told.align(tracks)
+        if not tracks:
+            return
+        chances, age, ethnicity = self._read(tracks)
+        everyone = np.arange(len(tracks))
+        traits = chances > np.where(told["traits"], 0.5 - BAND, 0.5 + BAND)
+        strongest = ethnicity.argmax(1)
+        beaten = ethnicity[everyone, strongest] >= ethnicity[everyone, told["ethnicity"]] + LEAD
+        aged = np.abs(age - told["age"]) > AGING
+        differs = np.column_stack([traits != told["traits"], aged, beaten])
+
+        seen = np.array([track.row is not None for track in tracks])
+        told["since"][:] = np.where(differs & seen[:, None], np.minimum(told["since"], moment.time), inf)
+        known_for = np.array([moment.time - track.first_seen for track in tracks])
+        changed_for = (moment.time - told["since"]).max(1)
+        due = seen & (np.where(told["said"], changed_for, known_for) >= settle)
+        for row in np.flatnonzero(due).tolist():
+            if told["said"][row]:
+                told["traits"][row] = traits[row]
+                told["ethnicity"][row] = strongest[row] if beaten[row] else told["ethnicity"][row]
+            else:
+                told["traits"][row] = chances[row] > 0.5
+                told["ethnicity"][row] = strongest[row]
+                told["said"][row] = True
+            told["age"][row] = age[row]
+            told["since"][row] = inf
+            yield self._say(tracks[row], row, chances[row].tolist(), moment)
+
+    def _read(self, tracks: list[Track]) -> tuple[Floats, Floats, Floats]:
+        """Chances of what is yes or no (N, asked + gender), ages (N,), ethnicities (N, 5 or 1)."""
+        report, count = self._report, len(tracks)
+        chances = np.zeros((count, 0), np.float32)
+        if report.attributes:
+            chances = np.array([track.attributes for track in tracks])[:, self._asked]
+        if report.gender:
+            chances = np.column_stack([chances, [track.gender for track in tracks]])
+        age = np.array([track.age for track in tracks]) if report.age else np.zeros(count, np.float32)
+        if not report.ethnicity:
+            return chances, age, np.zeros((count, 1), np.float32)
+        return chances, age, np.array([track.ethnicity for track in tracks])
+
+    def _say(self, track: Track, row: int, chances: list[float], moment: _Moment) -> Attributes:
+        report, told = self._report, self._told
+        looks: dict[str, Any] = {
+            "attributes": {
+                name: _ratio(chance) for name, chance in zip(report.attributes, chances, strict=False)
+            }
+        }
+        if report.age:
+            age = max(float(told["age"][row]), 0)
+            about = max(track.age_deviation or 0, AGING)
+            looks["age"] = round(age, 1)
+            looks["age_range"] = (max(round(age - about), 0), round(age + about))
+        if report.gender:
+            male = bool(told["traits"][row, -1])
+            looks["gender"] = "male" if male else "female"
+            looks["gender_confidence"] = _ratio(chances[-1] if male else 1 - chances[-1])
+        if report.ethnicity and track.ethnicity is not None:
+            said = int(told["ethnicity"][row])
+            looks["ethnicity"] = self._ethnicities[said]
+            looks["ethnicity_confidence"] = _ratio(track.ethnicity[said])
+        return Attributes(**moment.where(track), **looks)
+
+
+class _Emotion:
+    """The facial expression."""
+
+    def __init__(self, names: Sequence[str], settle: float) -> None:
+        self._names = names
+        self._settle = settle
+        # Columns of the distribution; -1: none, as strong as nothing.
+        self._told = _Columns(said=-1, next=-1, since=0.0)
+
+    def look(self, moment: _Moment) -> Iterator[Emotion]:
+        tracks, told = moment.present, self._told
+        told.align(tracks)
+        if not tracks:
+            return
+        everyone = np.arange(len(tracks))
+        chances = np.array([track.emotion for track in tracks])
+        chances = np.column_stack([chances, np.zeros(len(tracks), np.float32)])
+        said, coming = told["said"], told["next"]
+        strongest = chances.argmax(1)
+        strength = chances[everyone, strongest]
+        hurdle = chances[everyone, said] + LEAD
+        # The next emotion stays so while it clears the hurdle and none is clearly stronger:
+        # else two that are much alike would hinder each other for ever.
+        held = chances[everyone, coming]
+        stays = (coming >= 0) & (held >= hurdle) & (strength < held + LEAD)
+        seen = np.array([track.row is not None for track in tracks])
+        candidate = np.where(stays, coming, np.where(strength >= hurdle, strongest, -1))
+        candidate[~seen] = -1
+        told["since"][candidate != coming] = moment.time
+        told["next"][:] = candidate
+        due = (candidate >= 0) & (moment.time - told["since"] >= self._settle)
+        for row in np.flatnonzero(due).tolist():
+            before, now = int(said[row]), int(candidate[row])
+            said[row], told["next"][row] = now, -1
+            yield Emotion(
+                **moment.where(tracks[row]),
+                emotion=self._names[now],
+                confidence=_ratio(chances[row, now]),
+                previous=self._names[before] if before >= 0 else None,
+                distribution={
+                    name: _ratio(chance) for name, chance in zip(self._names, chances[row], strict=False)
+                },
+            )
+
+
+class _Crowd:
+    """How many people there are."""
+
+    def __init__(self, identity: _Identity | None) -> None:
+        self._identity = identity
+        self._said: tuple[int, int, int] | None = None
+        self._next: tuple[int, int, int] | None = None
+        self._next_since = self._differs_since = 0.0
+
+    def look(self, moment: _Moment) -> Iterator[Crowd]:
+        known, unknown = self._identity.counts(moment.present) if self._identity else (0, 0)
+        counts = len(moment.present), known, unknown
+        if counts == self._said:
+            self._next = None
+            return
+        if self._next is None:
+            self._differs_since = moment.time
+        if counts != self._next:
+            self._next, self._next_since = counts, moment.time
+        steady = moment.time - self._next_since >= STEADY
+        if steady or moment.time - self._differs_since >= RESTLESS or self._said is None:
+            self._said, self._next = counts, None
+            yield Crowd(count=counts[0], known=known, unknown=unknown)
+
+
+def _find(asked: Sequence[str], names: Sequence[str]) -> list[int]:
+    """Where each name asked for stands among the names there are."""
+    unknown = [name for name in asked if name not in names]
+    if unknown:
+        sentences = []
+        for name in unknown:
+            meant = get_close_matches(name, names, 1)
+            sentences.append(f"'{name}'" + (f" (did you mean '{meant[0]}'?)" if meant else ""))
+        raise OwnerError(f"report.attributes: the network does not know {', '.join(sentences)}")
+    return [list(names).index(name) for name in asked]
+
+
+def _ratio(chance: float) -> float:
+    """A probability as it is published: three digits, and never a hair past 0 or 1."""
+    return min(max(round(float(chance), 3), 0.0), 1.0)

@@ -1,0 +1,224 @@
+"""Service: the composition root. Builds everything, turns the loop, ends it in order."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from datetime import UTC, datetime
+from math import inf
+from pathlib import Path
+from threading import Event as Flag
+from typing import Literal, TextIO
+
+from prometheus_client import CollectorRegistry
+from tqdm import tqdm
+
+from onelook import __version__, enroll as enrolment, systemd
+from onelook.capture import Capture, LatestFrames, frames, masked
+from onelook.config import Config, Stream
+from onelook.draw import Captions, drawn
+from onelook.event import Event, Status
+from onelook.face import Floats
+from onelook.frame import Frame
+from onelook.gallery import Gallery
+from onelook.match import Match
+from onelook.metrics import Metrics
+from onelook.model import FaceModel
+from onelook.outbox import REASONS, Outbox
+from onelook.pipeline import Matcher, Pipeline
+from onelook.publish import LinesPublisher, MqttPublisher, Publisher
+from onelook.reporter import Reporter
+from onelook.track import Track, Tracker
+from onelook.video import VideoWriter
+
+log = logging.getLogger(__name__)
+
+Watch = Callable[[Frame, Sequence[Track], Sequence[Event]], None]
+StageMaker = Callable[[str], AbstractContextManager[object]]
+
+STUCK = 10.0
+"""Seconds without a turn of the loop after which /healthz says so."""
+
+
+def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None) -> int:
+    """Watch the streams until told to stop, or until every finite one has ended; gives the exit code.
+
+    stop: set from elsewhere, ends the loop as SIGTERM does. watch: shown every frame that was
+    looked at, with its tracks and events. Raises OwnerError for what the owner has to mend.
+    """
+    names = [stream.name for stream in config.streams]
+    metrics = Metrics(CollectorRegistry(), names, drop_reasons=REASONS)
+    turned = time.monotonic()
+    up: set[str] = set()
+    with ExitStack() as house:  # closed in reverse, whatever happens
+        stop = house.enter_context(_signals(stop or Flag()))
+        model = _model(config, metrics.stage)
+        gallery = house.enter_context(
+            Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256)
+        )
+        pipelines = {
+            stream.name: _pipeline(config, stream.name, model, gallery.match, gallery.refresh, metrics.stage)
+            for stream in config.streams
+        }
+        metrics.model(version=model.spec.version, sha256=model.spec.sha256[:12],
+                      input=f"{model.size[0]}x{model.size[1]}", onelook=__version__)
+        page = house.enter_context(metrics.serve(
+            config.metrics.host, config.metrics.port,
+            healthy=lambda: time.monotonic() - turned < STUCK, ready=lambda: bool(up),
+        ))
+        publisher = house.enter_context(_publisher(config, metrics, stop))
+        inbox = LatestFrames()
+
+        def on_change(stream: str, is_up: bool, reason: str | None) -> None:
+            (up.add if is_up else up.discard)(stream)
+            metrics.stream_up(stream, is_up)
+            publisher.publish(_status(stream, "online" if is_up else "offline", reason))
+
+        for stream in config.streams:
+            house.enter_context(Capture(stream, inbox, on_change))
+        log.info("onelook %s looks at %s; metrics at %smetrics", __version__,
+                 ", ".join(f"{s.name} ({masked(s.url)})" for s in config.streams), page)
+        systemd.notify(f"READY=1\nSTATUS=Looking at {', '.join(names)}")
+        house.callback(systemd.notify, "STOPPING=1")
+        pulse, fed = systemd.watchdog_interval(), 0.0
+        told = dict.fromkeys(names, 0)
+        while not stop.is_set() and not inbox.finished:
+            turned = time.monotonic()
+            if pulse is not None and turned - fed >= min(pulse, 1.0):
+                systemd.notify("WATCHDOG=1")
+                fed = turned
+            frame = inbox.take(timeout=0.5)
+            for name in names:
+                lost = inbox.dropped(name) - told[name]
+                metrics.dropped(name, lost)
+                told[name] += lost
+            if frame is None:
+                continue
+            pipeline = pipelines[frame.stream]
+            with metrics.frame(frame.stream, frame.time):
+                events = pipeline.step(frame)
+                with metrics.stage("publish"):
+                    for event in events:
+                        publisher.publish(event)
+            seen = sum(track.state == "confirmed" for track in pipeline.tracks)
+            metrics.seen(frame.stream, faces=len(pipeline.faces), tracks=seen)
+            if watch is not None:
+                watch(frame, pipeline.tracks, events)
+    log.info("ended in order")
+    return 0
+
+
+def check(config: Config) -> None:
+    """Build what `run` would, without looking at anything. Raises OwnerError where that fails."""
+    model = _model(config)
+    with Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256) as gallery:
+        for stream in config.streams:
+            _pipeline(config, stream.name, model, gallery.match)
+
+
+def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO) -> None:
+    """Print the events of a recording as JSON lines on `out`; to `draw`, write it with the faces drawn in.
+
+    Every frame is looked at, and dated by its place in the file, so that the events of a
+    recording are the same on every machine, but for their ids. Without a config: every
+    default, and nobody enrolled. Raises OwnerError where the source cannot be read.
+    """
+    chosen = config or Config(streams=[Stream(name="replay", url=source)])
+    model = _model(chosen)
+    started = datetime.fromtimestamp(0, UTC)  # a recording does not say when it was made
+    closed = Flag()
+    with ExitStack() as house:
+        publisher = house.enter_context(LinesPublisher(out, chosen.device, closed.set))
+        if config is None:
+            pipeline = _pipeline(chosen, "replay", model, _nobody)
+        else:
+            gallery = house.enter_context(
+                Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256)
+            )
+            pipeline = _pipeline(chosen, "replay", model, gallery.match, gallery.refresh)
+        writer = house.enter_context(VideoWriter(draw)) if draw else None
+        captions = Captions()
+        for frame in tqdm(frames(source, start=started), unit="frame", disable=None):
+            events = pipeline.step(frame)
+            for event in events:
+                publisher.publish(event)
+            if writer:
+                captions.hear(events)
+                writer.write(drawn(frame.image, pipeline.tracks, captions), frame.time)
+            if closed.is_set():
+                break
+
+
+def enroll(config: Config, name: str, photos: Iterable[Path]) -> list[enrolment.Verdict]:
+    """Add the faces on `photos` to the gallery as `name`; a verdict for each photo."""
+    model = _model(config)
+    with Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256) as gallery:
+        return enrolment.enroll(
+            name, tqdm(list(photos), unit="photo", disable=None, leave=False), model, gallery,
+            threshold=model.spec.threshold(config.report.far),
+        )
+
+
+def _nobody(embeddings: Floats) -> list[Match]:
+    """An empty gallery's answer."""
+    return [Match(None, -1.0, inf)] * len(embeddings)
+
+
+def _model(config: Config, stage: StageMaker = lambda name: nullcontext()) -> FaceModel:  # noqa: ARG005
+    model = config.model
+    return FaceModel(
+        model.path, threads=model.threads, size=(model.input_width, model.input_height), score=model.score,
+        most=model.max_faces, stage=stage,
+    )
+
+
+def _pipeline(
+    config: Config, stream: str, model: FaceModel, match: Matcher,
+    refresh: Callable[[float], object] = lambda time: None,  # noqa: ARG005
+    stage: StageMaker = lambda name: nullcontext(),  # noqa: ARG005
+) -> Pipeline:
+    threshold = model.spec.threshold(config.report.far)
+    reporter = Reporter(stream, config.report, model.spec.labels, match, threshold)
+    tracking = config.tracking
+    tracker = Tracker(confirm=tracking.confirm, lost=tracking.lost, iou=tracking.iou, strong=model.score,
+                      alike=threshold, smooth=reporter.needs)
+    return Pipeline(model, tracker, reporter, refresh=refresh, stage=stage)
+
+
+@contextmanager
+def _publisher(config: Config, metrics: Metrics, stop: Flag) -> Iterator[Publisher]:
+    """The publisher that the config names, wired to the metrics."""
+    if config.publish == "stdout":
+        with LinesPublisher(sys.stdout, config.device, stop.set) as lines:
+            yield lines
+        return
+    with Outbox(config.mqtt.outbox, on_dropped=metrics.outbox_dropped) as outbox:
+        metrics.outbox_messages(lambda: len(outbox))
+        with MqttPublisher(
+            config.mqtt, config.device, outbox, streams=[s.name for s in config.streams],
+            on_connected=metrics.mqtt_connected, on_published=metrics.published,
+        ) as publisher:
+            yield publisher
+
+
+def _status(stream: str, state: Literal["online", "offline"], reason: str | None) -> Event:
+    return Event(stream=stream, time=datetime.now(UTC), data=Status(state=state, reason=reason))
+
+
+@contextmanager
+def _signals(stop: Flag) -> Iterator[Flag]:
+    """SIGTERM and SIGINT set `stop` while the context lasts."""
+    def on_signal(number: int, _frame: object) -> None:
+        log.info("told to stop by %s", signal.Signals(number).name)
+        stop.set()
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

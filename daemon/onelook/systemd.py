@@ -1,0 +1,43 @@
+"""systemd: saying to the service manager that we are ready, alive or on our way out.
+
+Its protocol is one datagram per message; a library for it would be larger than this.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+
+log = logging.getLogger(__name__)
+
+
+def notify(state: str) -> bool:
+    """Tell the service manager `state`, such as `READY=1` or `STATUS=2 of 3 streams are up`.
+
+    Several assignments are parted by newlines. Says whether it was sent: without a manager
+    there is nobody to tell, and one that does not listen is no reason to stop looking.
+    """
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if not address:
+        return False
+    if address.startswith("@"):  # Linux's abstract names begin with a zero byte
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+        try:
+            sender.sendto(state.encode(), address)
+        except OSError as error:
+            log.debug("the service manager does not listen: %s", error)
+            return False
+    return True
+
+
+def watchdog_interval() -> float | None:
+    """Seconds between two `WATCHDOG=1`: half of what the manager allows; none: it does not watch us."""
+    microseconds = os.environ.get("WATCHDOG_USEC", "")
+    if not microseconds.isdecimal() or int(microseconds) == 0:
+        return None
+    # The variables are inherited; only the process that they name is watched.
+    if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
+        return None
+    return int(microseconds) / 1e6 / 2

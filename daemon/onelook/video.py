@@ -1,0 +1,57 @@
+"""Video: pictures written as an MP4 file."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import av
+import av.error
+import numpy as np
+from numpy.typing import NDArray
+
+from onelook.errors import OwnerError
+
+CLOCK = Fraction(1, 1000)
+"""Seconds a tick: frames keep their own times, so a recording with gaps stays in step."""
+
+
+class VideoWriter:
+    """An H.264 file of the size of its first picture; closed with its context."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises OwnerError where the file cannot be written."""
+        try:
+            self._file = av.open(str(path), "w", format="mp4")
+        except OSError as error:
+            raise OwnerError(f"{path} cannot be written: {error.strerror}.") from error
+        self._stream: av.VideoStream | None = None
+        self._last = -1
+
+    def __enter__(self) -> Self:
+        """The writer itself."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+                 ) -> None:
+        """Write what is still held back, and the index without which no player opens the file."""
+        if self._stream is not None:
+            self._file.mux(self._stream.encode(None))
+        self._file.close()
+
+    def write(self, image: NDArray[np.uint8], time: float) -> None:
+        """Add one RGB picture (H, W, 3), shown at `time` seconds; later pictures are fitted to the first."""
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+        if self._stream is None:
+            self._stream = self._file.add_stream("libx264", rate=30, options={"crf": "23", "preset": "veryfast"})
+            # 4:2:0 needs even sides.
+            self._stream.width, self._stream.height = image.shape[1] // 2 * 2, image.shape[0] // 2 * 2
+            self._stream.pix_fmt = "yuv420p"
+            self._stream.time_base = self._stream.codec_context.time_base = CLOCK
+        tick = max(self._last + 1, round(time / CLOCK))
+        self._last = tick
+        fitted = frame.reformat(self._stream.width, self._stream.height, "yuv420p")
+        fitted.pts, fitted.time_base = tick, CLOCK
+        self._file.mux(self._stream.encode(fitted))

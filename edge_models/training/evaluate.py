@@ -1,0 +1,370 @@
+"""Measure the exported file as a user would meet it: through onelook's FaceModel, frames in.
+
+    python -m edge_models.training.evaluate MODEL --data FOLDER [--reference detections.json] [--pictures FOLDER]
+
+Every face is composed into a 640x480 frame at the stated size (the side of its aligned
+112 template, in frame pixels), found, aligned and described by the one pass. A face that is
+not found counts as wrong. Calibrates the similarity thresholds on held-out people first,
+writes them into MODEL/model.json, and everything measured into MODEL/metrics.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+from ai_edge_litert import schema_py_generated as schema
+from tqdm import tqdm
+
+from edge_models.training.data import FACE_BOX
+from onelook.capture import frames as read_frames
+from onelook.face import Faces
+from onelook.model import FaceModel
+from onelook.spec import ModelSpec, Threshold
+
+WIDTH, HEIGHT = 640, 480
+FARS = (1e-2, 1e-3, 1e-4, 1e-5)
+SIZES = (112, 80, 48, 32)
+random = np.random.default_rng(5)
+
+
+class Packed:
+    """A packed file's patches and labels."""
+
+    def __init__(self, file: Path) -> None:
+        """FILE.npz beside FILE.bin."""
+        self.table = dict(np.load(file, allow_pickle=False))
+        self.blob = np.memmap(file.with_suffix(".bin"), np.uint8)
+        lengths = self.table.get("length")
+        offsets = self.table["offset"]
+        self.ends = offsets + lengths if lengths is not None else offsets[1:]
+
+    def patch(self, row: int) -> np.ndarray:
+        """RGB patch of one face; its margin is (side - 112) / 2."""
+        data = self.blob[self.table["offset"][row]:self.ends[row]]
+        return cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1]
+
+    def rows(self, split: str) -> np.ndarray:
+        """Rows of a split."""
+        return np.flatnonzero(self.table["split"] == split)
+
+
+def frames_of(packed: Packed, rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, list[tuple[int, float, float, float]]]]:
+    """640x480 frames with the faces laid in rows; and of each its row, x, y of the template, and scale."""
+    margin = round(size * 16 / 112 * 1.1)
+    cell = size + 2 * margin
+    across, down = WIDTH // cell, HEIGHT // cell
+    for start in range(0, len(rows), across * down):
+        frame = np.full((HEIGHT, WIDTH, 3), 110, np.uint8)
+        placed = []
+        for k, row in enumerate(rows[start:start + across * down]):
+            patch = packed.patch(int(row))
+            border = (patch.shape[0] - 112) / 2
+            scale = size / 112
+            side = round(patch.shape[0] * scale)
+            small = cv2.resize(patch, (side, side), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+            x, y = k % across * cell + (cell - side) // 2, k // across * cell + (cell - side) // 2
+            x, y = max(x, 0), max(y, 0)
+            part = small[: HEIGHT - y, : WIDTH - x]
+            frame[y:y + part.shape[0], x:x + part.shape[1]] = part
+            placed.append((int(row), x + border * side / patch.shape[0], y + border * side / patch.shape[0],
+                           side / patch.shape[0]))
+        yield frame, placed
+
+
+def describe(model: FaceModel, packed: Packed, rows: np.ndarray, size: int, name: str) -> tuple[Faces, np.ndarray]:
+    """Describe the faces of `rows`; returns one row each, and whether it was found."""
+    kept: dict[int, tuple[Faces, int]] = {}
+    for frame, placed in tqdm(frames_of(packed, rows, size), f"{name} {size}px", disable=None):
+        faces = model(frame)
+        if not len(faces):
+            continue
+        centre = (faces.boxes[:, :2] + faces.boxes[:, 2:]) / 2
+        side = np.sqrt(np.prod(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1))
+        middle = np.array([(FACE_BOX[0] + FACE_BOX[2]) / 2, (FACE_BOX[1] + FACE_BOX[3]) / 2])
+        for row, x, y, scale in placed:
+            away = np.linalg.norm(centre - (np.array([x, y]) + middle * scale), axis=1)
+            near = np.flatnonzero((away < 0.3 * size) & (side > 0.4 * size) & (side < 1.6 * size))
+            if len(near):
+                kept[row] = (faces, int(near[faces.scores[near].argmax()]))
+    found = np.array([int(row) in kept for row in rows])
+    some = next(iter(kept.values()))[0]
+    picked = [kept[int(r)][0].take([kept[int(r)][1]]) if int(r) in kept else some.take([0]) for r in rows]
+    whole = Faces(*(np.concatenate([getattr(p, f) for p in picked]) for f in Faces.__slots__))
+    return whole, found
+
+
+def interval(values: np.ndarray, statistic: Callable[[np.ndarray], float] = np.mean) -> dict[str, float | int]:
+    """Value with its 95 % bootstrap interval (Efron, percentile, 1,000 draws)."""
+    values = np.asarray(values, np.float64)
+    draws = [statistic(values[random.integers(len(values), size=len(values))]) for _ in range(1000)]
+    low, high = np.percentile(draws, [2.5, 97.5])
+    return {"value": round(float(statistic(values)), 4), "low": round(float(low), 4), "high": round(float(high), 4),
+            "n": len(values)}
+
+
+def folds(similarity: np.ndarray, same: np.ndarray) -> np.ndarray:
+    """LFW's protocol: for each of ten folds, the threshold that is best on the other nine. Returns hits (6000,)."""
+    hits = np.empty(len(same), bool)
+    for fold in range(10):
+        test = np.zeros(len(same), bool)
+        test[fold * 600:(fold + 1) * 600] = True
+        order = np.sort(similarity[~test])
+        right = (np.searchsorted(np.sort(similarity[~test & ~same]), order) +
+                 (~test & same).sum() - np.searchsorted(np.sort(similarity[~test & same]), order))
+        best = order[right.argmax()]
+        hits[test] = (similarity[test] >= best) == same[test]
+    return hits
+
+
+def measure(model: FaceModel, data: dict[str, Packed], calibrate: bool) -> tuple[dict[str, dict], list[Threshold]]:
+    """Every accuracy, and the thresholds if asked for."""
+    out: dict[str, dict] = {}
+    thresholds: list[Threshold] = []
+    if calibrate:
+        thresholds = calibrated(model, data)
+    lfw = data["lfw"]
+    first, second, same = (lfw.table[k].astype(np.intp) for k in ("first", "second", "same"))
+    for size in SIZES:
+        faces, found = describe(model, lfw, np.arange(len(lfw.table["landmarks"])), size, "LFW")
+        similarity = (faces.embeddings[first] * faces.embeddings[second]).sum(1)
+        both = found[first] & found[second]
+        hits = folds(np.where(both, similarity, 0.0), same == 1)
+        hits &= both
+        out[f"lfw.accuracy.{size}"] = interval(hits)
+        out[f"lfw.found.{size}"] = interval(found)
+        if size == 80:
+            wrong = np.sort(similarity[(same == 0) & both])[::-1]
+            bar = wrong[max(0, int(len(wrong) * 1e-3) - 1)]
+            out["lfw.tar_at_far_1e-3.80"] = interval((similarity[same == 1] > bar) & both[same == 1])
+    main = data["faces"]
+    rows = main.rows("test")
+    table = {k: v[rows] for k, v in main.table.items() if len(v) == len(main.table["offset"])}
+    faces, found = describe(model, main, rows, 80, "faces")
+    known = table["attributes"] != 0
+    hit = ((faces.attributes > 0.5) == (table["attributes"] > 0)) & found[:, None]
+    has = known.any(1)
+    out["celeba40.mean_accuracy"] = interval(np.where(known, hit, np.nan)[has].mean(1))
+    each = {str(n): float(hit[:, i][known[:, i]].mean()) for i, n in enumerate(main.table["attribute_names"])}
+    majority = np.maximum((table["attributes"][has] > 0).mean(0), (table["attributes"][has] < 0).mean(0))
+    male = ((faces.gender > 0.5) == (table["male"] == 1)) & found
+    utk = table["source"] == "utk"
+    out["gender.accuracy.utkface"] = interval(male[utk & (table["male"] >= 0)])
+    out["gender.accuracy.celeba"] = interval(male[~utk & (table["male"] >= 0)])
+    out["age.mae"] = interval(np.where(found, np.abs(faces.age - table["age"]), 40.0)[table["age"] >= 0])
+    out["ethnicity.accuracy"] = interval(
+        ((faces.ethnicity.argmax(1) == table["ethnicity"]) & found)[table["ethnicity"] >= 0])
+    taught = np.abs(table["teacher"].astype(np.float32)).sum(1) > 0
+    out["embedding.teacher_cosine"] = interval(
+        (faces.embeddings * table["teacher"].astype(np.float32)).sum(1)[taught & found])
+    placed = {row: rest for _, part in frames_of(main, rows, 80) for row, *rest in part}
+    truth = np.stack([(table["landmarks"][i].astype(np.float32) - 16) * placed[int(r)][2] +
+                      np.array(placed[int(r)][:2]) for i, r in enumerate(rows)])
+    eyes = np.linalg.norm(truth[:, 0] - truth[:, 1], axis=1)
+    error = np.linalg.norm(faces.landmarks - truth, axis=2).mean(1) / eyes
+    out["landmarks.nme"] = interval(error[found])
+    for name in ("fer", "rafdb"):
+        if name not in data:
+            continue
+        rows = data[name].rows("test")
+        faces, found = describe(model, data[name], rows, 80, name)
+        want = data[name].table["emotion"][rows]
+        key = {"fer": "fer2013", "rafdb": "rafdb"}[name]
+        out[f"emotion.accuracy.{key}"] = interval((faces.emotion.argmax(1) == want) & found)
+    out["_attributes"] = {"each": each, "majority": float(majority.mean())}
+    return out, thresholds
+
+
+def calibrated(model: FaceModel, data: dict[str, Packed]) -> list[Threshold]:
+    """Similarity for each false accept rate, on held-out people at 80 px.
+
+    Impostors: all pairs of FairFace's validation faces, nearly each a person of their own
+    (same-looking pairs among them, so the rate is not flattered). Genuine: all pairs within
+    the held-out identities of CelebA and VGGFace2.
+    """
+    pool = data.get("fairface", data["faces"])
+    rows = pool.rows("test")
+    faces, found = describe(model, pool, rows, 80, "strangers")
+    if "fairface" not in data:
+        names = pool.table["identity"][rows]
+        one = np.unique(names, return_index=True)[1]
+        keep = np.zeros(len(rows), bool)
+        keep[one] = True
+        keep |= names == ""
+        found &= keep
+    e = faces.embeddings[found]
+    alike = (e @ e.T)[np.triu_indices(len(e), 1)]
+    main = data["faces"]
+    rows = main.rows("test")
+    names = main.table["identity"][rows]
+    faces, found = describe(model, main, rows, 80, "people")
+    genuine = []
+    for name in np.unique(names[names != ""]):
+        e = faces.embeddings[found & (names == name)]
+        genuine.append((e @ e.T)[np.triu_indices(len(e), 1)])
+    own = np.concatenate(genuine)
+    out = []
+    for far in FARS:
+        bar = float(np.quantile(alike, 1 - far))
+        out.append(Threshold(far=far, similarity=round(bar, 4), tar=round(float((own > bar).mean()), 4)))
+    return out
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of boxes (N, 4) with boxes (M, 4) -> (N, M)."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    inner = np.clip(high - low, 0, None).prod(2)
+    areas = [np.clip(x[:, 2:] - x[:, :2], 0, None).prod(1) for x in (a, b)]
+    return inner / (areas[0][:, None] + areas[1][None] - inner + 1e-9)
+
+
+def average_precision(pictures: list[tuple[np.ndarray, np.ndarray, np.ndarray]], at: float = 0.5) -> float:
+    """AP at an IoU, all points (Everingham et al. 2010); rows: boxes found, their scores, boxes wanted."""
+    rows, wanted = [], 0
+    for boxes, scores, truth in pictures:
+        wanted += len(truth)
+        free = np.ones(len(truth), bool)
+        share = overlap(boxes, truth)
+        for i in scores.argsort()[::-1]:
+            j = int(np.where(free, share[i], -1).argmax()) if len(truth) else -1
+            hit = j >= 0 and free[j] and share[i, j] >= at
+            if hit:
+                free[j] = False
+            rows.append((scores[i], hit))
+    rows.sort(key=lambda r: -r[0])
+    hits = np.cumsum([r[1] for r in rows])
+    precision = hits / np.arange(1, len(rows) + 1)
+    recall = hits / max(1, wanted)
+    precision = np.maximum.accumulate(precision[::-1])[::-1]
+    return float((np.diff(np.concatenate([[0], recall])) * precision).sum())
+
+
+def picture(folder: Path, name: str) -> np.ndarray:
+    """A still, or frame `file.mp4#INDEX`."""
+    if "#" in name:
+        file, index = name.split("#")
+        return next(f.image for f in read_frames(str(folder / file)) if f.index == int(index))
+    return cv2.imread(str(folder / name))[:, :, ::-1]
+
+
+def detection(path: Path, folder: Path, reference: dict | None) -> dict[str, dict]:
+    """Detection on real photographs, each read at its own size."""
+    models: dict[tuple[int, int], FaceModel] = {}
+
+    def find(image: np.ndarray) -> Faces:
+        size = tuple(max(128, -(-n // 32) * 32) for n in image.shape[1::-1])
+        if size not in models:
+            models[size] = FaceModel(path, size=size, score=0.02)
+        return models[size](image)
+
+    out: dict[str, dict] = {}
+    rows = []
+    for file in ("training.xml", "testing.xml"):
+        for node in ElementTree.parse(folder / "voc" / file).iter("image"):
+            faces = find(picture(folder / "voc", node.attrib["file"]))
+            truth = np.array([[float(b.attrib[k]) for k in ("left", "top", "width", "height")]
+                              for b in node.iter("box")]).reshape(-1, 4)
+            truth[:, 2:] += truth[:, :2]
+            rows.append((faces.boxes, faces.scores, truth))
+    values = np.arange(len(rows))
+    out["detection.ap50.voc"] = interval(values, lambda v: average_precision([rows[int(i)] for i in v]))
+    if reference is None:
+        return out
+    default = FaceModel(path).score
+    hits, false = [], []
+    for name, wanted in reference["scrfd"].items():
+        faces = find(picture(folder, name))
+        sure = faces.scores >= default
+        truth = np.array([f["box"] for f in wanted]).reshape(-1, 4)
+        share = overlap(faces.boxes[sure], truth)
+        big = (np.minimum(truth[:, 2] - truth[:, 0], truth[:, 3] - truth[:, 1]) >= 24) if len(truth) else np.zeros(0, bool)
+        hits += list((share.max(0, initial=0) >= 0.4)[big])
+        known = np.array([f["box"] for f in wanted + reference["yunet"].get(name, [])]).reshape(-1, 4)
+        false.append(int((overlap(faces.boxes[sure], known).max(1, initial=0) < 0.3).sum()))
+    out["detection.recall_24px"] = interval(np.array(hits))
+    out["detection.false_per_picture"] = interval(np.array(false))
+    return out
+
+
+def macs(network: bytes) -> dict[str, float]:
+    """Multiply-accumulates of each signature in millions, counted in the file itself."""
+    model = schema.Model.GetRootAs(network)
+    out = {}
+    for s in range(model.SignatureDefsLength()):
+        graph = model.Subgraphs(model.SignatureDefs(s).SubgraphIndex())
+        total = 0
+        for i in range(graph.OperatorsLength()):
+            op = graph.Operators(i)
+            code = model.OperatorCodes(op.OpcodeIndex()).BuiltinCode()
+            shape = graph.Tensors(op.Outputs(0)).ShapeAsNumpy()
+            if code == schema.BuiltinOperator.CONV_2D:
+                total += int(np.prod(shape)) * int(np.prod(graph.Tensors(op.Inputs(1)).ShapeAsNumpy()[1:]))
+            elif code == schema.BuiltinOperator.DEPTHWISE_CONV_2D:
+                total += int(np.prod(shape)) * int(np.prod(graph.Tensors(op.Inputs(1)).ShapeAsNumpy()[1:3]))
+            elif code == schema.BuiltinOperator.FULLY_CONNECTED:
+                total += int(np.prod(shape)) * int(graph.Tensors(op.Inputs(1)).ShapeAsNumpy()[-1])
+        out[model.SignatureDefs(s).SignatureKey().decode()] = total / 1e6
+    return out
+
+
+@contextmanager
+def as_float(folder: Path) -> Iterator[Path]:
+    """A model folder with the unquantised network in the place of the shipped one."""
+    with tempfile.TemporaryDirectory() as scratch:
+        network = (folder / "float.tflite").read_bytes()
+        described = json.loads((folder / "model.json").read_text())
+        described["sha256"] = hashlib.sha256(network).hexdigest()
+        (Path(scratch) / "model.json").write_text(json.dumps(described))
+        (Path(scratch) / "model.tflite").write_bytes(network)
+        yield Path(scratch)
+
+
+def main() -> None:
+    """Calibrate, measure, write."""
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("model", type=Path)
+    ask.add_argument("--data", type=Path, nargs="+", required=True, help="packed .npz files: lfw faces fer rafdb fairface")
+    ask.add_argument("--pictures", type=Path, help="folder with voc/ and other photographs")
+    ask.add_argument("--reference", type=Path, help="what strong detectors found on them")
+    ask.add_argument("--threads", type=int, default=1)
+    ask.add_argument("--quick", action="store_true", help="leave the float twin out")
+    options = ask.parse_args()
+    data = {file.stem: Packed(file) for file in options.data}
+    model = FaceModel(options.model, threads=options.threads)
+    found, thresholds = measure(model, data, calibrate=True)
+    details = found.pop("_attributes")
+    spec = model.spec.model_copy(update={"thresholds": thresholds})
+    (options.model / "model.json").write_text(ModelSpec.model_validate(spec.model_dump()).model_dump_json(indent=1) + "\n")
+    if options.pictures:
+        reference = json.loads(options.reference.read_text()) if options.reference else None
+        found |= detection(options.model, options.pictures, reference)
+    cost = macs((options.model / "model.tflite").read_bytes())
+    for key, value in (("cost.frame_mmac_640x480", cost["frame"]),
+                       ("cost.face_mmac", cost["faces"] / spec.faces_at_once)):
+        found[key] = {"value": round(value, 2), "low": round(value, 2), "high": round(value, 2), "n": 1}
+    if not options.quick:
+        with as_float(options.model) as folder:
+            whole, _ = measure(FaceModel(folder, threads=options.threads), data, calibrate=False)
+            if options.pictures:
+                whole |= detection(folder, options.pictures, reference)
+        for key, row in found.items():
+            row["float_value"] = whole[key]["value"] if key in whole else row["value"]
+    record = {"model": spec.sha256, "thresholds": [t.model_dump() for t in thresholds], "attributes": details,
+              "metrics": dict(sorted(found.items()))}
+    (options.model / "metrics.json").write_text(json.dumps(record, indent=1) + "\n")
+    for key, row in sorted(found.items()):
+        print(f"{key:32} {row['value']:8} [{row['low']}, {row['high']}] n={row['n']}"
+              + (f" float {row['float_value']}" if "float_value" in row else ""))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,804 @@
+"""Frames from real sources: an RTSP server, a web server, files, folders, pipes; and their failures."""
+
+import functools
+import http.server
+import itertools
+import os
+import re
+import signal
+import socket
+import ssl
+import struct
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import wave
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from onelook.capture import Capture, CaptureError, LatestFrames, frames, masked
+from onelook.config import Stream
+from onelook.frame import Frame
+
+HERE = Path(__file__).resolve().parent
+SYSTEM_PYTHON = "/usr/bin/python3"
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+# --- a camera to test with ---------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Camera:
+    """The RTSP server of rtsp_server.py as a process of its own, to be killed, hung and started again."""
+
+    def __init__(self, *options: str) -> None:
+        self.port = free_port()
+        self.options = options
+        self.start()
+
+    def start(self) -> None:
+        command = [SYSTEM_PYTHON, HERE / "rtsp_server.py", str(self.port), *self.options]
+        self.process = subprocess.Popen(command)
+        for _ in range(300):  # the first start of all scans GStreamer's plugins
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                    return
+            assert self.process.poll() is None, "the RTSP server ended by itself"
+            time.sleep(0.1)
+        pytest.fail("the RTSP server did not start")
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def url(self, path: str, login: str = "") -> str:
+        return f"rtsp://{login}127.0.0.1:{self.port}/{path}"
+
+
+@functools.cache
+def missing(program: str) -> bool:
+    """Whether the system's Python, with GStreamer's bindings, cannot run these words."""
+    bindings = "import gi; gi.require_version('GstRtspServer', '1.0')\n"
+    bindings += "from gi.repository import GstRtspServer, Gst; Gst.init(None)\n"
+    command = [SYSTEM_PYTHON, "-c", bindings + program]
+    return not Path(SYSTEM_PYTHON).exists() or subprocess.run(command, stderr=-3, check=False).returncode != 0
+
+
+def needs_gstreamer(encoder: str = "x264enc") -> None:
+    if missing(f"assert Gst.ElementFactory.find('{encoder}')"):
+        pytest.skip(
+            f"no {encoder}: needs python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good -bad -ugly"
+        )
+
+
+@pytest.fixture(scope="module")
+def shared_camera() -> Iterator[Camera]:
+    """A camera that no test may hurt."""
+    needs_gstreamer()
+    camera = Camera()
+    yield camera
+    camera.kill()
+
+
+@pytest.fixture
+def camera() -> Iterator[Camera]:
+    """A camera to be hurt."""
+    needs_gstreamer()
+    camera = Camera()
+    yield camera
+    camera.kill()
+
+
+@pytest.fixture(scope="module")
+def locked_camera() -> Iterator[Camera]:
+    needs_gstreamer()
+    camera = Camera("--user", "joe", "--password", "s3cr3t")
+    yield camera
+    camera.kill()
+
+
+class Changes(list[tuple[str, bool, str | None]]):
+    """What on_change was told."""
+
+    def __call__(self, stream: str, up: bool, reason: str | None) -> None:
+        self.append((stream, up, reason))
+
+    @property
+    def states(self) -> list[bool]:
+        return [up for _, up, _ in self]
+
+
+def stream(url: str | Path, name: str = "door", **more: object) -> Stream:
+    defaults = {"open_timeout": 3, "read_timeout": 3, "retry_min": 0.1, "retry_max": 0.5}
+    return Stream.model_validate({"name": name, "url": str(url), **defaults, **more})
+
+
+def wait_until(happened: Callable[[], object], seconds: float = 10) -> None:
+    end = time.monotonic() + seconds
+    while not happened():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.02)
+
+
+def take(inbox: LatestFrames, seconds: float = 10) -> Frame:
+    frame = inbox.take(timeout=seconds)
+    assert frame is not None, f"no frame came in {seconds} s"
+    return frame
+
+
+def true_age(frame: Frame) -> float:
+    """Seconds since the test camera drew this picture, as written in it; see rtsp_server.py."""
+    bits = [frame.image[10 + 20 * (i // 16), 10 + 20 * (i % 16)].mean() > 128 for i in range(32)]
+    drawn = sum(int(bit) << (31 - i) for i, bit in enumerate(bits))
+    return ((int(time.monotonic() * 1000) - drawn) % 2**32) / 1000
+
+
+def assert_red_green_blue(frame: Frame) -> None:
+    assert frame.image.shape == (240, 320, 3)
+    assert frame.image.dtype == np.uint8
+    for x, bright in ((50, 0), (160, 1), (270, 2)):
+        colour = frame.image[150, x].astype(int)
+        assert colour[bright] > 200, f"{colour} at x={x}"
+        assert np.delete(colour, bright).max() < 50, f"{colour} at x={x}"
+
+
+# --- live cameras ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("codec", ["h264", "h265"])
+def test_a_camera_gives_fresh_rgb_frames(shared_camera: Camera, codec: str) -> None:
+    needs_gstreamer({"h264": "x264enc", "h265": "x265enc"}[codec])
+    inbox, changes = LatestFrames(), Changes()
+    with Capture(stream(shared_camera.url(codec)), inbox, changes):
+        seen, ages = [], []
+        for _ in range(15):
+            seen.append(take(inbox))
+            ages.append(true_age(seen[-1]))
+    last = seen[-1]
+    assert_red_green_blue(last)
+    assert min(ages) < 0.5, f"there is a backlog: {ages}"
+    assert [f.index for f in seen] == sorted({f.index for f in seen})
+    assert all(a.time < b.time for a, b in itertools.pairwise(seen))
+    assert abs(time.monotonic() - last.time) < 2
+    assert abs(datetime.now(UTC) - last.utc) < timedelta(seconds=2)
+    assert changes == [("door", True, None)]
+
+
+def test_a_camera_that_is_killed_comes_back_by_itself_and_says_so_once_each_way(camera: Camera) -> None:
+    inbox, changes = LatestFrames(), Changes()
+    with Capture(stream(camera.url("h264")), inbox, changes):
+        before = take(inbox)
+        camera.kill()
+        wait_until(lambda: changes.states == [True, False])
+        time.sleep(1)  # several retries, none of which may be told
+        assert changes.states == [True, False]
+        camera.start()
+        wait_until(lambda: changes.states == [True, False, True])
+        after = next(f for f in iter(lambda: take(inbox), None) if f.time > before.time + 1)
+        assert_red_green_blue(after)
+        assert after.index > before.index
+        assert true_age(take(inbox)) < 1
+    assert changes.states == [True, False, True]
+    assert changes[1][2] == f"{camera.url('h264')} has hung up"
+
+
+def test_a_camera_that_hangs_is_noticed_after_the_read_timeout_and_comes_back(camera: Camera) -> None:
+    inbox, changes = LatestFrames(), Changes()
+    with Capture(stream(camera.url("h264"), open_timeout=1, read_timeout=1), inbox, changes):
+        take(inbox)
+        camera.process.send_signal(signal.SIGSTOP)
+        hung = time.monotonic()
+        wait_until(lambda: changes.states == [True, False])
+        assert 0.9 < time.monotonic() - hung < 3
+        assert changes[1][2] == f"{camera.url('h264')} has given no picture for 1 s"
+        camera.process.send_signal(signal.SIGCONT)
+        wait_until(lambda: changes.states == [True, False, True])
+    assert changes.states == [True, False, True]
+
+
+def test_a_slow_reader_sees_fresh_frames_and_the_others_are_counted_as_dropped(shared_camera: Camera) -> None:
+    inbox = LatestFrames()
+    with Capture(stream(shared_camera.url("fast")), inbox, Changes()):
+        take(inbox)
+        ages, seen = [], []
+        for _ in range(8):
+            time.sleep(0.25)  # a reader of 4 fps at a camera of 50
+            seen.append(take(inbox))
+            ages.append(true_age(seen[-1]))
+        dropped = inbox.dropped("door")
+    assert np.median(ages) < 0.5, ages
+    passed = seen[-1].index - seen[0].index
+    assert passed > 40, "the camera itself was slowed down by its reader"
+    assert dropped >= passed - len(seen)
+
+
+def test_a_fast_camera_does_not_starve_a_slow_one(shared_camera: Camera) -> None:
+    inbox, seen = LatestFrames(), Counter[str]()
+    with ExitStack() as cameras:
+        for path in ("fast", "slow"):
+            cameras.enter_context(Capture(stream(shared_camera.url(path), name=path), inbox, Changes()))
+        wait_until(lambda: {take(inbox).stream, take(inbox).stream} == {"fast", "slow"})
+        for _ in range(12):
+            time.sleep(0.2)  # a reader as fast as the slow camera alone
+            seen[take(inbox).stream] += 1
+    assert min(seen["slow"], seen["fast"]) >= 4, seen
+
+
+def test_fps_limits_how_many_frames_are_looked_at(shared_camera: Camera) -> None:
+    inbox = LatestFrames()
+    with Capture(stream(shared_camera.url("fast"), fps=5), inbox, Changes()):
+        first = take(inbox)
+        seen = [take(inbox) for _ in range(8)]
+    rate = (seen[-1].index - first.index) / (seen[-1].time - first.time)
+    assert rate == pytest.approx(5, rel=0.2)
+    assert inbox.dropped("door") == 0, "frames that nobody wants are not drops"
+
+
+def test_the_right_password_opens_a_locked_camera(locked_camera: Camera) -> None:
+    assert_red_green_blue(next(frames(locked_camera.url("h264", "joe:s3cr3t@"), read_timeout=5)))
+
+
+@contextmanager
+def web_server(
+    answer: Callable[[http.server.BaseHTTPRequestHandler], None], tls: ssl.SSLContext | None = None
+) -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            with suppress(OSError):  # the reader has left
+                answer(self)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        if tls:
+            server.socket = tls.wrap_socket(server.socket, server_side=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield f"{'https' if tls else 'http'}://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+def bars() -> np.ndarray:
+    """Red, green and blue, as assert_red_green_blue wants them."""
+    picture = np.zeros((240, 320, 3), np.uint8)
+    for i, edge in enumerate((0, 107, 213)):
+        picture[:, edge : edge + 107, i] = 224
+    return picture
+
+
+def own_certificate(folder: Path) -> ssl.SSLContext:
+    """As cameras have them: signed by nobody but themselves."""
+    key, today = ec.generate_private_key(ec.SECP256R1()), datetime.now(UTC)
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "camera")])
+    certificate = x509.CertificateBuilder(
+        name, name, key.public_key(), x509.random_serial_number(), today, today + timedelta(days=1)
+    ).sign(key, hashes.SHA256())
+    (folder / "pem").write_bytes(
+        key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+        + certificate.public_bytes(Encoding.PEM)
+    )
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(folder / "pem")
+    return tls
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["http", "https"])
+def test_mjpeg_gives_rgb_frames_and_comes_back_when_the_server_hangs_up(
+    encrypted: bool, tmp_path: Path
+) -> None:
+    jpeg = cv2.imencode(".jpg", bars()[..., ::-1])[1].tobytes()
+
+    def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Type", "multipart/x-mixed-replace; boundary=picture")
+        request.end_headers()
+        for _ in range(10):
+            head = f"--picture\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+            request.wfile.write(head.encode() + jpeg + b"\r\n")
+            time.sleep(0.03)
+
+    inbox, changes = LatestFrames(), Changes()
+    with (
+        web_server(answer, own_certificate(tmp_path) if encrypted else None) as url,
+        Capture(stream(f"{url}/video?pwd=s3cr3t"), inbox, changes),
+    ):
+        assert_red_green_blue(take(inbox))
+        wait_until(lambda: changes.states[:3] == [True, False, True])
+        assert_red_green_blue(take(inbox))
+    assert changes[1][2] == f"{url}/video?pwd=*** has hung up"
+
+
+# --- what goes wrong, in one sentence ----------------------------------------------------------
+
+
+def reason_for(url: str, **more: object) -> str:
+    """What the daemon says about a stream that does not come up."""
+    changes = Changes()
+    with Capture(stream(url, **more), LatestFrames(), changes):
+        wait_until(lambda: changes)
+        time.sleep(0.4)
+    assert changes.states == [False], "told once, however often it is tried"
+    reason = changes[0][2]
+    assert reason is not None
+    assert "\n" not in reason
+    return reason
+
+
+def test_a_wrong_password_is_said_and_shown_nowhere(
+    locked_camera: Camera, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    reason = reason_for(locked_camera.url("h264", "joe:hunter2@"))
+    assert reason == f"{locked_camera.url('h264', 'joe:***@')} refuses the user name or password"
+    assert caplog.messages == [f"stream door is down: {reason}"]
+    told = caplog.text + "".join(capfd.readouterr())
+    assert "hunter2" not in told
+
+
+def test_an_unknown_host_is_said() -> None:
+    url = "rtsp://joe:hunter2@no-such-host.invalid/x"
+    assert reason_for(url) == (
+        "rtsp://joe:***@no-such-host.invalid/x cannot be reached: "
+        "no host is known by the name no-such-host.invalid"
+    )
+
+
+def test_a_port_where_nothing_listens_is_said() -> None:
+    assert "nothing listens at that address and port" in reason_for(f"rtsp://127.0.0.1:{free_port()}/x")
+
+
+def test_a_wrong_path_of_a_camera_is_said(shared_camera: Camera) -> None:
+    assert "has nothing at that path" in reason_for(shared_camera.url("no-such-path"))
+
+
+def test_a_server_that_never_answers_is_said_after_the_open_timeout() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/x"
+        began = time.monotonic()
+        assert reason_for(url, open_timeout=0.5) == f"{url} has given no answer for 0.5 s"
+        assert time.monotonic() - began < 3
+
+
+def test_a_web_page_is_not_a_video() -> None:
+    def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+        page = b"<html>It works!</html>" * 200
+        request.send_response(200)
+        request.send_header("Content-Type", "text/html")
+        request.send_header("Content-Length", str(len(page)))
+        request.end_headers()
+        request.wfile.write(page)
+
+    with web_server(answer) as url:
+        assert reason_for(url) == f"{url} is not a video that can be read"
+
+
+@pytest.mark.parametrize(
+    ("url", "sentence"),
+    [
+        ("missing.mp4", "missing.mp4 is not there: no such file"),
+        ("a-*.mp4", "a-*.mp4 is not there: no such file"),
+        ("words.mp4", "words.mp4 is not a video that can be read"),
+        ("empty.mp4", "empty.mp4 is not a video that can be read"),
+        ("sound.wav", "sound.wav has no video in it"),
+        ("folder", "folder has no picture in it that can be read"),
+        ("gopher://joe:hunter2@host/x", "gopher://joe:***@host/x is of an unknown kind: it may be rtsp://"),
+        ("/dev/video99", "/dev/video99 is not there: no camera is plugged in under that name"),
+        ("99", "/dev/video99 is not there: no camera is plugged in under that name"),
+        ("/dev/null", "/dev/null is not a camera"),
+        ("csi://front", "csi://front names no camera: the first one is csi://0"),
+    ],
+)
+def test_a_source_that_cannot_be_is_said(
+    url: str,
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("words.mp4").write_text("hello " * 1000)
+    Path("empty.mp4").touch()
+    Path("folder").mkdir()
+    Path("folder/readme.txt").write_text("not a picture")
+    with wave.open("sound.wav", "wb") as sound:
+        sound.setparams((1, 2, 8000, 0, "NONE", ""))
+        sound.writeframes(bytes(16000))
+    with pytest.raises(CaptureError, match="^" + re.escape(sentence)):
+        next(frames(url))
+    assert capfd.readouterr() == ("", ""), "nothing but the sentence is printed"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("rtsp://joe:secret@10.0.0.5:554/main", "rtsp://joe:***@10.0.0.5:554/main"),
+        ("rtsp://joe:p@ss/word?@10.0.0.5/main", "rtsp://joe:***@10.0.0.5/main"),
+        ("rtsp://:secret@10.0.0.5/main", "rtsp://:***@10.0.0.5/main"),
+        ("http://cam/mjpg?user=joe&password=secret&size=1", "http://cam/mjpg?user=joe&password=***&size=1"),
+        ("rtsp://cam/user=joe&PWD=secret&channel=1", "rtsp://cam/user=joe&PWD=***&channel=1"),
+        ("http://cam/?access_token=secret", "http://cam/?access_token=***"),
+        ("rtsp://10.0.0.5:554/main", "rtsp://10.0.0.5:554/main"),
+        ("/home/joe/film.mp4", "/home/joe/film.mp4"),
+    ],
+)
+def test_a_password_is_masked_wherever_it_stands(url: str, shown: str) -> None:
+    assert masked(url) == shown
+
+
+def test_retries_come_ever_more_slowly_and_never_in_step() -> None:
+    def hangs_up() -> list[float]:
+        times = []
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            server.settimeout(5)
+            url = f"rtsp://127.0.0.1:{server.getsockname()[1]}/x"
+            with Capture(stream(url, retry_min=0.1, retry_max=0.8), LatestFrames(), Changes()):
+                for _ in range(6):
+                    server.accept()[0].close()
+                    times.append(time.monotonic())
+        return [b - a for a, b in itertools.pairwise(times)]
+
+    gaps = hangs_up()
+    assert min(gaps) > 0.09
+    assert max(gaps) < 1.2
+    assert np.mean(gaps[3:]) > 1.5 * gaps[0], gaps
+    assert len({round(gap, 3) for gap in gaps}) > 2, "no jitter"
+
+
+# --- leaving -----------------------------------------------------------------------------------
+
+
+def test_a_bug_in_the_thread_is_raised_in_the_loop() -> None:
+    def broken(stream: str, up: bool, reason: str | None) -> None:
+        raise ZeroDivisionError("a bug")
+
+    inbox = LatestFrames()
+    with Capture(stream("missing.mp4"), inbox, broken), pytest.raises(ZeroDivisionError, match="a bug"):
+        inbox.take(timeout=5)
+
+
+@pytest.mark.parametrize("state", ["healthy", "hung"])
+def test_a_process_told_to_stop_does_so_at_once_and_in_order(camera: Camera, state: str) -> None:
+    program = textwrap.dedent("""
+        import logging, signal, sys, threading
+        from onelook.capture import Capture, LatestFrames
+        from onelook.config import Stream
+        logging.disable()
+        stop = threading.Event()
+        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        inbox = LatestFrames()
+        say = lambda name, up, reason: print(up, flush=True)
+        with Capture(Stream(name="door", url=sys.argv[1]), inbox, say):
+            while not stop.is_set():
+                inbox.take(timeout=0.2)
+        print("in order", flush=True)
+    """)
+    daemon = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", program, camera.url("h264")],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    with daemon:
+        assert daemon.stdout
+        assert daemon.stdout.readline() == "True\n"
+        if state == "hung":
+            camera.process.send_signal(signal.SIGSTOP)
+            time.sleep(0.3)
+        told = time.monotonic()
+        daemon.send_signal(signal.SIGTERM)
+        out, err = daemon.communicate(timeout=10)
+    assert time.monotonic() - told < 5, "it waited for a timeout"
+    assert (out, err, daemon.returncode) == ("in order\n", "", 0)
+
+
+# --- the hand-over -----------------------------------------------------------------------------
+
+
+def made_frame(stream: str, index: int) -> Frame:
+    return Frame(stream, index, np.zeros((2, 2, 3), np.uint8), float(index), START)
+
+
+def inbox_for(*streams: str) -> LatestFrames:
+    inbox = LatestFrames()
+    for name in streams:
+        inbox.register(name)
+    return inbox
+
+
+def test_the_newest_frame_wins_and_the_replaced_are_counted() -> None:
+    inbox = inbox_for("a", "b")
+    for index in range(5):
+        inbox.put(made_frame("a", index))
+    assert take(inbox).index == 4
+    assert (inbox.dropped("a"), inbox.dropped("b")) == (4, 0)
+    assert inbox.take(timeout=0.01) is None
+
+
+def test_streams_take_turns_however_fast_one_is() -> None:
+    inbox = inbox_for("a", "b", "c")
+    inbox.put(made_frame("b", 0))
+    inbox.put(made_frame("c", 0))
+    turns = []
+    for index in range(6):
+        inbox.put(made_frame("a", index))
+        turns.append(take(inbox).stream)
+    assert turns[:3] == ["a", "b", "c"]
+    assert turns[3:] == ["a"] * 3
+
+
+def test_a_lossless_put_waits_until_its_frame_is_taken_or_the_stream_ends() -> None:
+    inbox, done = inbox_for("a"), threading.Event()
+
+    def put_three() -> None:
+        for index in range(3):
+            inbox.put(made_frame("a", index), wait=True)
+        done.set()
+
+    thread = threading.Thread(target=put_three)
+    thread.start()
+    assert take(inbox).index == 0
+    assert not done.wait(0.1), "two frames found room for one"
+    inbox.end("a")
+    assert done.wait(5)
+    thread.join()
+    assert inbox.dropped("a") == 0
+
+
+def test_all_is_finished_when_every_stream_has_ended_and_nothing_waits() -> None:
+    inbox = LatestFrames()
+    assert not inbox.finished, "nothing has even begun"
+    inbox = inbox_for("a", "b")
+    inbox.put(made_frame("a", 0))
+    inbox.end("a")
+    assert not inbox.finished
+    inbox.end("b")
+    assert not inbox.finished
+    assert take(inbox).index == 0
+    assert inbox.finished
+    began = time.monotonic()
+    assert inbox.take(timeout=5) is None
+    assert time.monotonic() - began < 1, "waits for frames that cannot come"
+
+
+# --- files -------------------------------------------------------------------------------------
+
+
+def write_video(path: Path, count: int = 30, fps: int = 10, size: tuple[int, int] = (320, 240)) -> Path:
+    """Red, green and blue bars; squares in the top strip tell the frame's number."""
+    film = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, size)
+    picture = cv2.resize(bars(), size)
+    for index in range(count):
+        draw_number(picture, index)
+        film.write(picture[..., ::-1])
+    film.release()
+    return path
+
+
+def draw_number(picture: np.ndarray, number: int) -> None:
+    """Five black or white squares along the top."""
+    for bit in range(5):
+        picture[:40, 64 * bit : 64 * bit + 64] = 255 * (number >> bit & 1)
+
+
+def number_in(frame: Frame) -> int:
+    return sum(int(frame.image[20, 64 * bit + 32].mean() > 128) << bit for bit in range(5))
+
+
+@pytest.fixture(scope="module")
+def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """30 frames, 3 seconds."""
+    return write_video(tmp_path_factory.mktemp("film") / "a:film.mp4")
+
+
+def read_all(inbox: LatestFrames, pause: float = 0) -> list[Frame]:
+    seen = []
+    while not inbox.finished:
+        frame = inbox.take(timeout=5)
+        if frame:
+            seen.append(frame)
+            time.sleep(pause)
+    return seen
+
+
+def test_a_file_as_fast_as_possible_loses_no_frame_to_a_slow_reader(film: Path) -> None:
+    inbox, changes = LatestFrames(), Changes()
+    began = time.monotonic()
+    with Capture(stream(film, paced=False), inbox, changes):
+        seen = read_all(inbox, pause=0.005)
+    assert time.monotonic() - began < 2, "as fast as possible, not at the file's own speed"
+    assert [number_in(f) for f in seen] == list(range(30))
+    assert [f.index for f in seen] == list(range(30))
+    assert [f.time - seen[0].time for f in seen] == pytest.approx([i / 10 for i in range(30)])
+    assert [(f.utc - seen[0].utc).total_seconds() for f in seen] == pytest.approx([i / 10 for i in range(30)])
+    assert inbox.dropped("door") == 0
+    assert changes == [("door", True, None), ("door", False, f"{film} has come to its end")]
+    assert_red_green_blue(seen[-1])
+
+
+def test_a_paced_file_plays_at_its_own_speed(film: Path) -> None:
+    inbox = LatestFrames()
+    began = time.monotonic()
+    with Capture(stream(film), inbox, Changes()):
+        seen = read_all(inbox)
+        ages = [time.monotonic() - seen[-1].time]
+    assert 2.7 < time.monotonic() - began < 4.5
+    assert len(seen) + inbox.dropped("door") == 30
+    assert max(ages) < 1
+
+
+def test_a_looped_file_goes_on_in_time_and_number(film: Path) -> None:
+    inbox, changes = LatestFrames(), Changes()
+    with Capture(stream(film, paced=False, loop=True), inbox, changes):
+        seen = [take(inbox) for _ in range(70)]
+    assert [number_in(f) for f in seen] == [i % 30 for i in range(70)]
+    assert [f.index for f in seen] == list(range(70))
+    assert [f.time - seen[0].time for f in seen] == pytest.approx([i / 10 for i in range(70)])
+    assert changes == [("door", True, None)]
+
+
+def test_a_blocked_file_is_left_at_once(film: Path) -> None:
+    inbox = LatestFrames()
+    with Capture(stream(film, paced=False, loop=True), inbox, Changes()) as capture:
+        wait_until(lambda: capture._delivered == 2)  # one waits in the inbox, one for its room
+        began = time.monotonic()
+    assert time.monotonic() - began < 0.5
+
+
+def test_a_replay_is_exact(film: Path) -> None:
+    def played() -> list[tuple[int, float, datetime, bytes]]:
+        return [(f.index, f.time, f.utc, f.image.tobytes()) for f in frames(str(film), start=START)]
+
+    first = played()
+    assert first == played()
+    assert [round(time, 6) for _, time, _, _ in first] == [round(i / 10, 6) for i in range(30)]
+    assert first[15][2] == START + timedelta(seconds=1.5)
+
+
+@pytest.mark.parametrize(
+    ("fps", "numbers"), [(10, range(30)), (5, range(0, 30, 2)), (4, [0, 2, 5, 7, 10]), (100, range(30))]
+)
+def test_fps_thins_a_file_by_its_own_time(film: Path, fps: float, numbers: list[int]) -> None:
+    seen = [number_in(f) for f in frames(str(film), fps=fps)]
+    assert seen[: len(numbers)] == list(numbers)
+    assert len(seen) == pytest.approx(3 * min(fps, 10), abs=1)
+
+
+def test_a_film_taken_lying_down_is_seen_upright(tmp_path: Path) -> None:
+    film = write_video(tmp_path / "film.mp4", count=1)
+    data = bytearray(film.read_bytes())
+    at = data.index(b"tkhd") + 4 + 40  # the display matrix in the track's header
+    one = 0x10000
+    data[at : at + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 240 * one, 0, 0x40000000)
+    film.write_bytes(data)
+    (frame,) = frames(str(film))
+    assert frame.image.shape == (320, 240, 3)
+    _, oracle = cv2.VideoCapture(str(film)).read()
+    assert np.abs(frame.image.astype(int) - oracle[..., ::-1]).mean() < 3
+
+
+def test_a_damaged_film_gives_what_can_be_read(tmp_path: Path) -> None:
+    film = write_video(tmp_path / "film.mp4")
+    data = bytearray(film.read_bytes())
+    begin = data.index(b"mdat")
+    middle = begin + (data.index(b"moov") - begin) // 2
+    data[middle : middle + 40] = bytes(40)
+    film.write_bytes(data)
+    seen = list(frames(str(film)))
+    assert 20 <= len(seen) <= 30
+    assert seen[-1].time == pytest.approx(2.9)
+
+
+def test_a_folder_of_pictures_is_shown_in_order_and_the_unreadable_are_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in (1, 2, 10, 11):
+        picture = np.full((40 + number, 60, 3), 99, np.uint8)
+        cv2.imwrite(str(tmp_path / f"shot{number}.png"), picture)
+    (tmp_path / "shot3.jpg").write_bytes(b"\xff\xd8 broken")
+    (tmp_path / "notes.txt").write_text("not looked at")
+    seen = list(frames(str(tmp_path), start=START))
+    assert [f.image.shape[0] - 40 for f in seen] == [1, 2, 10, 11]
+    assert [f.index for f in seen] == [0, 1, 2, 3]
+    assert [f.time for f in seen] == [0, 1, 3, 4]
+    assert seen[-1].utc == START + timedelta(seconds=4)
+    (told,) = caplog.messages
+    assert told.startswith(f"skipped: {tmp_path}/shot3.jpg is not a picture that can be read here")
+
+
+def test_one_picture_is_a_source_too(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "photo.png"), bars()[..., ::-1])
+    (frame,) = frames(str(tmp_path / "photo.png"))
+    assert_red_green_blue(frame)
+
+
+def test_a_looped_folder_tells_of_an_unreadable_picture_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    cv2.imwrite(str(tmp_path / "1.png"), bars())
+    (tmp_path / "2.jpg").touch()
+    inbox = LatestFrames()
+    with Capture(stream(tmp_path, paced=False, loop=True), inbox, Changes()):
+        seen = [take(inbox) for _ in range(4)]
+    assert [round(f.time - seen[0].time, 3) for f in seen] == [0, 1, 2, 3]
+    assert [m for m in caplog.messages if "skipped" in m] == [f"skipped: {tmp_path}/2.jpg is empty"]
+
+
+def test_an_empty_folder_is_looked_at_again_until_a_picture_comes(tmp_path: Path) -> None:
+    inbox, changes = LatestFrames(), Changes()
+    with Capture(stream(tmp_path, paced=False), inbox, changes):
+        wait_until(lambda: changes.states == [False])
+        cv2.imwrite(str(tmp_path / "new.png"), bars()[..., ::-1])
+        assert_red_green_blue(take(inbox))
+    assert changes.states[:2] == [False, True]
+
+
+# --- a ribbon-cable camera ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Puts a program in the place of the Raspberry Pi's own: what flows through the pipe is real."""
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+    def place(script: str) -> None:
+        (tmp_path / "rpicam-vid").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "rpicam-vid").chmod(0o755)
+
+    return place
+
+
+def test_without_a_boards_program_csi_says_what_is_missing() -> None:
+    with pytest.raises(CaptureError, match="csi://0 cannot be read: this machine has neither rpicam-vid"):
+        next(frames("csi://0"))
+
+
+def test_csi_reads_raw_pictures_from_the_boards_program(board: Callable[[str], None]) -> None:
+    picture = cv2.resize(bars(), (1280, 720), interpolation=cv2.INTER_NEAREST)
+    raw = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420).tobytes()
+    board('echo "$@" > "$0.told"; while cat "$0.raw"; do sleep 0.05; done')
+    # the script reads these beside itself
+    folder = Path(os.environ["PATH"].partition(":")[0])
+    (folder / "rpicam-vid.raw").write_bytes(raw)
+    inbox, changes = LatestFrames(), Changes()
+    with Capture(stream("csi://1", fps=10), inbox, changes):
+        seen = [take(inbox) for _ in range(5)]
+        began = time.monotonic()
+    assert time.monotonic() - began < 0.7
+    assert seen[-1].image.shape == (720, 1280, 3)
+    assert np.abs(seen[-1].image.astype(int) - picture).mean() < 3
+    told = (folder / "rpicam-vid.told").read_text()
+    assert "--camera 1 " in told
+    assert "--framerate 10 " in told
+    assert changes == [("door", True, None)]
+
+
+def test_csi_hands_on_what_the_boards_program_complains_about(board: Callable[[str], None]) -> None:
+    board('echo "starting" >&2; echo "ERROR: *** no cameras available ***" >&2; exit 255')
+    assert reason_for("csi://0").endswith("says: ERROR: *** no cameras available ***")
+
+
+def test_csi_notices_a_board_that_hangs(board: Callable[[str], None]) -> None:
+    board("exec sleep 60")
+    began = time.monotonic()
+    assert "gives no pictures" in reason_for("csi://0", open_timeout=0.3)
+    assert time.monotonic() - began < 5

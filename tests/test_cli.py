@@ -1,0 +1,314 @@
+"""The door: the real process, its words, its exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from onelook import __version__
+from onelook.gallery import Gallery
+from onelook.model import shipped
+
+Done = subprocess.CompletedProcess[str]
+COMMANDS = ("run", "check", "replay", "enroll", "gallery", "demo", "schema")
+STREAM = "streams: [{name: door, url: rtsp://cam/1}]\n"
+
+
+def onelook(*arguments: str | Path, cwd: Path | None = None) -> Done:
+    command = [sys.executable, "-m", "onelook", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=cwd)
+
+
+def python(script: str, *arguments: str | Path, stderr: int = subprocess.PIPE, **environment: str) -> Done:
+    """Our own door, with something behind it replaced by `script`."""
+    script += "\nimport sys\nfrom onelook.__main__ import main\nsys.exit(main(sys.argv[1:]))"
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=stderr,
+        text=True,
+        timeout=60,
+        check=False,
+        env=os.environ | environment,
+    )
+
+
+def write(folder: Path, text: str) -> Path:
+    file = folder / "config.yaml"
+    file.write_text(text)
+    return file
+
+
+@pytest.fixture
+def bad_config(tmp_path: Path) -> Path:
+    return write(tmp_path, "devise: hall\nstreams: [{name: Front, url: '0'}]\nmqtt: {port: 70000}\n")
+
+
+@pytest.fixture
+def gallery_config(tmp_path: Path) -> Path:
+    """A config whose gallery holds Ada, twice, and Grace."""
+    file = write(tmp_path, STREAM + "gallery: {path: people.db, key_file: people.key}\n")
+    with Gallery.open(tmp_path / "people.db", tmp_path / "people.key", "ab" * 32) as gallery:
+        for number, name in enumerate(("Ada", "Ada", "Grace")):
+            embedding = np.zeros(8, np.float32)
+            embedding[number] = 1
+            assert gallery.add(name, embedding, 0.9, f"{number}.jpg", f"{number:064x}")
+    return file
+
+
+# --- words ---------------------------------------------------------------------------------------
+
+
+def test_it_says_its_version_and_its_commands() -> None:
+    assert onelook("--version").stdout == f"onelook {__version__}\n"
+    told = onelook("--help")
+    assert told.returncode == 0
+    for command in COMMANDS:
+        assert re.search(rf"^    {command}  +\w", told.stdout, re.MULTILINE), command
+
+
+@pytest.mark.parametrize("line", ["", "watch", "replay", "gallery", "run --conf x", "enroll Ada"])
+def test_a_wrong_command_line_is_told_by_exit_code_2(line: str) -> None:
+    done = onelook(*line.split())
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("usage: onelook")
+    assert "error:" in done.stderr.splitlines()[-1]
+
+
+def test_the_schema_of_events_is_printed() -> None:
+    done = onelook("schema")
+
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["$schema"].startswith("https://json-schema.org/")
+
+
+def test_output_into_a_closed_pipe_ends_quietly(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-m", "onelook", "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.stderr.read() == ""
+
+
+def test_the_schema_and_a_bad_config_do_not_wait_for_the_runtime(bad_config: Path) -> None:
+    heavy = ("cv2", "scipy", "prometheus_client", "ai_edge_litert", "tflite_runtime", "av")
+    script = f"""
+import atexit, sys
+atexit.register(lambda: print([name for name in {heavy} if name in sys.modules], file=sys.stderr))
+"""
+    for arguments in (["schema"], ["check", "--config", bad_config], ["run", "--config", bad_config]):
+        assert python(script, *arguments).stderr.splitlines()[-1] == "[]"
+
+
+# --- the owner's mistakes: 78 --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", ["run", "check"])
+def test_every_fault_comes_in_one_message_without_a_traceback(bad_config: Path, command: str) -> None:
+    done = onelook(command, "--config", bad_config)
+
+    assert done.returncode == 78
+    assert done.stdout == ""
+    assert done.stderr.splitlines() == [
+        f"{bad_config}:1: devise: unknown key; did you mean `device`?",
+        f"{bad_config}:2: streams[0].name: must be of a-z, 0-9 and -, beginning with a letter or digit, "
+        "such as `front`",
+        f"{bad_config}:3: mqtt.port: must be at most 65535, not `70000`",
+    ]
+
+
+def test_check_says_ok_when_config_model_and_gallery_can_be_used(gallery_config: Path) -> None:
+    if not (shipped() / "model.json").exists():
+        pytest.skip("there is no trained model yet")
+    gallery_config.write_text(gallery_config.read_text().replace("people.db", "nobody.db"))
+
+    done = onelook("check", "--config", gallery_config)
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+
+    done = onelook("check", "--json", "--config", gallery_config)
+    assert (done.returncode, json.loads(done.stdout)) == (0, {"ok": True, "faults": []})
+
+
+def test_check_tells_what_is_wrong_beyond_the_config(gallery_config: Path) -> None:
+    gallery_config.write_text(gallery_config.read_text() + "model: {path: nowhere}\n")
+
+    done = onelook("check", "--config", gallery_config)
+    assert done.returncode == 78
+    assert done.stderr.count("\n") == 1
+    assert "nowhere" in done.stderr
+
+    told = json.loads(onelook("check", "--json", "--config", gallery_config).stdout)
+    assert told == {"ok": False, "faults": [{"path": "", "line": None, "message": done.stderr.strip()}]}
+
+
+def test_a_source_that_is_none_is_told_in_one_sentence() -> None:
+    done = onelook("replay", "rstp://me:hunter2@cam/1")
+
+    assert done.returncode == 78
+    assert done.stderr == "SOURCE: rstp:// is not a kind of stream; did you mean rtsp://?\n"
+
+
+def test_check_tells_programs_the_same(bad_config: Path) -> None:
+    done = onelook("check", "--json", "--config", bad_config)
+
+    assert done.returncode == 78
+    told = json.loads(done.stdout)
+    assert told["ok"] is False
+    assert [fault["path"] for fault in told["faults"]] == ["devise", "streams[0].name", "mqtt.port"]
+    assert told["faults"][2]["line"] == 3
+    assert told["faults"][2]["message"] == "must be at most 65535, not `70000`"
+
+
+def test_the_config_here_is_taken_unless_told_otherwise(bad_config: Path) -> None:
+    done = onelook("check", cwd=bad_config.parent)
+
+    assert done.returncode == 78
+    assert done.stderr.startswith("config.yaml:1: devise: ")
+
+
+def test_no_config_at_all_is_told(tmp_path: Path) -> None:
+    if Path("/etc/onelook/config.yaml").exists():
+        pytest.skip("onelook is installed here")
+    done = onelook("run", cwd=tmp_path)
+
+    assert done.returncode == 78
+    assert done.stderr == (
+        "There is no config.yaml here and no /etc/onelook/config.yaml; give --config FILE.\n"
+    )
+
+
+# --- the gallery ---------------------------------------------------------------------------------
+
+
+def test_the_gallery_tells_who_is_enrolled(gallery_config: Path) -> None:
+    lines = onelook("gallery", "list", "--config", gallery_config).stdout.splitlines()
+    people = json.loads(onelook("gallery", "list", "--json", "--config", gallery_config).stdout)
+
+    assert [line.split()[:2] for line in lines] == [["name", "templates"], ["Ada", "2"], ["Grace", "1"]]
+    assert [(person["name"], person["templates"]) for person in people] == [("Ada", 2), ("Grace", 1)]
+    assert people[0]["enrolled"].endswith("+00:00")
+
+
+def test_a_person_can_be_forgotten(gallery_config: Path) -> None:
+    done = onelook("gallery", "forget", "Ada", "--config", gallery_config)
+    assert done.returncode == 0
+    assert done.stdout == "Ada is forgotten, and 2 templates destroyed\n"
+
+    done = onelook("gallery", "forget", "Grace", "--json", "--config", gallery_config)
+    assert json.loads(done.stdout) == {"name": "Grace", "templates": 1}
+
+    assert onelook("gallery", "list", "--config", gallery_config).stdout == "nobody is enrolled\n"
+
+
+def test_forgetting_somebody_unknown_says_who_is_known(gallery_config: Path) -> None:
+    done = onelook("gallery", "forget", "Alan", "--config", gallery_config)
+
+    assert done.returncode == 78
+    assert done.stderr == "Nobody named Alan is enrolled; enrolled: Ada, Grace.\n"
+
+
+# --- ends: 0 when asked to, 1 for our bugs -------------------------------------------------------
+
+WAITS = """
+import time, onelook.config
+def load(path):
+    print("waiting", flush=True)
+    time.sleep(60)
+onelook.config.load = load
+"""
+FAILS = """
+import onelook.config
+def load(path):
+    return 1 / 0
+onelook.config.load = load
+"""
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+def test_whatever_is_under_way_ends_when_asked_to(asked: signal.Signals) -> None:
+    script = WAITS + "import sys\nfrom onelook.__main__ import main\nsys.exit(main(['run', '--config', 'x']))"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout
+            assert process.stderr
+            assert process.stdout.readline() == "waiting\n"
+            process.send_signal(asked)
+            assert process.wait(10) == 0
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+
+
+def test_a_bug_of_ours_shows_its_traceback_and_exits_with_1() -> None:
+    done = python(FAILS, "run", "--config", "x")
+
+    assert done.returncode == 1
+    assert done.stderr.startswith("Traceback")
+    assert done.stderr.endswith("ZeroDivisionError: division by zero\n")
+
+
+# --- logs ----------------------------------------------------------------------------------------
+
+
+def test_warnings_are_plain_lines_on_stderr(tmp_path: Path) -> None:
+    gallery = "gallery: {path: people.db, key_file: people.key}\n"
+    config = write(tmp_path, STREAM + gallery + "mqtt: {password: x}\n")
+
+    done = onelook("gallery", "list", "--config", config)
+
+    assert re.fullmatch(r"\d\d:\d\d:\d\d WARNING onelook\.config: .*password.*\n", done.stderr)
+    assert done.stdout == "nobody is enrolled\n"
+
+
+def test_more_is_said_when_asked_for() -> None:
+    script = """
+import logging, onelook.publish
+def schema():
+    logging.getLogger("onelook.x").debug("a detail")
+    return {}
+onelook.publish.schema = schema
+"""
+    assert python(script, "schema").stderr == ""
+    for arguments in (["-v", "schema"], ["schema", "-v"]):
+        assert python(script, *arguments).stderr.endswith("DEBUG onelook.x: a detail\n")
+
+
+def in_the_journal(script: str, *arguments: str | Path) -> tuple[int, list[str]]:
+    """Exit code and the lines that the journal gets, stderr being what systemd says it is."""
+    reading, writing = os.pipe()
+    stderr = os.fstat(writing)
+    with os.fdopen(reading) as journal:
+        done = python(script, *arguments, stderr=writing, JOURNAL_STREAM=f"{stderr.st_dev}:{stderr.st_ino}")
+        os.close(writing)
+        return done.returncode, journal.read().splitlines()
+
+
+def test_the_journal_gets_a_priority_with_every_line(bad_config: Path) -> None:
+    code, lines = in_the_journal("", "check", "--config", bad_config)
+    assert code == 78
+    assert len(lines) == 3
+    assert all(line.startswith(f"<3>{bad_config}:") for line in lines)
+
+    code, lines = in_the_journal(FAILS, "check", "--config", bad_config)
+    assert code == 1
+    assert lines[-1] == "<2>ZeroDivisionError: division by zero"
+    assert all(line.startswith("<2>") for line in lines)
+
+
+def test_another_programs_journal_is_not_ours(bad_config: Path) -> None:
+    done = python("", "check", "--config", bad_config, JOURNAL_STREAM="9:9999")
+
+    assert done.stderr.startswith(str(bad_config))

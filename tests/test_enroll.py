@@ -1,0 +1,414 @@
+"""Photos of a person become templates; each photo that does not is told why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from onelook.enroll import EnrollError, enroll, folder_people
+from onelook.face import Faces, Floats
+from onelook.gallery import Gallery, GalleryError
+from onelook.picture import Image, read_picture
+
+THRESHOLD = 0.5
+
+
+def unit(seed: int) -> Floats:
+    vector = np.random.default_rng(seed).standard_normal(64)
+    return np.asarray(vector / np.linalg.norm(vector), np.float32)
+
+
+class Painted:
+    """A model that knows painted faces: reddish squares with a dark nose, on grey.
+
+    It has a true network's limits: it sees no more than 640 x 480 pixels, needs some
+    surroundings, and trusts a face by the pixels it has of it. Who it is: the square's green; on
+    which photo: its blue.
+    """
+
+    def __init__(self) -> None:
+        self.looks = 0
+
+    def __call__(self, image: Image) -> Faces:
+        self.looks += 1
+        scale = min(1.0, 640 / image.shape[1], 480 / image.shape[0])
+        seen = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA).astype(np.int16)
+        reddish = cv2.morphologyEx(
+            (seen[..., 0] - seen[..., 2] > 60).astype(np.uint8), cv2.MORPH_CLOSE, np.ones((9, 9), np.uint8)
+        )
+        rows = []
+        for x, y, width, height, area in cv2.connectedComponentsWithStats(reddish)[2][1:].tolist():
+            whole = x == 0 and y == 0 and width == seen.shape[1] and height == seen.shape[0]
+            if area >= 16 * 16 and not whole:
+                rows.append(self._read(seen[y : y + height, x : x + width], x, y))
+        faces = Faces.none(64)
+        if not rows:
+            return faces
+        boxes, landmarks, embeddings, quality = (
+            np.array(part, np.float32) for part in zip(*rows, strict=True)
+        )
+        n = len(rows)
+        return Faces(
+            boxes=boxes / np.float32(scale),
+            scores=np.ones(n, np.float32),
+            landmarks=landmarks / np.float32(scale),
+            embeddings=embeddings,
+            attributes=np.zeros((n, 40), np.float32),
+            age=np.zeros(n, np.float32),
+            gender=np.zeros(n, np.float32),
+            ethnicity=np.zeros((n, 5), np.float32),
+            emotion=np.zeros((n, 7), np.float32),
+            quality=quality,
+        )
+
+    @staticmethod
+    def _read(face: NDArray[np.int16], x: int, y: int) -> tuple[list[int], Floats, Floats, float]:
+        height, width = face.shape[:2]
+        darkness = cv2.GaussianBlur(face.sum(axis=2).astype(np.float32), (0, 0), width / 30)
+        nose = np.unravel_index(darkness.argmin(), darkness.shape)
+        points = np.array([[0.3, 0.35], [0.7, 0.35], [0, 0], [0.35, 0.75], [0.65, 0.75]]) * [width, height]
+        points[2] = nose[1], nose[0]
+        _, green, blue = np.median(face.reshape(-1, 3), axis=0)
+        vector = 0.9 * unit(round(green / 20)) + 0.43 * unit(1000 + round(blue / 10))
+        box = [x, y, x + width, y + height]
+        return box, points + np.array([x, y]), vector / np.linalg.norm(vector), min(1.0, width / 110)
+
+
+@dataclass
+class Studio:
+    """Takes photos of painted people."""
+
+    folder: Path
+
+    def photo(
+        self,
+        name: str,
+        *,
+        who: int = 3,
+        take: int = 1,
+        side: int = 160,
+        size: tuple[int, int] = (640, 480),
+        at: tuple[int, int] | None = None,
+        turned: float = 0.0,
+        blur: float = 0.0,
+        beside: tuple[tuple[int, int, int], ...] = (),
+    ) -> Path:
+        """A picture of `who`; `beside`: further faces (who, side, left)."""
+        picture = np.full((size[1], size[0], 3), 120, np.float32)
+        left, top = at or ((size[0] - side) // 2, (size[1] - side) // 2)
+        self._paint(picture, who=who, take=take, side=side, corner=(left, top), turned=turned)
+        for other, length, x in beside:
+            self._paint(picture, who=other, take=take, side=length, corner=(x, 10))
+        if blur:
+            picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), blur), np.float32)
+        path = self.folder / name
+        path.parent.mkdir(exist_ok=True)
+        assert cv2.imwrite(str(path), picture.clip(0, 255).astype(np.uint8)[..., ::-1])
+        return path
+
+    @staticmethod
+    def _paint(
+        picture: Floats, *, who: int, take: int, side: int, corner: tuple[int, int], turned: float = 0.0
+    ) -> None:
+        left, top = corner
+        face = picture[top : top + side, left : left + side]
+        face[:] = 200, who * 20, take * 10
+        # As coarse as a face: white noise would be sharper than any.
+        grain = np.random.default_rng(take).normal(0, 25, (12, 12)).astype(np.float32)
+        face += cv2.resize(grain, (side, side), interpolation=cv2.INTER_CUBIC)[..., None]
+        nose = (round(side * (0.5 + 0.4 * turned)), round(side * 0.54))
+        cv2.circle(face, nose, max(2, side // 12), (70.0, 0.0, 0.0), -1)
+
+
+@pytest.fixture
+def studio(tmp_path: Path) -> Studio:
+    return Studio(tmp_path / "photos")
+
+
+@pytest.fixture
+def gallery(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gallery:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    return Gallery.open(tmp_path / "gallery.db", tmp_path / "gallery.key", "a1" * 32)
+
+
+def verdict(gallery: Gallery, photo: Path, name: str = "Ada") -> tuple[bool, str]:
+    [verdict] = enroll(name, [photo], Painted(), gallery, threshold=THRESHOLD)
+    assert verdict.photo == photo
+    assert "\n" not in verdict.reason
+    assert str(photo) not in verdict.reason  # it stands before the reason already
+    return verdict.accepted, verdict.reason
+
+
+def enrolled(gallery: Gallery) -> dict[str, list[str]]:
+    return {person.name: [kept.source for kept in person.templates] for person in gallery.people()}
+
+
+def test_who_is_enrolled_from_photos_is_recognised(studio: Studio, gallery: Gallery) -> None:
+    photos = [studio.photo(f"{take}.png", take=take) for take in range(3)]
+    verdicts = enroll(" Ada ", photos, Painted(), gallery, threshold=THRESHOLD)
+    assert [(v.photo, v.accepted) for v in verdicts] == [(photo, True) for photo in photos]
+    assert all(v.reason.startswith("is enrolled: a face of 1") for v in verdicts)
+    assert enrolled(gallery) == {"Ada": ["0.png", "1.png", "2.png"]}
+    [match] = gallery.match(Painted()(read_picture(studio.photo("new.png", take=9))).embeddings)
+    assert match.name == "Ada"
+    assert match.similarity > 0.8
+
+
+def test_every_photo_gets_its_own_verdict(studio: Studio, gallery: Gallery) -> None:
+    good, bad, also = studio.photo("1.png"), studio.photo("2.png", side=20), studio.photo("3.png", take=3)
+    verdicts = enroll("Ada", iter([good, bad, also]), Painted(), gallery, threshold=THRESHOLD)
+    assert [v.accepted for v in verdicts] == [True, False, True]
+    assert enrolled(gallery) == {"Ada": ["1.png", "3.png"]}
+
+
+@pytest.mark.parametrize(
+    ("take", "told"),
+    [
+        (lambda studio: studio.photo("p.png", side=1), "shows no face that can be made out"),
+        (lambda studio: studio.photo("p.png", beside=((4, 150, 10),)), "shows 2 faces of like size"),
+        (
+            lambda studio: studio.photo("p.png", beside=((4, 90, 10), (5, 85, 540))),
+            "shows 3 faces of like size",
+        ),
+        (lambda studio: studio.photo("p.png", side=44), "shows a face of 44 pixels, and at least 48"),
+        (lambda studio: studio.photo("p.png", turned=0.6), "looks away"),
+        (lambda studio: studio.photo("p.png", turned=-0.6), "looks away"),
+        (lambda studio: studio.photo("p.png", blur=9), "blurred"),
+    ],
+)
+def test_a_photo_that_would_make_a_bad_template_is_refused(
+    studio: Studio, gallery: Gallery, take: Callable[[Studio], Path], told: str
+) -> None:
+    accepted, reason = verdict(gallery, take(studio))
+    assert not accepted
+    assert told in reason
+    assert gallery.people() == []
+    assert not gallery.path.exists()
+
+
+def test_a_camera_that_moved_blurs_in_one_direction_and_is_found_out(
+    studio: Studio, gallery: Gallery
+) -> None:
+    photo = studio.photo("moved.png")
+    cv2.imwrite(str(photo), cv2.blur(read_picture(photo), (31, 1))[..., ::-1])
+    assert verdict(gallery, photo) == (False, "shows a blurred face: take a sharper photo")
+
+
+@pytest.mark.parametrize("box", [(120, 570, 197, 672), (412, 310, 472, 380), (280, 130, 330, 185)])
+def test_true_faces_are_sharp_until_they_are_blurred(
+    testdata: Path, studio: Studio, gallery: Gallery, box: tuple[int, int, int, int]
+) -> None:
+    """A large, a middling and a small face of one photograph."""
+    whole = read_picture(testdata / "stock-group-1.jpg")
+    width = box[2] - box[0]
+
+    class Pointed(Painted):
+        """Sees the face that we point at."""
+
+        def __call__(self, image: Image) -> Faces:
+            face = super().__call__(read_picture(studio.photo("any.png")))
+            face.landmarks[:] += np.array(box[:2], np.float32) - face.boxes[0, :2]
+            face.boxes[:] = box
+            return face
+
+    verdicts: list[bool | str] = []
+    for picture in (
+        whole,
+        cv2.GaussianBlur(whole, (0, 0), width / 60),
+        cv2.GaussianBlur(whole, (0, 0), width / 30),
+        cv2.blur(whole, (width // 5, 1)),
+    ):
+        photo = studio.folder / f"{len(verdicts)}.png"
+        photo.parent.mkdir(exist_ok=True)
+        cv2.imwrite(str(photo), np.asarray(picture)[..., ::-1])
+        [told] = enroll(f"person {len(verdicts)}", [photo], Pointed(), gallery, threshold=1.1)
+        verdicts.append(told.accepted or told.reason)
+    blurred = "shows a blurred face: take a sharper photo"
+    assert verdicts == [True, True, blurred, blurred]
+
+
+def test_a_face_that_the_model_does_not_trust_is_refused(studio: Studio, gallery: Gallery) -> None:
+    photo = studio.photo("p.png", side=60)
+    [told] = enroll("Ada", [photo], Painted(), gallery, threshold=THRESHOLD, quality=0.8)
+    assert not told.accepted
+    assert told.reason == "is of little use (quality 0.55, at least 0.80 is needed)"
+    assert verdict(gallery, photo)[0]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"not a picture", b"\x89PNG\r\n\x1a\n broken"])
+def test_a_file_that_is_no_picture_is_told_and_the_others_go_on(
+    studio: Studio, gallery: Gallery, content: bytes | None
+) -> None:
+    good = studio.photo("good.png")
+    bad = studio.folder / "bad.png"
+    if content is not None:
+        bad.write_bytes(content)
+    told, fine = enroll("Ada", [bad, good], Painted(), gallery, threshold=THRESHOLD)
+    assert not told.accepted
+    assert told.reason
+    assert fine.accepted
+
+
+def test_a_folder_given_as_a_photo_is_told(studio: Studio, gallery: Gallery) -> None:
+    studio.folder.mkdir()
+    assert verdict(gallery, studio.folder) == (False, "cannot be read: Is a directory")
+
+
+def test_bystanders_in_the_background_do_no_harm(studio: Studio, gallery: Gallery) -> None:
+    photo = studio.photo("p.png", side=200, beside=((7, 80, 10), (8, 60, 540)))
+    assert verdict(gallery, photo)[0]
+    assert gallery.match(Painted()(read_picture(studio.photo("q.png"))).embeddings)[0].similarity > 0.8
+
+
+def test_a_tightly_cut_out_face_is_given_surroundings(studio: Studio, gallery: Gallery) -> None:
+    """As users of other face projects have them: the face and nothing else."""
+    for side in (64, 112, 1000):
+        photo = studio.photo(f"{side}.png", take=side // 100, side=side, size=(side, side), at=(0, 0))
+        assert len(Painted()(read_picture(photo))) == 0
+        assert verdict(gallery, photo)[0]
+
+
+def test_a_small_face_in_a_large_photo_is_looked_at_from_nearby(studio: Studio, gallery: Gallery) -> None:
+    photo = studio.photo("12 megapixels.jpg", side=240, size=(4000, 3000), at=(3500, 100))
+    far = Painted()(read_picture(photo))
+    assert far.quality[0] < 0.4
+    assert verdict(gallery, photo)[0]
+    assert gallery.templates("Ada")[0].quality == 1.0
+
+
+def test_enrolling_again_adds_nothing_and_does_not_even_look(studio: Studio, gallery: Gallery) -> None:
+    photos = [studio.photo("1.png"), studio.photo("2.png", take=2)]
+    enroll("Ada", photos, Painted(), gallery, threshold=THRESHOLD)
+    before = gallery.path.read_bytes()
+    model = Painted()
+    renamed = photos[0].rename(photos[0].with_name("renamed.png"))
+    verdicts = enroll("Ada", [renamed, photos[1], photos[1]], model, gallery, threshold=THRESHOLD)
+    assert [(v.accepted, v.reason) for v in verdicts] == [(True, "is enrolled already")] * 3
+    assert model.looks == 0
+    assert gallery.path.read_bytes() == before
+
+
+def test_a_photo_given_twice_counts_once(studio: Studio, gallery: Gallery) -> None:
+    photo = studio.photo("1.png")
+    verdicts = enroll("Ada", [photo, photo], Painted(), gallery, threshold=THRESHOLD)
+    assert [v.accepted for v in verdicts] == [True, True]
+    assert enrolled(gallery) == {"Ada": ["1.png"]}
+
+
+def test_a_photo_saved_again_does_not_count_double(studio: Studio, gallery: Gallery) -> None:
+    first, again = studio.photo("1.png"), studio.photo("2.jpg")
+    told = enroll("Ada", [first, again], Painted(), gallery, threshold=THRESHOLD)[1]
+    assert (told.accepted, told.reason) == (False, "is the same photo as 1.png, saved again: it adds nothing")
+    assert verdict(gallery, again) == (False, told.reason)
+    assert enrolled(gallery) == {"Ada": ["1.png"]}
+
+
+def test_one_face_does_not_get_two_names(studio: Studio, gallery: Gallery) -> None:
+    assert verdict(gallery, studio.photo("1.png"))[0]
+    accepted, reason = verdict(gallery, studio.photo("2.png", take=2), name="Ben")
+    assert not accepted
+    assert reason.startswith("looks like Ada, who is enrolled (similarity 0.8")
+    assert verdict(gallery, studio.photo("3.png", take=2, who=5), name="Ben")[0]
+    assert verdict(gallery, studio.photo("2.png", take=2))[0]
+    assert enrolled(gallery) == {"Ada": ["1.png", "2.png"], "Ben": ["3.png"]}
+
+
+def test_a_bad_name_is_told_before_any_photo_is_looked_at(studio: Studio, gallery: Gallery) -> None:
+    model = Painted()
+    with pytest.raises(GalleryError, match="1 to 64 characters"):
+        enroll("  ", [studio.photo("1.png")], model, gallery, threshold=THRESHOLD)
+    assert model.looks == 0
+
+
+def test_interrupted_while_it_looks_nothing_has_changed(studio: Studio, gallery: Gallery) -> None:
+    assert verdict(gallery, studio.photo("0.png", take=9))[0]
+    before = gallery.path.read_bytes()
+
+    class Interrupted(Painted):
+        def __call__(self, image: Image) -> Faces:
+            if self.looks == 3:
+                raise KeyboardInterrupt
+            return super().__call__(image)
+
+    photos = [studio.photo(f"{take}.png", take=take) for take in range(1, 4)]
+    with pytest.raises(KeyboardInterrupt):
+        enroll("Ada", photos, Interrupted(), gallery, threshold=THRESHOLD)
+    assert gallery.path.read_bytes() == before
+    assert enrolled(gallery) == {"Ada": ["0.png"]}
+    assert all(v.accepted for v in enroll("Ada", photos, Painted(), gallery, threshold=THRESHOLD))
+
+
+def test_a_persons_photos_are_stored_together(studio: Studio, tmp_path: Path) -> None:
+    class Interrupted(Gallery):
+        def add(self, *template: Any, **more: Any) -> bool:
+            if self.templates("Ada"):
+                raise KeyboardInterrupt
+            return super().add(*template, **more)
+
+    photos = [studio.photo(f"{take}.png", take=take) for take in range(1, 4)]
+    with Interrupted.open(tmp_path / "gallery.db", tmp_path / "gallery.key", "a1" * 32) as gallery:
+        with pytest.raises(KeyboardInterrupt):
+            enroll("Ada", photos, Painted(), gallery, threshold=THRESHOLD)
+        assert gallery.people() == []
+    with Gallery.open(tmp_path / "gallery.db", tmp_path / "gallery.key") as after:
+        assert after.people() == []
+
+
+def test_two_who_enroll_the_same_photo_at_once_store_it_once(studio: Studio, gallery: Gallery) -> None:
+    photo = studio.photo("1.png")
+
+    class Slow(Painted):
+        def __call__(self, image: Image) -> Faces:
+            if self.looks == 0:
+                with Gallery.open(gallery.path, gallery.key_file, gallery.model_sha) as other:
+                    enroll("Ada", [photo], Painted(), other, threshold=THRESHOLD)
+            return super().__call__(image)
+
+    [told] = enroll("Ada", [photo], Slow(), gallery, threshold=THRESHOLD)
+    assert (told.accepted, told.reason) == (True, "is enrolled already")
+    assert enrolled(gallery) == {"Ada": ["1.png"]}
+
+
+# --- a folder per person ------------------------------------------------------------------------
+
+
+def test_a_folder_per_person_is_read_as_people_keep_it(tmp_path: Path) -> None:
+    for place in (
+        "Ada Lovelace/2.JPG",
+        "Ada Lovelace/1.jpeg",
+        "Ada Lovelace/notes.txt",
+        "Ada Lovelace/.hidden.jpg",
+        "Jose\u0301/a.png",
+        "nobody yet/readme.md",
+        "@eaDir/thumbnail.jpg",
+        ".trash/old.jpg",
+        "loose.jpg",
+    ):
+        (tmp_path / place).parent.mkdir(exist_ok=True)
+        (tmp_path / place).write_bytes(b"")
+    (tmp_path / "Ada Lovelace" / "folder.jpg").mkdir()
+    people = folder_people(tmp_path)
+    assert {name: [photo.name for photo in photos] for name, photos in people.items()} == {
+        "Ada Lovelace": ["1.jpeg", "2.JPG"],
+        "José": ["a.png"],
+    }
+    assert all(photo.is_file() for photos in people.values() for photo in photos)
+
+
+def test_a_folder_without_people_is_told(tmp_path: Path) -> None:
+    (tmp_path / "loose.jpg").write_bytes(b"")
+    with pytest.raises(EnrollError, match="holds no folders with photos: make one per person"):
+        folder_people(tmp_path)
+    with pytest.raises(EnrollError, match="cannot be read: No such file"):
+        folder_people(tmp_path / "nowhere")
+    (tmp_path / ("x" * 65)).mkdir()
+    (tmp_path / ("x" * 65) / "1.jpg").write_bytes(b"")
+    with pytest.raises(GalleryError, match=r"In .*: A name has 1 to 64 characters"):
+        folder_people(tmp_path)

@@ -1,0 +1,718 @@
+"""What a subscriber gets: from a real mosquitto, through its outages, refusals and restarts."""
+
+import io
+import json
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives import serialization
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import ValidationError
+from pydantic import SecretStr
+
+from broker import Broker, Certificates, Received, free_port, wait_until
+from onelook import config
+from onelook.errors import OwnerError
+from onelook.event import Attributes, Crowd, Emotion, Event, Identity, Presence, Status
+from onelook.outbox import Outbox
+from onelook.publish import LinesPublisher, MqttPublisher, Publisher, message, schema, tls_context
+
+Data = Presence | Identity | Attributes | Emotion | Crowd | Status
+
+BOX = (10.04, 20.06, 110.26, 220.0)
+EVERY_KIND: list[Data] = [
+    Presence(track=4, box=BOX, frame=9, state="appeared", seconds=0.3333),
+    Identity(track=4, box=BOX, frame=9, state="known", name="Zoë", similarity=0.61249, confidence=0.98765),
+    Attributes(
+        track=4, box=BOX, frame=9, attributes={"Eyeglasses": 0.98766, "Smiling": 0.0}, age=33.333,
+        age_range=(30, 37), gender="female", gender_confidence=0.9,
+    ),
+    Emotion(
+        track=4, box=BOX, frame=9, emotion="happy", confidence=0.7,
+        distribution={"happy": 0.70001, "neutral": 0.3},
+    ),
+    Crowd(count=3, known=1, unknown=2),
+    Status(state="online"),
+]  # fmt: skip
+
+
+def event(data: Data, stream: str | None = "door", **more: Any) -> Event:
+    return Event(stream=stream, time=datetime.now(UTC), data=data, **more)
+
+
+def seen(track: int, stream: str = "door", age: float = 0.0) -> Event:
+    """Somebody known, `age` seconds ago."""
+    data = Identity(track=track, box=BOX, frame=track, state="unknown", confidence=1.0)
+    return Event(stream=stream, time=datetime.now(UTC) - timedelta(seconds=age), data=data)
+
+
+def crowd(count: int) -> Event:
+    return event(Crowd(count=count, known=0, unknown=count))
+
+
+def tracks(received: list[Received]) -> list[int]:
+    return [r.event["data"]["track"] for r in received]
+
+
+# --- payloads -------------------------------------------------------------------------------
+
+
+def test_a_message_is_a_cloudevent_on_its_topic() -> None:
+    happened = Event(
+        id="0b4c", stream="door", time=datetime(2026, 11, 23, 9, 5, 1, 250_900, UTC), data=EVERY_KIND[1]
+    )
+    said = message(happened, "pi", "home", expiry=12.5)
+    assert said.topic == "home/pi/door/identity"
+    assert (said.qos, said.retain, said.expiry) == (1, False, 12.5)
+    assert json.loads(said.payload) == {
+        "specversion": "1.0",
+        "id": "0b4c",
+        "source": "onelook/pi/door",
+        "type": "onelook.identity",
+        "time": "2026-11-23T09:05:01.250Z",
+        "datacontenttype": "application/json",
+        "data": {
+            "track": 4, "box": [10.0, 20.1, 110.3, 220.0], "frame": 9, "state": "known", "name": "Zoë",
+            "previous": None, "similarity": 0.612, "confidence": 0.988,
+        },
+    }  # fmt: skip
+    assert "Zoë".encode() in said.payload
+
+
+def test_times_of_other_zones_are_told_in_utc() -> None:
+    there = timezone(timedelta(hours=5, minutes=30))
+    happened = Event(stream="door", time=datetime(2026, 1, 1, 2, 0, tzinfo=there), data=EVERY_KIND[0])
+    assert json.loads(message(happened, "pi").payload)["time"] == "2025-12-31T20:30:00.000Z"
+
+
+@pytest.mark.parametrize("data", EVERY_KIND, ids=lambda data: type(data).__name__)
+def test_states_are_retained_and_events_never(data: Data) -> None:
+    said = message(event(data), "pi", expiry=60.0, replayed=True)
+    state = isinstance(data, Crowd | Status)
+    assert said.qos == 1
+    assert said.retain is state
+    assert said.expiry == (None if state else 60.0)
+    assert json.loads(said.payload).get("replayed") is (None if state else True)
+
+
+def test_the_device_has_a_status_of_its_own() -> None:
+    said = message(event(Status(state="offline"), stream=None), "pi")
+    assert said.topic == "onelook/pi/status"
+    assert json.loads(said.payload)["source"] == "onelook/pi"
+
+
+# --- schema ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("data", EVERY_KIND, ids=lambda data: type(data).__name__)
+def test_every_kind_of_message_is_of_the_schema(data: Data) -> None:
+    Draft202012Validator.check_schema(schema())
+    validator = Draft202012Validator(schema(), format_checker=Draft202012Validator.FORMAT_CHECKER)
+    for replayed in (False, True):
+        validator.validate(json.loads(message(event(data), "pi", replayed=replayed).payload))
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda e: e.pop("time"),
+        lambda e: e.pop("id"),
+        lambda e: e.update(time="2026-11-23T09:05:01+01:00"),
+        lambda e: e.update(source="onelook/pi"),
+        lambda e: e.update(type="onelook.presence"),
+        lambda e: e.update(type="onelook.gossip"),
+        lambda e: e.update(replayed=False),
+        lambda e: e.update(embedding=[0.1]),
+        lambda e: e["data"].update(embedding=[0.1]),
+        lambda e: e["data"].update(confidence=1.1),
+        lambda e: e["data"].update(state="perhaps"),
+        lambda e: e["data"].update(box=[1, 2, 3]),
+        lambda e: e["data"].pop("name"),
+    ],
+)
+def test_the_schema_refuses_what_we_would_never_say(spoil: Callable[[dict[str, Any]], object]) -> None:
+    validator = Draft202012Validator(schema())
+    said = json.loads(message(event(EVERY_KIND[1]), "pi").payload)
+    validator.validate(said)
+    spoil(said)
+    with pytest.raises(ValidationError):
+        validator.validate(said)
+
+
+def test_the_schema_stands_alone() -> None:
+    """Whoever reads it has nothing else of ours: every reference is to itself, and it is plain JSON."""
+    text = json.dumps(schema())
+    references = set(re.findall(r'"\$ref": "([^"]*)"', text))
+    assert references
+    for reference in references:
+        assert reference.removeprefix("#/$defs/") in schema()["$defs"]
+
+
+# --- JSON lines -----------------------------------------------------------------------------
+
+
+def test_lines_are_the_same_events() -> None:
+    file = io.StringIO()
+    happened = [event(data) for data in EVERY_KIND]
+    publisher: Publisher = LinesPublisher(file, "pi")
+    with publisher:
+        for one in happened:
+            publisher.publish(one)
+    lines = file.getvalue().splitlines()
+    assert lines == [message(one, "pi").payload.decode() for one in happened]
+
+
+LINES = """
+import sys, time
+from datetime import UTC, datetime
+from onelook.event import Event, Identity
+from onelook.publish import LinesPublisher
+closed = []
+data = Identity(track=1, box=(0, 0, 1, 1), frame=0, state="known", name="Zoë", confidence=1)
+with LinesPublisher(sys.stdout, on_closed=lambda: closed.append(1)) as publisher:
+    for _ in range(5 if sys.argv[1] == "few" else 1000):
+        publisher.publish(Event(stream="door", time=datetime.now(UTC), data=data))
+print("closed", len(closed), "times", file=sys.stderr)
+if closed:
+    print("a last word that nobody hears")
+"""
+
+
+def test_lines_end_quietly_when_nobody_reads_them() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", LINES, "many"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["type"] == "onelook.identity"
+        process.stdout.close()
+        complaints = process.stderr.read().decode()
+    assert (process.returncode, complaints) == (0, "closed 1 times\n")
+
+
+def test_lines_are_utf8_whatever_the_locale() -> None:
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(
+        [sys.executable, "-c", LINES, "few"], env=environment, capture_output=True, check=True
+    )
+    lines = ended.stdout.decode("utf-8").splitlines()
+    assert [json.loads(line)["data"]["name"] for line in lines] == ["Zoë"] * 5
+
+
+# --- a broker -------------------------------------------------------------------------------
+
+
+class Home:
+    """What a publisher needs, and what it told."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.connected: list[bool] = []
+        self.published: list[tuple[Event, float | None]] = []
+        self.dropped: Counter[str] = Counter()
+        self.house = ExitStack()
+        self.outbox: Outbox
+
+    def is_up(self) -> bool:
+        return bool(self.connected) and self.connected[-1]
+
+    def publisher(
+        self, broker: Broker | int, *, streams: tuple[str, ...] = (), path: Path | None = None, **mqtt: Any
+    ) -> MqttPublisher:
+        port = broker if isinstance(broker, int) else broker.port
+        self.outbox = self.house.enter_context(Outbox(path, on_dropped=self._drop))
+        return self.house.enter_context(
+            MqttPublisher(
+                config.Mqtt(port=port, **mqtt),
+                "pi",
+                self.outbox,
+                streams=streams,
+                on_connected=self.connected.append,
+                on_published=lambda event, age: self.published.append((event, age)),
+            )
+        )
+
+    def _drop(self, reason: str, count: int) -> None:
+        self.dropped[reason] += count
+
+    def leave(self) -> float:
+        """End the publisher as the daemon does; the seconds that it took."""
+        before = time.monotonic()
+        self.house.close()
+        return time.monotonic() - before
+
+
+@pytest.fixture(autouse=True)
+def _soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Try to connect more often than the daemon does: these tests wait for it."""
+    monkeypatch.setattr("onelook.publish.BACKOFF", (0.25, 0.5))
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Home]:
+    home = Home(tmp_path)
+    try:
+        yield home
+    finally:
+        home.leave()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Broker]:
+    with Broker(tmp_path / "broker") as broker:
+        yield broker
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_a_subscriber_gets_every_event_as_promised(broker: Broker, home: Home, protocol: str) -> None:
+    with broker.subscribe() as reader:
+        publisher = home.publisher(broker, protocol=protocol, expiry=60)
+        wait_until(home.is_up, "the connection")
+        happened = [event(data, captured=time.monotonic() - 0.25) for data in EVERY_KIND]
+        for one in happened:
+            publisher.publish(one)
+        for one in happened:
+            (got,) = reader.wait(f"/door/{one.kind}")
+            said = message(one, "pi")
+            assert got.topic == said.topic
+            assert got.payload == said.payload
+            assert (got.qos, got.retain) == (1, said.retain)
+            if protocol == "5":
+                assert got.content_type == "application/cloudevents+json; charset=utf-8"
+                assert got.expiry in ((None,) if said.retain else (59, 60))
+        wait_until(lambda: len(home.published) == 7, "all to be acknowledged")
+    ages = {e.kind: age for e, age in home.published if e.stream}
+    assert set(ages) == {one.kind for one in happened}
+    assert all(age is not None and 0.25 <= age < 2 for age in ages.values()), ages
+    assert len(home.outbox) == 0
+    with broker.subscribe(name="latecomer") as late:  # finds how things are, not what happened
+        late.wait("/status", 2)
+        late.wait("/crowd")
+        assert {r.topic.removeprefix("onelook/pi/") for r in late.received} == {
+            "status", "door/status", "door/crowd",
+        }  # fmt: skip
+
+
+def test_it_says_online_after_all_else_and_offline_on_leaving(broker: Broker, home: Home) -> None:
+    with broker.subscribe() as reader:
+        broker.stop()
+        publisher = home.publisher(broker, streams=("door", "yard"))
+        publisher.publish(event(Status(state="online")))
+        publisher.publish(crowd(1))
+        publisher.publish(crowd(2))
+        broker.start()
+        reader.wait_for("/pi/status", "online")
+        assert reader.received[-1].topic == "onelook/pi/status"
+        assert {r.topic.removeprefix("onelook/pi/"): r.event["data"] for r in reader.received} == {
+            "yard/status": {"state": "offline", "reason": "starting"},
+            "door/status": {"state": "online", "reason": None},
+            "door/crowd": {"count": 2, "known": 0, "unknown": 2},
+            "status": {"state": "online", "reason": None},
+        }
+        assert len(reader.received) == 4  # of each state the newest only
+        reader.received.clear()
+        assert home.leave() < 1.0
+        reader.wait_for("/pi/status", "offline")
+        assert {(r.topic, r.event["data"]["state"], r.retain) for r in reader.received} == {
+            ("onelook/pi/yard/status", "offline", True),
+            ("onelook/pi/door/status", "offline", True),
+            ("onelook/pi/status", "offline", True),
+        }
+        assert reader.received[-1].topic == "onelook/pi/status"
+        assert {r.event["data"]["reason"] for r in reader.received} == {"stopped"}  # not the last will
+
+
+def test_a_missing_broker_neither_blocks_nor_kills(home: Home, caplog: pytest.LogCaptureFixture) -> None:
+    port = free_port()
+    publisher = home.publisher(port, keepalive=5)
+    before = time.monotonic()
+    for track in range(200):
+        publisher.publish(seen(track))
+    assert time.monotonic() - before < 2.0
+    wait_until(lambda: caplog.records, "a complaint")
+    time.sleep(1.5)  # and at least one more try
+    sentence = f"Cannot reach the broker at 127.0.0.1:{port} ([Errno 111] Connection refused)"
+    assert caplog.messages == [f"{sentence}: events wait, trying again."]
+    assert home.leave() < 1.5
+    assert home.connected == []
+
+
+def test_events_made_while_the_broker_is_away_arrive_once_in_order_and_marked(
+    broker: Broker, home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "onelook")
+    with broker.subscribe() as reader:
+        publisher = home.publisher(broker, path=home.folder / "outbox.db", expiry=60)
+        wait_until(home.is_up, "the connection")
+        publisher.publish(crowd(1))
+        publisher.publish(seen(0))
+        reader.wait("/identity", 1)
+        wait_until(lambda: len(home.outbox) == 0, "it to be acknowledged")
+        broker.stop()
+        wait_until(lambda: not home.is_up(), "the loss to be noticed")
+        missed = [seen(track, stream=("door", "yard")[track % 2]) for track in range(1, 121)]
+        for one in missed:
+            publisher.publish(one)
+        publisher.publish(crowd(5))
+        publisher.publish(crowd(6))
+        assert len(home.outbox) == 120
+        time.sleep(0.3)
+        broker.start()
+        wait_until(home.is_up, "the new connection")
+        publisher.publish(seen(121))
+        received = reader.wait("/identity", 122)
+        wait_until(lambda: len(home.outbox) == 0, "all to be acknowledged")
+        time.sleep(0.2)  # room for anything that came twice
+        received = reader.on("/identity")
+        crowds = [r.event["data"]["count"] for r in reader.on("/crowd")]
+    assert tracks(received) == list(range(122))
+    assert ["replayed" in r.event for r in received] == [False] + [True] * 120 + [False]
+    for one, got in zip(missed, received[1:121], strict=True):
+        assert (got.event["id"], got.topic) == (one.id, f"onelook/pi/{one.stream}/identity")
+        assert got.payload == message(one, "pi", replayed=True).payload  # not re-dated
+        assert got.expiry is not None
+        assert got.expiry <= 60
+    assert crowds == [1, 6]  # how it is, not how it was
+    assert home.connected == [True, False, True]
+    assert not home.dropped
+    for e, age in home.published:
+        assert age is None or e.kind != "identity"
+    lost = f"Lost the broker at 127.0.0.1:{broker.port}"
+    back = f"Connected to the broker at 127.0.0.1:{broker.port}."
+    told = [m for m in caplog.messages if m.startswith(("Lost", "Connected", "Cannot"))]
+    assert [m.startswith(lost) for m in told] == [False, True, False]
+    assert told[0] == told[2] == back
+
+
+def test_events_on_the_wire_when_the_broker_dies_arrive_once(broker: Broker, home: Home) -> None:
+    with broker.subscribe() as reader:
+        publisher = home.publisher(broker)
+        wait_until(home.is_up, "the connection")
+        assert broker.process is not None
+        broker.process.send_signal(signal.SIGUSR1)  # write the subscriber's session to disk
+        wait_until((broker.folder / "mosquitto.db").exists, "mosquitto to save")
+        time.sleep(0.2)
+        broker.process.send_signal(signal.SIGSTOP)
+        for track in range(50):
+            publisher.publish(seen(track))
+        time.sleep(0.3)  # as many are on the wire as may be
+        broker.stop(signal.SIGKILL)
+        broker.start()
+        reader.wait("/identity", 50)
+        wait_until(lambda: len(home.outbox) == 0, "all to be acknowledged")
+        time.sleep(0.2)  # room for anything that came twice
+        received = reader.on("/identity")
+    assert tracks(received) == list(range(50))
+    assert all(r.event["replayed"] for r in received)
+
+
+def test_events_too_old_when_the_broker_is_back_are_dropped_and_counted(broker: Broker, home: Home) -> None:
+    with broker.subscribe() as reader:
+        publisher = home.publisher(broker, expiry=1.0)
+        wait_until(home.is_up, "the connection")
+        for _ in range(4):
+            publisher.publish(seen(0, age=1.1))  # late already: never sent
+            time.sleep(0.05)
+        broker.stop()
+        for track in (1, 2, 3):
+            publisher.publish(seen(track))
+        publisher.publish(seen(4, age=-60))  # young enough for any outage of this test
+        wait_until(lambda: home.dropped["expired"] == 7, "them to expire")
+        broker.start()
+        (got,) = reader.wait("/identity")
+        assert tracks([got]) == [4]
+        time.sleep(0.2)
+        assert len(reader.on("/identity")) == 1
+    assert home.dropped == {"expired": 7}
+
+
+def test_a_broker_passes_no_event_to_a_subscriber_that_comes_too_late(broker: Broker, home: Home) -> None:
+    """Message expiry: a subscriber's own outage does not bring it stale events either."""
+    with broker.subscribe():
+        pass  # the subscriber is gone; its session stays, so that the broker queues for it
+    publisher = home.publisher(broker, expiry=1.0)
+    wait_until(home.is_up, "the connection")
+    publisher.publish(seen(1))
+    wait_until(lambda: len(home.outbox) == 0, "it to be at the broker")
+    time.sleep(2.2)
+    publisher.publish(seen(2))
+    with broker.subscribe() as reader:
+        received = reader.wait("/identity")
+        assert tracks(received) == [2]
+
+
+def test_a_broker_that_freezes_holds_up_nobody(broker: Broker, home: Home) -> None:
+    publisher = home.publisher(broker)
+    wait_until(home.is_up, "the connection")
+    assert broker.process is not None
+    broker.process.send_signal(signal.SIGSTOP)
+    try:
+        before = time.monotonic()
+        for track in range(500):
+            publisher.publish(seen(track))
+        assert time.monotonic() - before < 2.0
+        assert len(home.outbox) == 500
+        assert home.leave() < 2.0
+    finally:
+        broker.process.send_signal(signal.SIGCONT)
+
+
+def test_a_host_that_never_answers_holds_up_nobody(home: Home, tmp_path: Path) -> None:
+    papers = Certificates(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        publisher = home.publisher(deaf.getsockname()[1], tls=config.Tls(ca_file=papers.ca))
+        publisher.publish(seen(1))
+        heard, _ = deaf.accept()
+        with heard:
+            assert home.leave() < 2.0
+
+
+# --- another process ------------------------------------------------------------------------
+
+PUBLISHER = """
+import sys, time
+from datetime import UTC, datetime
+from pathlib import Path
+from onelook import config
+from onelook.event import Event, Identity, Status
+from onelook.outbox import Outbox
+from onelook.publish import MqttPublisher
+port, path, first, count = int(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+mqtt = config.Mqtt(port=port)
+with Outbox(path) as outbox, MqttPublisher(mqtt, "pi", outbox, streams=["door"]) as publisher:
+    publisher.publish(Event(stream="door", time=datetime.now(UTC), data=Status(state="online")))
+    for track in range(first, first + count):
+        data = Identity(track=track, box=(0, 0, 1, 1), frame=track, state="unknown", confidence=1)
+        publisher.publish(Event(stream="door", time=datetime.now(UTC), data=data))
+        print(track, flush=True)
+    time.sleep(60)
+"""
+
+
+def spawn(port: int, path: Path, first: int, count: int) -> "subprocess.Popen[str]":
+    arguments = [str(port), str(path), str(first), str(count)]
+    return subprocess.Popen([sys.executable, "-c", PUBLISHER, *arguments], stdout=subprocess.PIPE, text=True)
+
+
+def test_the_last_will_says_offline_soon_after_a_kill(broker: Broker, home: Home) -> None:
+    with broker.subscribe() as reader:
+        with spawn(broker.port, home.folder / "outbox.db", 0, 1) as process:
+            try:
+                reader.wait_for("/pi/status", "online")
+                reader.wait("/identity")
+            finally:
+                process.kill()
+                killed = time.time()
+        will = reader.wait_for("/pi/status", "offline")
+        assert will.at - killed < 2.0
+        assert will.retain
+        assert will.event["data"] == {"state": "offline", "reason": "connection lost"}
+        Draft202012Validator(schema()).validate(will.event)
+
+
+def test_what_waited_in_a_killed_process_is_sent_by_the_next(broker: Broker, home: Home) -> None:
+    path = home.folder / "outbox.db"
+    with broker.subscribe() as reader:
+        with spawn(free_port(), path, 0, 30) as process:  # its broker is away
+            try:
+                assert process.stdout is not None
+                assert [int(process.stdout.readline()) for _ in range(30)] == list(range(30))
+            finally:
+                process.kill()
+        publisher = home.publisher(broker, path=path)
+        wait_until(home.is_up, "the connection")
+        publisher.publish(seen(30))
+        received = reader.wait("/identity", 31)
+        assert tracks(received) == list(range(31))
+        assert ["replayed" in r.event for r in received] == [True] * 30 + [False]
+        wait_until(lambda: len(home.outbox) == 0, "all to be acknowledged")
+
+
+# --- who may come in ------------------------------------------------------------------------
+
+
+ACL = """
+user pi
+topic write onelook/pi/#
+user watcher
+topic read onelook/#
+"""
+
+
+def test_tls_with_a_client_certificate_a_password_and_an_acl(home: Home, tmp_path: Path) -> None:
+    papers = Certificates(tmp_path / "papers")
+    users = {"pi": "s3cret", "watcher": "other"}
+    with Broker(tmp_path / "broker", users, ACL, papers, client_certificates=True) as broker:
+        tls = config.Tls(ca_file=papers.ca, cert_file=papers.client, key_file=papers.client_key)
+        with broker.subscribe("onelook/#", user=("watcher", "other")) as reader:
+            publisher = home.publisher(broker, tls=tls, username="pi", password=SecretStr("s3cret"))
+            publisher.publish(seen(1))
+            assert tracks(reader.wait("/identity")) == [1]
+            reader.wait_for("/pi/status", "online")
+            assert home.leave() < 1.5
+            reader.wait_for("/pi/status", "offline")
+
+
+@pytest.mark.filterwarnings(  # paho leaves the socket of a failed handshake to the garbage collector
+    "ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"
+)
+def test_an_untrusted_broker_gets_nothing_and_the_owner_a_sentence(
+    home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = Certificates(tmp_path / "other")
+    users = {"pi": "s3cret"}
+    with Broker(tmp_path / "broker", users, tls=Certificates(tmp_path / "papers")) as broker:
+        tls = config.Tls(ca_file=other.ca)
+        home.publisher(broker, tls=tls, username="pi", password=SecretStr("s3cret"))
+        wait_until(lambda: caplog.records, "a complaint")
+        time.sleep(1.3)
+        assert len(caplog.messages) == 1
+        place = f"127.0.0.1:{broker.port}"
+        assert caplog.messages[0].startswith(f"The certificate of the broker at {place} is not trusted: ")
+        assert "mqtt.tls.ca_file" in caplog.messages[0]
+        assert not home.is_up()
+
+
+def test_speaking_plainly_to_a_tls_port_is_explained(
+    home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Broker(tmp_path / "broker", tls=Certificates(tmp_path / "papers")) as broker:
+        home.publisher(broker)
+        wait_until(lambda: caplog.records, "a complaint")
+        place = f"127.0.0.1:{broker.port}"
+        assert caplog.messages == [
+            f"The broker at {place} hangs up without an answer: does it expect TLS (mqtt.tls)?"
+        ]
+
+
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_refused_then_let_in(
+    home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture, protocol: str
+) -> None:
+    with Broker(tmp_path / "broker", {"pi": "old", "watcher": "w"}) as broker:
+        with broker.subscribe(user=("watcher", "w")) as reader:
+            password = SecretStr("s3cret")
+            publisher = home.publisher(broker, protocol=protocol, username="pi", password=password)
+            publisher.publish(seen(1))
+            wait_until(lambda: caplog.records, "a complaint")
+            time.sleep(1.3)
+            assert len(caplog.messages) == 1  # however often it tries
+            assert "check mqtt.username and its password" in caplog.messages[0]
+            assert home.connected == []  # a refusal is not a connection
+            broker.set_passwords({"pi": "s3cret", "watcher": "w"})
+            broker.reload()
+            (got,) = reader.wait("/identity")
+            assert got.event["replayed"] is True
+            assert home.connected == [True]
+        assert "s3cret" not in caplog.text
+        assert "s3cret" not in repr(vars(publisher))
+
+
+def test_a_topic_denied_is_said_once_and_costs_only_itself(
+    home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    acl = ACL.replace("write onelook/pi/#", "write onelook/pi/+/emotion")
+    with Broker(tmp_path / "broker", {"pi": "p", "watcher": "w"}, acl) as broker:
+        with broker.subscribe("onelook/#", user=("watcher", "w")) as reader:
+            publisher = home.publisher(broker, username="pi", password=SecretStr("p"))
+            for track in range(3):
+                publisher.publish(seen(track))
+            publisher.publish(event(EVERY_KIND[3]))
+            reader.wait("/emotion")
+            assert {r.topic for r in reader.received} == {"onelook/pi/door/emotion"}
+        wait_until(lambda: len(home.outbox) == 0, "the outbox to be empty")
+    assert home.dropped == {"refused": 3}
+    denied = [m for m in caplog.messages if m.startswith("The broker refuses messages on ")]
+    assert denied == [
+        f"The broker refuses messages on onelook/pi/{topic} (Not authorized): let user 'pi' write there."
+        for topic in ("status", "door/identity")
+    ]
+
+
+def test_two_devices_of_one_name_fight_without_flooding_the_log(
+    broker: Broker, home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "onelook")
+    other = Home(home.folder)
+    home.publisher(broker)
+    wait_until(home.is_up, "the connection")
+    try:
+        other.publisher(broker)
+        wait_until(lambda: home.connected.count(True) >= 5, "them to push each other out")
+    finally:
+        other.leave()
+    assert len(caplog.messages) <= 6, caplog.messages  # of each: connected, lost, connected; no more
+
+
+# --- the owner's mistakes -------------------------------------------------------------------
+
+
+def test_bad_certificates_are_told_in_a_sentence(tmp_path: Path) -> None:
+    papers = Certificates(tmp_path)
+    junk = tmp_path / "junk.pem"
+    junk.write_text("no certificate")
+    with pytest.raises(OwnerError, match=r"mqtt\.tls\.ca_file: .*junk\.pem is not a certificate"):
+        tls_context(config.Tls(ca_file=junk))
+    with pytest.raises(OwnerError, match=r"mqtt\.tls: .*junk\.pem must hold a certificate and its key"):
+        tls_context(config.Tls(cert_file=junk))
+    with pytest.raises(OwnerError, match=r"must hold a certificate and its key"):
+        tls_context(config.Tls(cert_file=papers.client, key_file=papers.server_key))
+    gone = config.Tls(ca_file=papers.ca, cert_file=papers.client, key_file=papers.client_key)
+    papers.client_key.unlink()
+    with pytest.raises(OwnerError, match=r"cannot read .*client\.key: No such file"):
+        tls_context(gone)
+    papers.ca.unlink()
+    with pytest.raises(OwnerError, match=r"mqtt\.tls\.ca_file: cannot read .*ca\.pem: No such file"):
+        tls_context(gone)
+
+
+def test_a_locked_key_is_told_instead_of_asked_for(tmp_path: Path) -> None:
+    papers = Certificates(tmp_path)
+    key = serialization.load_pem_private_key(papers.client_key.read_bytes(), None)
+    papers.client_key.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"phrase"),
+        )
+    )
+    with pytest.raises(OwnerError, match="passphrase"):
+        tls_context(config.Tls(cert_file=papers.client, key_file=papers.client_key))
+
+
+@pytest.mark.parametrize("host", ["a..b", "x" * 64 + ".example"])
+def test_a_host_that_cannot_be_one_is_told(host: str) -> None:
+    with pytest.raises(OwnerError, match=r"mqtt\.host: .* is not the name of a host"):
+        MqttPublisher(config.Mqtt(host=host), "pi", Outbox())
+
+
+def test_a_password_needs_a_name() -> None:
+    with pytest.raises(OwnerError, match=r"mqtt\.username is missing"):
+        MqttPublisher(config.Mqtt(password=SecretStr("x")), "pi", Outbox())
+
+
+def test_a_bug_in_delivering_reaches_the_frame_loop(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bug(_connected: bool) -> None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):  # noqa: PT012, SIM117
+        with MqttPublisher(config.Mqtt(port=broker.port), "pi", Outbox(), on_connected=bug) as publisher:
+            for _ in range(500):
+                publisher.publish(crowd(1))
+                time.sleep(0.01)
+            pytest.fail("nobody heard of it")

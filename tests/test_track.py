@@ -1,0 +1,390 @@
+"""Faces become tracks: what a user of the tracker can rely on, told as little stories."""
+
+from collections.abc import Sequence
+from math import isfinite, sqrt
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from onelook.face import Faces
+from onelook.track import Track, Tracker
+from story import Person, between, faces_at, film, look_of, walk
+
+ANN = Person("Ann")
+BOB = Person("Bob", male=0.9)
+
+
+def watch(
+    tracker: Tracker, people: Sequence[Person], seconds: float, fps: float = 10, start: float = 0
+) -> list[list[Track]]:
+    """The tracks after each frame of the story."""
+    return [tracker.update(faces, time) for faces, time in film(people, seconds, fps=fps, start=start)]
+
+
+def whose(tracks: Sequence[Track], name: str) -> Track:
+    """The visible track that looks like this person."""
+    return max(
+        (track for track in tracks if track.row is not None),
+        key=lambda track: float(track.embedding @ look_of(name)),
+    )
+
+
+def test_a_passer_by_is_one_track_that_ends_when_he_was_last_seen() -> None:
+    tracker = Tracker(confirm=0.3, lost=2.0)
+    passer_by = ANN.but(place=walk((0, 100), (150, 10)), visible=between((0, 2)))
+    states, ended = [], []
+    for faces, time in film([passer_by], 5):
+        tracks = tracker.update(faces, time)
+        states += [(track.id, track.state) for track in tracks]
+        ended += [(round(time, 1), track) for track in tracker.ended]
+
+    assert {number for number, _ in states} == {1}
+    assert [state for _, state in states] == ["tentative"] * 3 + ["confirmed"] * 17 + ["lost"] * 20
+    [(when, track)] = ended
+    assert when == 4.0
+    assert (track.state, track.row, track.first_seen, track.last_seen) == ("lost", None, 0.0, 1.9)
+
+
+def test_a_track_knows_where_its_person_is_and_where_she_goes() -> None:
+    *_, tracks = watch(Tracker(), [ANN.but(place=walk((100, 200), (120, -40)), size=60)], 3)
+    [track] = tracks
+    assert track.velocity == pytest.approx([120, -40], abs=15)
+    assert track.box == pytest.approx([448 - 30, 84 - 30, 448 + 30, 84 + 30], abs=4)
+
+
+def test_the_smoothed_box_shakes_less_than_the_detector() -> None:
+    random = np.random.default_rng(0)
+    tracker, smooth, raw = Tracker(), [], []
+    for index in range(200):
+        faces = faces_at([ANN], index / 30, random, jitter=0.05)
+        [track] = tracker.update(faces, index / 30)
+        smooth.append(track.box)
+        raw.append(faces.boxes[0])
+    assert np.std(smooth[50:], axis=0).max() < 0.75 * np.std(raw[50:], axis=0).min()
+
+
+def test_somebody_hidden_for_a_second_behind_another_is_the_same_afterwards() -> None:
+    ann = ANN.but(visible=lambda time: not 1.5 <= time < 2.5)
+    bob = BOB.but(place=walk((0, 245), (160, 0)))
+    frames = watch(Tracker(), [ann, bob], 4)
+    before, during, after = frames[14], frames[20], frames[-1]
+
+    assert whose(after, "Ann").id == whose(before, "Ann").id
+    assert whose(after, "Bob").id == whose(before, "Bob").id
+    assert sorted(track.state for track in during) == ["confirmed", "lost"]
+    assert len(after) == 2
+
+
+def test_a_hidden_walker_is_found_where_she_walked_to() -> None:
+    ann = ANN.but(place=walk((50, 240), (200, 0)), visible=lambda time: not 1 <= time < 2)
+    frames = watch(Tracker(), [ann], 3)
+    assert {track.id for tracks in frames for track in tracks} == {1}
+    assert frames[-1][0].state == "confirmed"
+
+
+@pytest.mark.parametrize("turn_back", [False, True], ids=["they pass", "they turn back"])
+@pytest.mark.parametrize("fps", [5, 10, 25])
+def test_two_people_who_meet_keep_their_tracks(fps: float, turn_back: bool) -> None:
+    def x(time: float) -> float:
+        far = 100 + 100 * time
+        return min(far, 600 - far) if turn_back else far
+
+    ann = ANN.but(place=lambda time: (x(time), 240))
+    # Bob goes behind Ann: within 0.6 of a face's width of each other only Ann is found.
+    bob = BOB.but(
+        place=lambda time: (600 - x(time), 245), visible=lambda time: abs(2 * x(time) - 600) > 0.6 * 80
+    )
+    frames = watch(Tracker(), [ann, bob], 4, fps=fps)
+    for name in ("Ann", "Bob"):
+        assert whose(frames[-1], name).id == whose(frames[round(fps)], name).id
+    assert {track.id for tracks in frames for track in tracks} == {1, 2}
+
+
+def test_motion_parts_twins_whose_ways_cross() -> None:
+    left = ANN.but(place=walk((100, 200), (150, 20)))
+    right = ANN.but(place=walk((600, 260), (-150, -20)))
+    frames = watch(Tracker(), [left, right], 3.3, fps=15)
+    assert {track.id for tracks in frames for track in tracks} == {1, 2}
+    before, after = ({track.id: track.velocity[0] > 0 for track in frames[index]} for index in (5, -1))
+    assert before == after
+
+
+def test_whoever_takes_the_place_of_a_person_who_left_is_somebody_new() -> None:
+    ann, bob = ANN.but(visible=between((0, 2))), BOB.but(visible=between((3, 5)))
+    frames = watch(Tracker(), [ann, bob], 5)
+    assert [track.id for track in frames[19]] == [1]
+    assert [(track.id, track.state) for track in frames[-1]] == [(2, "confirmed")]
+
+
+def test_whoever_steps_before_a_person_does_not_take_over_her_track() -> None:
+    ann, bob = ANN.but(visible=between((0, 2))), BOB.but(visible=lambda time: time >= 2)
+    frames = watch(Tracker(), [ann, bob], 3)
+    assert {track.id: track.state for track in frames[-1]} == {1: "lost", 2: "confirmed"}
+
+
+def test_a_face_too_poor_to_tell_apart_is_followed_by_its_place() -> None:
+    blurred = ANN.but(quality=0.05, noise=6.0, visible=lambda time: not 1 <= time < 1.3)
+    assert {track.id for tracks in watch(Tracker(), [blurred], 3) for track in tracks} == {1}
+
+
+def test_a_person_may_turn_away_without_becoming_another() -> None:
+    turning = ANN.but(
+        noise=lambda time: 4.0 if 1 <= time < 2 else 0.6, quality=lambda time: 0.3 if 1 <= time < 2 else 0.8
+    )
+    assert {track.id for tracks in watch(Tracker(), [turning], 3) for track in tracks} == {1}
+
+
+def test_a_weak_detection_continues_a_track_but_begins_none() -> None:
+    ann = ANN.but(score=lambda time: 0.3 if 1 <= time < 3 else 0.9)
+    ghost = BOB.but(place=(100, 100), score=0.3)
+    frames = watch(Tracker(strong=0.5), [ann, ghost], 4)
+    assert {track.id for tracks in frames for track in tracks} == {1}
+    assert all(track.row is not None for tracks in frames for track in tracks)
+
+
+def test_a_weak_detection_does_not_bring_back_who_was_lost() -> None:
+    ann = ANN.but(visible=lambda time: not 1 <= time < 2, score=lambda time: 0.9 if time < 1 else 0.3)
+    frames = watch(Tracker(strong=0.5), [ann], 2.9)
+    assert frames[-1][0].state == "lost"
+
+
+def test_what_is_found_in_one_frame_of_three_is_never_believed() -> None:
+    ghost = ANN.but(visible=lambda time: round(time * 10) % 3 == 0)
+    frames = watch(Tracker(), [ghost], 5)
+    assert {track.state for tracks in frames for track in tracks} == {"tentative"}
+
+
+def test_a_stream_of_one_frame_a_second_has_tracks_too() -> None:
+    frames = watch(Tracker(), [ANN, BOB.but(place=(100, 100))], 5, fps=1)
+    assert [[track.state for track in tracks] for tracks in frames] == [["tentative"] * 2] + [
+        ["confirmed"] * 2
+    ] * 4
+
+
+def test_nothing_outlives_a_camera_that_was_away_for_ten_seconds() -> None:
+    tracker = Tracker(lost=2.0)
+    watch(tracker, [ANN], 3)
+    [again] = tracker.update(*next(film([ANN], 1, start=12.9)))
+    assert (again.id, again.state, again.first_seen) == (2, "tentative", 12.9)
+    assert [(track.id, track.state, track.row, track.last_seen) for track in tracker.ended] == [
+        (1, "lost", None, 2.9)
+    ]
+
+
+def test_a_camera_that_was_away_for_a_second_finds_its_people_again() -> None:
+    tracker = Tracker(lost=2.0)
+    watch(tracker, [ANN, BOB.but(place=(100, 100))], 3)
+    tracks = tracker.update(*next(film([ANN, BOB.but(place=(100, 100))], 1, start=4)))
+    assert sorted((track.id, track.state) for track in tracks) == [(1, "confirmed"), (2, "confirmed")]
+
+
+def test_frames_at_uneven_times_are_followed_all_the_same() -> None:
+    random = np.random.default_rng(3)
+    ann = ANN.but(place=walk((50, 100), (80, 30)))
+    time, tracker, ids = 0.0, Tracker(), set()
+    for _ in range(60):
+        ids |= {track.id for track in tracker.update(faces_at([ann], time, random), time)}
+        time += random.choice([0.0, 0.005, 0.03, 0.1, 0.4])
+    assert ids == {1}
+
+
+@pytest.mark.parametrize("step", [0.0, -0.5], ids=["stands still", "goes back"])
+def test_a_clock_that_does_not_go_on_changes_nothing_for_the_worse(step: float) -> None:
+    random, tracker = np.random.default_rng(0), Tracker()
+    watch(tracker, [ANN], 2)
+    for index in range(20):
+        [track] = tracker.update(faces_at([ANN], 2, random), 1.9 + step * index)
+        assert (track.id, track.state, track.last_seen) == (1, "confirmed", 1.9)
+        assert np.isfinite(track.box).all()
+        assert np.isfinite(track.velocity).all()
+    assert np.hypot(*track.velocity) < 80
+
+
+def test_no_face_at_all_is_no_trouble() -> None:
+    tracker = Tracker()
+    assert tracker.update(Faces.none(), 0.0) == []
+    assert tracker.update(Faces.none(), 0.1) == []
+    watch(tracker, [ANN], 1, start=0.2)
+    assert [track.state for track in tracker.update(Faces.none(), 1.3)] == ["lost"]
+    assert tracker.update(Faces.none(), 9.0) == []
+    assert [track.id for track in tracker.ended] == [1]
+    tracker.update(Faces.none(), 9.1)
+    assert tracker.ended == []
+
+
+def test_a_box_without_area_is_no_trouble() -> None:
+    tracker = Tracker()
+    frames = watch(tracker, [ANN.but(size=0.0), BOB.but(place=(10, 10))], 1)
+    assert len(frames[-1]) == 2
+
+
+def test_each_row_is_the_tracks_own_face() -> None:
+    people = [Person(f"p{i}", place=walk((60 + 90 * i, 100), (10, 15 * i))) for i in range(6)]
+    tracker = Tracker()
+    for faces, time in film(people, 2):
+        for track in tracker.update(faces, time):
+            assert track.row is not None
+            assert faces.boxes[track.row] == pytest.approx(track.box, abs=10)
+            assert faces.embeddings[track.row] @ track.embedding > 0.6
+            assert faces.scores[track.row] == track.score
+
+
+def test_a_track_once_handed_out_never_changes() -> None:
+    tracker = Tracker()
+    frames = watch(tracker, [ANN.but(age=lambda time: 20 + time)], 1)
+
+    def arrays(track: Track) -> list[NDArray[Any]]:
+        return [value for name in Track.__slots__ if isinstance(value := getattr(track, name), np.ndarray)]
+
+    kept = frames[-1][0]
+    before = [array.copy() for array in arrays(kept)]
+    assert len(before) == 7
+    watch(tracker, [ANN.but(place=(350, 260), emotion="happy")], 1, start=1)
+    for array, was in zip(arrays(kept), before, strict=True):
+        assert np.array_equal(array, was)
+
+
+def test_poor_faces_hardly_count_in_the_averages() -> None:
+    blurred = between((1, 2))
+    ann = ANN.but(
+        age=lambda time: 80 if blurred(time) else 30, quality=lambda time: 0.02 if blurred(time) else 0.8
+    )
+    *_, [track] = watch(Tracker(), [ann], 2)
+    assert track.age == pytest.approx(30, abs=3)
+
+
+def test_averages_do_not_depend_on_the_frame_rate() -> None:
+    ann = ANN.but(
+        age=lambda time: 30 if time < 3 else 50, emotion=lambda time: "sad" if time < 3 else "happy"
+    )
+    slow, quick = (watch(Tracker(), [ann], 4, fps=fps)[-1][0] for fps in (5, 30))
+    assert slow.age == pytest.approx(quick.age, abs=1.5)
+    assert slow.emotion == pytest.approx(quick.emotion, abs=0.07)
+
+
+def test_an_expression_fades_sooner_than_a_gender() -> None:
+    ann = ANN.but(
+        male=lambda time: 0.1 if time < 3 else 0.7, emotion=lambda time: "sad" if time < 3 else "happy"
+    )
+    *_, [track] = watch(Tracker(), [ann], 4)
+    assert track.gender is not None
+    assert track.emotion is not None
+    assert track.gender < 0.4  # a second of five that still count
+    assert track.emotion[3] > 0.55  # happy was at 0.05 and is on its way to 0.7
+
+
+def test_the_age_comes_with_how_much_it_wavers() -> None:
+    random = np.random.default_rng(5)
+    *_, [track] = watch(Tracker(), [ANN.but(age=lambda _: random.normal(40, 8))], 20)
+    assert track.age == pytest.approx(40, abs=4)
+    assert track.age_deviation == pytest.approx(8, abs=3)
+
+
+def test_the_embedding_is_the_mean_of_many() -> None:
+    *_, [track] = watch(Tracker(), [ANN.but(noise=1.0)], 5)
+    assert float(track.embedding @ look_of("Ann")) > 0.95 > 1 / sqrt(2) + 0.1
+    assert np.linalg.norm(track.embedding) == pytest.approx(1)
+
+
+def test_what_is_not_asked_for_is_not_averaged() -> None:
+    *_, [track] = watch(Tracker(smooth=["gender"]), [ANN], 1)
+    assert track.gender == pytest.approx(0.1)
+    assert (track.age, track.age_deviation, track.ethnicity, track.emotion, track.attributes) == (None,) * 5
+
+
+def test_a_hundred_people_who_mill_about_keep_their_tracks() -> None:
+    def mill(index: int) -> Person:
+        def place(time: float) -> tuple[float, float]:
+            return (
+                60 + 110 * (index % 12) + 25 * np.sin(time + index),
+                60 + 110 * (index // 12) + 25 * np.cos(0.7 * time + 3 * index),
+            )
+
+        return Person(f"p{index}", place=place, size=50, noise=0.9)
+
+    people = [mill(index) for index in range(100)]
+    frames = watch(Tracker(), people, 4)
+    assert {track.id for tracks in frames for track in tracks} == set(range(1, 101))
+    assert [track.state for track in frames[-1]] == ["confirmed"] * 100
+
+
+def test_a_crowd_that_jostles_is_hardly_mixed_up() -> None:
+    random = np.random.default_rng(1)
+    starts, velocities = random.uniform(0, 900, (60, 2)), random.normal(0, 60, (60, 2))
+    people = [
+        Person(f"p{i}", place=walk(tuple(starts[i]), tuple(velocities[i])), size=45, noise=0.9)
+        for i in range(60)
+    ]
+    looks = np.array([look_of(person.name) for person in people])
+    tracker = Tracker()
+    owners: dict[int, list[int]] = {}
+    for faces, time in film(people, 4):
+        for track in tracker.update(faces, time):
+            if track.row is not None:
+                owners.setdefault(track.id, []).append(int(np.argmax(looks @ faces.embeddings[track.row])))
+    assert len(owners) <= 63
+    assert sum(len(set(whose)) > 1 for whose in owners.values()) == 0
+
+
+names = st.sampled_from(["Ann", "Bob", "Cem", "Dan"])
+seen_faces = st.lists(
+    st.builds(
+        Person,
+        names,
+        place=st.tuples(st.integers(0, 200), st.integers(0, 200)),
+        size=st.sampled_from([0.0, 20.0, 80.0]),
+        score=st.sampled_from([0.0, 0.3, 0.6, 0.9]),
+        quality=st.sampled_from([0.0, 0.1, 0.5, 1.0]),
+        noise=st.sampled_from([0.1, 0.6, 3.0]),
+    ),
+    max_size=6,
+)
+steps = st.sampled_from([0.0, 0.001, 0.05, 0.2, 0.5, 1.9, 2.1, 30.0, -1.0])
+
+
+@settings(deadline=None, max_examples=80, derandomize=True, database=None)
+@given(st.lists(st.tuples(steps, seen_faces), max_size=20))
+def test_whatever_is_seen_the_books_are_in_order(frames: list[tuple[float, list[Person]]]) -> None:
+    """Ids are used once, a face goes to one track, and a track lives through its states in order."""
+    random, tracker = np.random.default_rng(0), Tracker(confirm=0.3, lost=2.0)
+    clock, time = 0.0, -np.inf
+    alive: dict[int, Track] = {}
+    gone: set[int] = set()
+    for step, people in frames:
+        clock += step
+        time_passed, time = clock > time, max(time, clock)
+        faces = faces_at(people, clock, random)
+        tracks = tracker.update(faces, clock)
+        ids = [track.id for track in tracks]
+        assert ids == sorted(set(ids))
+        assert not gone & set(ids)
+        assert {track.id for track in tracker.ended} == alive.keys() - set(ids)
+        assert all(track.row is None for track in tracker.ended)
+        rows = [track.row for track in tracks if track.row is not None]
+        assert len(rows) == len(set(rows))
+        assert set(np.flatnonzero(faces.scores >= 0.5).tolist()) <= set(rows)  # nobody strong is ignored
+        for track in tracks:
+            before = alive.get(track.id)
+            if before is None:
+                assert track.state == "tentative"
+                assert (track.first_seen, track.last_seen) == (time, time)
+                assert track.id > max(alive.keys() | gone, default=0)
+            else:
+                assert track.first_seen == before.first_seen
+                assert (track.state == "tentative") <= (before.state == "tentative")
+            assert (track.state == "lost") <= (track.row is None)
+            assert (track.state == "confirmed") <= (track.row is not None)
+            assert track.row is None or track.last_seen == time
+            assert track.row is not None or track.last_seen < time or not time_passed
+            assert time - track.last_seen <= 2.0
+            assert track.age is not None
+            assert track.age_deviation is not None
+            for value in (*track.box, *track.velocity, *track.embedding, track.age, track.age_deviation):
+                assert isfinite(value)
+            assert (track.box[2:] > track.box[:2]).all()
+        gone |= alive.keys() - set(ids)
+        alive = {track.id: track for track in tracks}
