@@ -158,11 +158,17 @@ def test_what_is_found_in_one_frame_of_three_is_never_believed() -> None:
     assert {track.state for tracks in frames for track in tracks} == {"tentative"}
 
 
-def test_a_stream_of_one_frame_a_second_has_tracks_too() -> None:
-    frames = watch(Tracker(), [ANN, BOB.but(place=(100, 100))], 5, fps=1)
-    assert [[track.state for track in tracks] for tracks in frames] == [["tentative"] * 2] + [
-        ["confirmed"] * 2
-    ] * 4
+@pytest.mark.parametrize("fps", [1, 0.2])
+def test_a_stream_of_few_frames_has_tracks_too(fps: float) -> None:
+    bob = BOB.but(place=(100, 100), visible=lambda time: time < 3 / fps)
+    frames = watch(Tracker(lost=2.0), [ANN, bob], 6 / fps, fps=fps)
+    assert [[track.state for track in tracks] for tracks in frames[:3]] == [
+        ["tentative", "tentative"],
+        ["confirmed", "confirmed"],
+        ["confirmed", "confirmed"],
+    ]
+    assert {track.id for tracks in frames for track in tracks} == {1, 2}
+    assert [track.state for track in frames[-1]] == ["confirmed"]  # Bob is not remembered for ever
 
 
 def test_nothing_outlives_a_camera_that_was_away_for_ten_seconds() -> None:

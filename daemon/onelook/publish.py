@@ -546,6 +546,8 @@ class MqttPublisher:
 
     def _on_connect_fail(self, _client: Client, _userdata: object) -> None:
         cause = sys.exception()  # paho is handling it just now, and does not pass it on
+        if cause is not None:
+            cause = cause.with_traceback(None)  # which would hold the socket open
         self._mail.put(partial(self._unreachable, cause))
 
     def _on_disconnect(

@@ -112,8 +112,8 @@ class Tracker:
     ) -> None:
         """Nobody yet.
 
-        confirm: seconds for which a face must be seen, in two frames at least and in most of
-        all, before its track is confirmed.
+        confirm: seconds for which a face must be seen, in most frames and the last, before its
+        track is confirmed.
         lost: seconds for which a track is remembered without being seen; longer where frames
         come more seldom than that.
         iou: least overlap of boxes, or its worth in likeness, for a face to belong to a track.
@@ -160,10 +160,7 @@ class Tracker:
         if seen.size:
             self._learn(table, seen, faces.take(rows[seen]), time)
         table.confirmed |= (
-            (rows >= 0)
-            & (table.hits >= 2)
-            & (2 * table.hits > table.frames)
-            & (time - table.first >= self.confirm)
+            (rows >= 0) & (2 * table.hits > table.frames) & (time - table.first >= self.confirm)
         )
         doubtful = ~table.confirmed & (time - table.last > self.confirm)
         self.ended += self._end(table, doubtful)

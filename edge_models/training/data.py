@@ -40,9 +40,17 @@ class Faces:
         patches, columns = [], {name: [] for name in
                                 ("landmarks", "teacher", "attributes", "male", "age", "ethnicity", "emotion")}
         self.source: list[str] = []
+        held: set[str] = set()  # one picture may be in two files, in other sizes
         for file in files:
             table = np.load(file, allow_pickle=False)
-            rows = np.flatnonzero(table["split"] == split)
+            if "name" in table:
+                held |= set(table["name"][table["split"] == "test"].tolist())
+        for file in files:
+            table = np.load(file, allow_pickle=False)
+            wanted = table["split"] == split
+            if split != "test" and "name" in table:
+                wanted &= ~np.isin(table["name"], list(held))
+            rows = np.flatnonzero(wanted)
             patches.append(_decoded(file, table, cache)[rows])
             n = len(rows)
             self.source += [str(file.stem)] * n

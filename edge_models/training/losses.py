@@ -17,7 +17,7 @@ SMALLEST = 9.0
 AGE_MIDDLE, AGE_STEP = 40.0, 5.0
 """age in years = AGE_MIDDLE + AGE_STEP * output: keeps its int8 step near half a year."""
 WEIGHTS = {
-    "score": 1.0, "box": 1.0, "landmarks": 2.0, "embedding": 4.0, "relation": 8.0, "attributes": 1.5,
+    "score": 1.5, "box": 1.5, "landmarks": 12.0, "embedding": 4.0, "relation": 8.0, "attributes": 1.5,
     "gender": 0.4, "age": 0.25, "ethnicity": 0.4, "emotion": 0.8, "quality": 0.5,
 }
 
