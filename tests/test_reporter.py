@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from onelook.config import Report
@@ -31,6 +31,7 @@ from story import (
     film,
     look_of,
     resembling,
+    unit,
     walk,
 )
 
@@ -246,12 +247,11 @@ def test_who_was_too_far_away_to_know_is_named_when_she_comes_near() -> None:
     assert said.previous is None
 
 
-def test_two_enrolled_people_who_look_alike_are_told_apart_or_left_open_but_not_guessed() -> None:
-    look = look_of("Ann")
-    twin = resembling("Ann", 0.995)
-    listener = Listener(match=gallery(Ann=look, Amy=twin)).watch(
-        ANN.but(look=look + twin, noise=0.0), seconds=10
-    )
+@pytest.mark.parametrize("between_them", [0.5, 0.0], ids=["between the two", "a hair nearer to one"])
+def test_two_enrolled_people_who_look_alike_are_left_open_and_not_guessed(between_them: float) -> None:
+    ann, amy = look_of("Ann"), resembling("Ann", 0.99)
+    listener = Listener(match=gallery(Ann=ann, Amy=amy))
+    listener.watch(ANN.but(look=unit(ann + between_them * amy), noise=0.0), seconds=20)
     assert listener.names() == ["uncertain"]
 
 
@@ -289,6 +289,20 @@ def test_a_name_that_most_of_the_faces_deny_is_called_into_doubt() -> None:
     assert [(data.state, data.previous) for _, data in listener.watch(ANN, seconds=20).heard(Identity)] == [
         ("known", None),
         ("uncertain", "Ann"),
+    ]
+
+
+def test_a_doubt_that_passes_leads_back_to_the_same_name_which_corrects_nothing() -> None:
+    doubtful = between((2, 12))
+    listener = Listener(
+        "Ann",
+        "Bob",
+        taken_for=lambda time: ["Ann", "Bob", "Zoe"][round(time * 10) % 3 if doubtful(time) else 0],
+    )
+    assert [(data.state, data.previous) for _, data in listener.watch(ANN, seconds=25).heard(Identity)] == [
+        ("known", None),
+        ("uncertain", "Ann"),
+        ("known", None),
     ]
 
 
@@ -425,13 +439,31 @@ def test_a_short_smile_is_not_told() -> None:
 @pytest.mark.parametrize("fps", [3, 10, 30])
 def test_an_emotion_that_flickers_is_told_once_at_most(fps: float) -> None:
     ann = ANN.but(emotion=lambda time: ["happy", "surprise"][round(time * fps) % 2])
-    assert len(Listener().watch(ann, seconds=20, fps=fps).heard(Emotion)) <= 1
+    told = Listener().watch(ann, seconds=20, fps=fps).heard(Emotion)
+    assert len(told) == (1 if fps >= 10 else 0)  # one of the two, or none of them ever lasts
 
 
 def test_an_expression_that_nobody_could_name_is_not_told_over_and_over() -> None:
     random = np.random.default_rng(0)
     ann = ANN.but(emotion=lambda _: str(random.choice(["happy", "surprise", "fear"])))
     assert len(Listener().watch(ann, seconds=60, fps=10).heard(Emotion)) <= 4
+
+
+def test_nothing_lasts_while_it_is_out_of_sight() -> None:
+    """She puts on glasses and laughs, and is hidden before either can be believed."""
+    hidden = between((5.4, 7))
+    ann = ANN.but(
+        visible=lambda time: not hidden(time),
+        emotion=lambda time: "happy" if time >= 4.7 else "neutral",
+        attributes=lambda time: {"Eyeglasses": 0.9 if time >= 3 else 0.1},
+    )
+    listener = Listener().watch(ann, seconds=10)
+    [_, (laughed, emotion)] = listener.heard(Emotion)
+    assert emotion.emotion == "happy"
+    assert laughed >= 8
+    [_, (saw, looks)] = listener.heard(Attributes)
+    assert looks.attributes["Eyeglasses"] > 0.6
+    assert saw >= 8
 
 
 # --- crowd ------------------------------------------------------------------------------------
@@ -581,7 +613,13 @@ scenes = st.lists(
 )
 
 
-@settings(deadline=None, max_examples=60, derandomize=True, database=None)
+@settings(
+    deadline=None,
+    max_examples=60,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(scenes)
 def test_whatever_happens_nothing_is_said_twice(scenes: list[tuple[list[Person], int, float]]) -> None:
     random, listener, time = np.random.default_rng(0), Listener("Ann", "Bob", report=EVERYTHING), 0.0

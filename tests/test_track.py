@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -118,6 +118,11 @@ def test_whoever_takes_the_place_of_a_person_who_left_is_somebody_new() -> None:
     frames = watch(Tracker(), [ann, bob], 5)
     assert [track.id for track in frames[19]] == [1]
     assert [(track.id, track.state) for track in frames[-1]] == [(2, "confirmed")]
+
+
+def test_whoever_looks_like_a_lost_person_but_is_across_the_room_is_somebody_new() -> None:
+    ann, double = ANN.but(visible=between((0, 2))), ANN.but(place=(800, 240), visible=between((2.5, 4)))
+    assert [track.id for track in watch(Tracker(), [ann, double], 3)[-1]] == [1, 2]
 
 
 def test_whoever_steps_before_a_person_does_not_take_over_her_track() -> None:
@@ -352,7 +357,13 @@ seen_faces = st.lists(
 steps = st.sampled_from([0.0, 0.001, 0.05, 0.2, 0.5, 1.9, 2.1, 30.0, -1.0])
 
 
-@settings(deadline=None, max_examples=80, derandomize=True, database=None)
+@settings(
+    deadline=None,
+    max_examples=80,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],
+)
 @given(st.lists(st.tuples(steps, seen_faces), max_size=20))
 def test_whatever_is_seen_the_books_are_in_order(frames: list[tuple[float, list[Person]]]) -> None:
     """Ids are used once, a face goes to one track, and a track lives through its states in order."""

@@ -41,7 +41,7 @@ MEMORY = 16.0  # votes: what is remembered of them; new votes push out old ones
 RESERVE = 2.0  # votes: for nobody, so that a few frames never are a majority
 ENOUGH = 0.75  # share of the votes for a first word
 SURE = 0.8  # share of the votes for taking it back
-DENIED = 0.55  # share of the votes against a name that brings it into doubt
+DENIED = 0.45  # share against a name that brings it into doubt: of all with the reserve, the half
 PATIENCE = 3.0  # s: of silence, or of doubt, after which something is said in any case
 
 # Attributes and emotion.
