@@ -1,13 +1,14 @@
 """A real RTSP camera for the tests. Run with the system's Python, which has GStreamer's bindings (gi).
 
-    rtsp_server.py PORT [--user NAME --password WORD]
+    rtsp_server.py PORT [--user NAME --password WORD] [--clip FILE.h264]
 
 serves on 127.0.0.1, until it is killed:
 
     /h264   25 fps        /h265   25 fps
-    /fast   50 fps        /slow    5 fps     (both H.264)
+    /fast   50 fps        /slow   10 fps     (both H.264)
+    /clip   the file, round and round, where one is given
 
-Every picture is 320x240: below, three bars of red, green and blue; above, a strip of 32 black or white
+Every other picture is 320x240: below, three bars of red, green and blue; above, a strip of 32 black or white
 squares which are the millisecond (CLOCK_MONOTONIC, so the client's clock too) at which it was drawn, most
 significant bit first, two rows of 16. So a test can read how old a picture truly is.
 """
@@ -60,19 +61,34 @@ class Camera(GstRtspServer.RTSPMediaFactory):
         media.connect("unprepared", lambda _media: GLib.source_remove(rolling))
 
 
+class Player(GstRtspServer.RTSPMediaFactory):
+    """A camera before which the same things happen for ever."""
+
+    def __init__(self, clip):
+        super().__init__()
+        self.set_shared(True)
+        self.set_launch(
+            f"( multifilesrc location={clip} loop=true ! h264parse ! identity sync=true"
+            " ! rtph264pay name=pay0 config-interval=-1 )"
+        )
+
+
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("port")
     parser.add_argument("--user")
     parser.add_argument("--password")
+    parser.add_argument("--clip")
     options = parser.parse_args()
     Gst.init(None)
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
     server.set_service(options.port)
-    cameras = {"/h264": Camera(H264, 25), "/fast": Camera(H264, 50), "/slow": Camera(H264, 5)}
+    cameras = {"/h264": Camera(H264, 25), "/fast": Camera(H264, 50), "/slow": Camera(H264, 10)}
     if Gst.ElementFactory.find("x265enc"):
         cameras["/h265"] = Camera(H265, 25)
+    if options.clip:
+        cameras["/clip"] = Player(options.clip)
     if options.user:
         auth = GstRtspServer.RTSPAuth()
         auth.set_supported_methods(GstRtsp.RTSPAuthMethod.DIGEST)

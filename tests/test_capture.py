@@ -205,13 +205,13 @@ def test_a_camera_that_is_killed_comes_back_by_itself_and_says_so_once_each_way(
 
 def test_a_camera_that_hangs_is_noticed_after_the_read_timeout_and_comes_back(camera: Camera) -> None:
     inbox, changes = LatestFrames(), Changes()
-    with Capture(stream(camera.url("h264"), open_timeout=1, read_timeout=1), inbox, changes):
+    with Capture(stream(camera.url("h264"), open_timeout=2, read_timeout=0.5), inbox, changes):
         take(inbox)
         camera.process.send_signal(signal.SIGSTOP)
         hung = time.monotonic()
         wait_until(lambda: changes.states == [True, False])
-        assert 0.9 < time.monotonic() - hung < 3
-        assert changes[1][2] == f"{camera.url('h264')} has given no picture for 1 s"
+        assert 0.4 < time.monotonic() - hung < 2
+        assert changes[1][2] == f"{camera.url('h264')} has given no picture for 0.5 s"
         camera.process.send_signal(signal.SIGCONT)
         wait_until(lambda: changes.states == [True, False, True])
     assert changes.states == [True, False, True]
@@ -222,7 +222,7 @@ def test_a_slow_reader_sees_fresh_frames_and_the_others_are_counted_as_dropped(s
     with Capture(stream(shared_camera.url("fast")), inbox, Changes()):
         take(inbox)
         ages, seen = [], []
-        for _ in range(8):
+        for _ in range(6):
             time.sleep(0.25)  # a reader of 4 fps at a camera of 50
             seen.append(take(inbox))
             ages.append(true_age(seen[-1]))
@@ -240,7 +240,7 @@ def test_a_fast_camera_does_not_starve_a_slow_one(shared_camera: Camera) -> None
             cameras.enter_context(Capture(stream(shared_camera.url(path), name=path), inbox, Changes()))
         wait_until(lambda: {take(inbox).stream, take(inbox).stream} == {"fast", "slow"})
         for _ in range(12):
-            time.sleep(0.2)  # a reader as fast as the slow camera alone
+            time.sleep(0.1)  # a reader as fast as the slow camera alone
             seen[take(inbox).stream] += 1
     assert min(seen["slow"], seen["fast"]) >= 4, seen
 
@@ -340,7 +340,7 @@ def reason_for(url: str, **more: object) -> str:
     changes = Changes()
     with Capture(stream(url, **more), LatestFrames(), changes):
         wait_until(lambda: changes)
-        time.sleep(0.4)
+        time.sleep(0.3)  # room for another try
     assert changes.states == [False], "told once, however often it is tried"
     reason = changes[0][2]
     assert reason is not None
@@ -637,14 +637,15 @@ def test_a_file_as_fast_as_possible_loses_no_frame_to_a_slow_reader(film: Path) 
     assert_red_green_blue(seen[-1])
 
 
-def test_a_paced_file_plays_at_its_own_speed(film: Path) -> None:
+def test_a_paced_file_plays_at_its_own_speed(tmp_path: Path) -> None:
+    film = write_video(tmp_path / "film.mp4", count=15)
     inbox = LatestFrames()
     began = time.monotonic()
     with Capture(stream(film), inbox, Changes()):
         seen = read_all(inbox)
         ages = [time.monotonic() - seen[-1].time]
-    assert 2.7 < time.monotonic() - began < 4.5
-    assert len(seen) + inbox.dropped("door") == 30
+    assert 1.3 < time.monotonic() - began < 3
+    assert len(seen) + inbox.dropped("door") == 15
     assert max(ages) < 1
 
 

@@ -177,7 +177,8 @@ class Capture:
                 self._say(up=False, reason=str(error))
             else:
                 if not self._stop.is_set():
-                    self._say(up=False, reason=f"{masked(self.stream.url)} has come to its end")
+                    end = f"{masked(self.stream.url)} has come to its end"
+                    self._say(up=False, reason=end, level=logging.INFO)  # as a file must: nothing is wrong
                 return
             pause = min(2 * pause, longest)
             self._stop.wait(random.uniform(max(pause / 2, shortest), pause))  # noqa: S311 - no secret
@@ -219,14 +220,14 @@ class Capture:
 
         return clock
 
-    def _say(self, *, up: bool, reason: str | None = None) -> None:
+    def _say(self, *, up: bool, reason: str | None = None, level: int = logging.WARNING) -> None:
         if up == self._up:
             return
         self._up, self._since = up, time.monotonic()
         if up:
             log.info("stream %s is up", self.stream.name)
         else:
-            log.warning("stream %s is down: %s", self.stream.name, reason)
+            log.log(level, "stream %s is down: %s", self.stream.name, reason)
         self._on_change(self.stream.name, up, reason)
 
 

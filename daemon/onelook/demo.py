@@ -13,9 +13,9 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import cv2
@@ -27,8 +27,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tqdm import tqdm
 
 from onelook import service
-from onelook.capture import read_picture
-from onelook.config import Config, Gallery, Metrics, Mqtt, Stream
+from onelook.capture import masked, read_picture
+from onelook.config import Config, Gallery, Metrics, Mqtt, stream_of
 from onelook.draw import Captions, drawn
 from onelook.errors import OwnerError
 from onelook.event import Event
@@ -59,6 +59,8 @@ def demo(
             host, port, protocol = "127.0.0.1", house.enter_context(_broker()), "3.1.1"
         else:
             host, _, given = broker.partition(":")
+            if not host or not (given or "1883").isdecimal() or int(given or 1883) > 65535:
+                raise OwnerError(f"{broker} is no broker: give HOST or HOST:PORT.")
             port, protocol = int(given or 1883), "5"
         made_up = source is None
         if source is None:
@@ -66,7 +68,7 @@ def demo(
             compose(Path(source))
         config = Config(
             device="demo",
-            streams=[Stream(name="crowd" if made_up else "stream", url=source)],
+            streams=[stream_of(source).model_copy(update={"name": "crowd"} if made_up else {})],
             gallery=Gallery(path=scratch / "gallery.db", key_file=scratch / "gallery.key"),
             mqtt=Mqtt(host=host, port=port, protocol=protocol, outbox=scratch / "outbox.db"),
             metrics=Metrics(port=_free_port()),
@@ -74,7 +76,7 @@ def demo(
         if made_up:
             for verdict in service.enroll(config, ENROLLED, [PORTRAITS / "eileen_collins.jpg"]):
                 _say(f"{ENROLLED}'s portrait {verdict.reason}.")
-        listener = house.enter_context(_Listener(host, port, config.mqtt.prefix))
+        listener = house.enter_context(_Listener(host, port, config.mqtt.prefix, masked(source)))
         page = f"http://127.0.0.1:{config.metrics.port}/metrics"
         _say(f"Events: mqtt://{host}:{port}, topics {config.mqtt.prefix}/demo/#. Metrics: {page}")
         _say(f"At most {seconds:.0f} seconds; Ctrl-C ends it sooner.\n")
@@ -83,11 +85,14 @@ def demo(
         timer.start()
         house.callback(timer.cancel)
         figures: dict[str, float] = {}
+        began = inf
 
         def watch(frame: Frame, tracks: Sequence[Track], events: Sequence[Event]) -> None:
+            nonlocal began
+            began = min(began, frame.time)
             best.look(frame, tracks, events)
-            if frame.index % FPS == 0:
-                figures.update(_figures(page))
+            if frame.index % FPS == 0 and frame.time > began:
+                figures.update(_figures(page, frame.time - began))
 
         logging.getLogger("onelook").setLevel(logging.WARNING)
         service.run(config, stop=stop, watch=watch)
@@ -230,8 +235,9 @@ def _broker() -> Iterator[int]:
 class _Listener:
     """Subscribes as any user would, and tells each event in plain words."""
 
-    def __init__(self, host: str, port: int, prefix: str) -> None:
+    def __init__(self, host: str, port: int, prefix: str, source: str) -> None:
         self.counts: Counter[str] = Counter()
+        self._source = source
         self._gone = threading.Event()
         self._topic = f"{prefix}/demo/#"
         self._client = Client(CallbackAPIVersion.VERSION2)
@@ -264,7 +270,7 @@ class _Listener:
         if kind == "status":
             self._gone.set() if place == "status" and data["state"] == "offline" else None
             _say(f"{event['time'][11:19]}  {'the daemon' if place == 'status' else place} is {data['state']}"
-                 + (f": {data['reason']}" if data.get("reason") else ""))
+                 + (f": {data['reason'].replace(self._source, 'it')}" if data.get("reason") else ""))
         else:
             _say(f"{event['time'][11:19]}  {in_words(kind, data)}")
 
@@ -310,12 +316,12 @@ class _Best:
             self.picture = drawn(frame.image, tracks, self._captions)
 
 
-def _figures(page: str) -> dict[str, float]:
-    """Read the daemon's own metrics, as Prometheus would."""
+def _figures(page: str, seconds: float) -> dict[str, float]:
+    """Read the daemon's own metrics, as Prometheus would, of the `seconds` that it has looked."""
     try:
         with urlopen(page, timeout=2) as answer:  # noqa: S310 - our own page
             text = answer.read().decode()
-    except URLError:
+    except OSError:
         return {}
     sums: Counter[str] = Counter()
     for family in text_string_to_metric_families(text):
@@ -323,11 +329,10 @@ def _figures(page: str) -> dict[str, float]:
             sums[sample.name + "".join(f"/{v}" for k, v in sample.labels.items() if k in ("stage", "kind"))] += sample.value
     frames = max(1.0, sums["onelook_frame_age_seconds_count"])
     network = sums["onelook_stage_seconds_sum/frame"] + sums["onelook_stage_seconds_sum/faces"]
-    passed = max(1e-9, sums["onelook_frames_total"] / FPS)
     return {
         "age": sums["onelook_frame_age_seconds_sum"] / frames,
         "network": network / frames,
-        "cpu": sums["onelook_stage_cpu_seconds_total/total"] / passed,
+        "cpu": sums["onelook_stage_cpu_seconds_total/total"] / seconds,
         "memory": sums["onelook_memory_bytes/rss"],
     }
 

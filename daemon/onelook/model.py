@@ -103,14 +103,38 @@ class FaceModel:
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"The TFLite runtime refuses the network: {error}.") from error
         self._interpreter = interpreter  # the runners do not keep it alive
-        image = _Tensor.all(self._frame.get_input_details())["image"]
         self._outputs = _Tensor.all(self._frame.get_output_details())
         self._inputs = _Tensor.all(self._faces.get_input_details())
         self._described = _Tensor.all(self._faces.get_output_details())
+        try:
+            image = _Tensor.all(self._frame.get_input_details())["image"]
+            self._check()
+        except KeyError as error:
+            raise ModelError(f"The network has no tensor named {error}.") from None
         pixels = (np.arange(256, dtype=np.float32) - self.spec.input_mean) * self.spec.input_scale
         self._pixels = image.quantisation.stored(pixels, image.kind)
         self._canvas: Image = np.full((height, width, 3), round(self.spec.input_mean), np.uint8)
         self._drawn = (width, height)
+
+    def _check(self) -> None:
+        """That model.json tells of this network what is true."""
+        spec, labels = self.spec, self.spec.labels
+        told = {
+            "embedding_size": (spec.embedding_size, self._described["embedding"].shape[-1]),
+            "sum of traits": (sum(spec.traits.values()), self._described["traits"].shape[-1]),
+            "faces_at_once": (spec.faces_at_once, self._inputs["index"].shape[0] // align.GRID**2),
+            "features": (spec.features, self._outputs["features"].shape[-1]),
+            "feature_stride": (spec.feature_stride, align.STRIDE),
+            "count of detector.strides": (len(spec.detector.strides), sum(n.startswith("score") for n in self._outputs)),
+        }
+        for name, asked in (("attributes", labels.attributes), ("ethnicity", labels.ethnicity),
+                            ("emotion", labels.emotion)):
+            told[f"count of labels.{name}"] = (len(asked), spec.traits.get(name, 0))
+        for name in ("age", "gender", "quality"):
+            told[f"traits.{name}"] = (spec.traits.get(name, 0), 1)
+        for name, (said, true) in told.items():
+            if said != true:
+                raise ModelError(f"model.json does not fit the network beside it: {name} should be {true}, not {said}.")
 
     def _sized(self, network: bytes, width: int, height: int) -> bytes:
         """The network for another input size.
@@ -120,7 +144,11 @@ class FaceModel:
         if (width, height) == self.spec.input_size:
             return network
         changed = bytearray(network)
+        was_width, was_height = self.spec.input_size
         for patch in self.spec.patches:
+            was = struct.pack("<2i", was_height // patch.stride, was_width // patch.stride)
+            if changed[patch.offset : patch.offset + 8] != was:
+                raise ModelError(f"model.json does not fit the network beside it: there is no size at {patch.offset}.")
             struct.pack_into("<2i", changed, patch.offset, height // patch.stride, width // patch.stride)
         return bytes(changed)
 

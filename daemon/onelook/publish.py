@@ -184,15 +184,21 @@ class LinesPublisher:
     """The same CloudEvents as JSON lines, UTF-8, each flushed.
 
     When nobody reads any more (`onelook replay … | head`) it falls silent and calls
-    `on_closed` once; nothing is raised.
+    `on_closed` once; nothing is raised. `on_published(event, age)` hears of each line, `age`
+    being seconds since its frame was captured, where known.
     """
 
     def __init__(
-        self, file: TextIO, device: str = "onelook", on_closed: Callable[[], None] = lambda: None
+        self,
+        file: TextIO,
+        device: str = "onelook",
+        on_closed: Callable[[], None] = lambda: None,
+        on_published: Callable[[Event, float | None], None] = lambda _event, _age: None,
     ) -> None:
         self._file = file
         self._device = device
         self._on_closed = on_closed
+        self._on_published = on_published
         self._lock = threading.Lock()
         self._closed = False
         if isinstance(file, TextIOWrapper):
@@ -214,6 +220,8 @@ class LinesPublisher:
                 os.dup2(nowhere, self._file.fileno())
                 os.close(nowhere)
             else:
+                age = None if event.captured is None else time.monotonic() - event.captured
+                self._on_published(event, age)
                 return
         self._on_closed()
 

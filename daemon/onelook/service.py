@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from onelook import __version__, enroll as enrolment, systemd
 from onelook.capture import Capture, LatestFrames, frames, masked
-from onelook.config import Config, Stream
+from onelook.config import Config, stream_of
 from onelook.draw import Captions, drawn
 from onelook.event import Event, Status
 from onelook.face import Floats
@@ -108,6 +108,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             metrics.seen(frame.stream, faces=len(pipeline.faces), tracks=seen)
             if watch is not None:
                 watch(frame, pipeline.tracks, events)
+        log.info("told to stop" if stop.is_set() else "every stream has come to its end")
     log.info("ended in order")
     return 0
 
@@ -127,7 +128,7 @@ def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO
     recording are the same on every machine, but for their ids. Without a config: every
     default, and nobody enrolled. Raises OwnerError where the source cannot be read.
     """
-    chosen = config or Config(streams=[Stream(name="replay", url=source)])
+    chosen = config or Config(streams=[stream_of(source)])
     model = _model(chosen)
     started = datetime.fromtimestamp(0, UTC)  # a recording does not say when it was made
     closed = Flag()
@@ -193,7 +194,7 @@ def _pipeline(
 def _publisher(config: Config, metrics: Metrics, stop: Flag) -> Iterator[Publisher]:
     """The publisher that the config names, wired to the metrics."""
     if config.publish == "stdout":
-        with LinesPublisher(sys.stdout, config.device, stop.set) as lines:
+        with LinesPublisher(sys.stdout, config.device, stop.set, on_published=metrics.published) as lines:
             yield lines
         return
     with Outbox(config.mqtt.outbox, on_dropped=metrics.outbox_dropped) as outbox:
@@ -212,9 +213,8 @@ def _status(stream: str, state: Literal["online", "offline"], reason: str | None
 @contextmanager
 def _signals(stop: Flag) -> Iterator[Flag]:
     """SIGTERM and SIGINT set `stop` while the context lasts."""
-    def on_signal(number: int, _frame: object) -> None:
-        log.info("told to stop by %s", signal.Signals(number).name)
-        stop.set()
+    def on_signal(_number: int, _frame: object) -> None:
+        stop.set()  # and no word: the log may be in the middle of another
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -47,7 +47,7 @@ class VideoWriter:
         if self._stream is None:
             self._stream = self._file.add_stream("libx264", rate=30, options={"crf": "23", "preset": "veryfast"})
             # 4:2:0 needs even sides.
-            self._stream.width, self._stream.height = image.shape[1] // 2 * 2, image.shape[0] // 2 * 2
+            self._stream.width, self._stream.height = (max(2, side // 2 * 2) for side in image.shape[1::-1])
             self._stream.pix_fmt = "yuv420p"
             self._stream.time_base = self._stream.codec_context.time_base = CLOCK
         tick = max(self._last + 1, round(time / CLOCK))

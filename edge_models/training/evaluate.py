@@ -21,10 +21,10 @@ from xml.etree import ElementTree
 
 import cv2
 import numpy as np
-from ai_edge_litert import schema_py_generated as schema
 from tqdm import tqdm
 
 from edge_models.training.data import FACE_BOX
+from edge_models.training.graph import macs, patches
 from onelook.capture import frames as read_frames
 from onelook.face import Faces
 from onelook.model import FaceModel
@@ -295,33 +295,13 @@ def detection(path: Path, folder: Path, reference: dict | None) -> dict[str, dic
     return out
 
 
-def macs(network: bytes) -> dict[str, float]:
-    """Multiply-accumulates of each signature in millions, counted in the file itself."""
-    model = schema.Model.GetRootAs(network)
-    out = {}
-    for s in range(model.SignatureDefsLength()):
-        graph = model.Subgraphs(model.SignatureDefs(s).SubgraphIndex())
-        total = 0
-        for i in range(graph.OperatorsLength()):
-            op = graph.Operators(i)
-            code = model.OperatorCodes(op.OpcodeIndex()).BuiltinCode()
-            shape = graph.Tensors(op.Outputs(0)).ShapeAsNumpy()
-            if code == schema.BuiltinOperator.CONV_2D:
-                total += int(np.prod(shape)) * int(np.prod(graph.Tensors(op.Inputs(1)).ShapeAsNumpy()[1:]))
-            elif code == schema.BuiltinOperator.DEPTHWISE_CONV_2D:
-                total += int(np.prod(shape)) * int(np.prod(graph.Tensors(op.Inputs(1)).ShapeAsNumpy()[1:3]))
-            elif code == schema.BuiltinOperator.FULLY_CONNECTED:
-                total += int(np.prod(shape)) * int(graph.Tensors(op.Inputs(1)).ShapeAsNumpy()[-1])
-        out[model.SignatureDefs(s).SignatureKey().decode()] = total / 1e6
-    return out
-
-
 @contextmanager
 def as_float(folder: Path) -> Iterator[Path]:
     """A model folder with the unquantised network in the place of the shipped one."""
     with tempfile.TemporaryDirectory() as scratch:
         network = (folder / "float.tflite").read_bytes()
         described = json.loads((folder / "model.json").read_text())
+        described["patches"] = [p.model_dump() for p in patches(network, HEIGHT)]
         described["sha256"] = hashlib.sha256(network).hexdigest()
         (Path(scratch) / "model.json").write_text(json.dumps(described))
         (Path(scratch) / "model.tflite").write_bytes(network)

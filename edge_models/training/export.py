@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from edge_models.training import data, losses
+from edge_models.training.graph import patches
 from edge_models.training.network import EMBEDDING, FEATURES, GRID, STRIDES, TRAITS, OneLook
 from onelook import align
-from onelook.spec import Detector, Labels, ModelSpec, Patch, Threshold, Training
+from onelook.spec import Detector, Labels, ModelSpec, Threshold, Training
 
 WIDTH, HEIGHT = 640, 480
 AT_ONCE = 16
@@ -124,27 +125,6 @@ def calibration(network: OneLook, faces: data.Faces, scenes: data.Scenes, frames
     return inputs
 
 
-def patches(network: bytes) -> list[Patch]:
-    """Where the upsampling layers' output sizes lie in the file."""
-    model = schema.Model.GetRootAs(network)
-    graph = model.Subgraphs(0)
-    found = []
-    for i in range(graph.OperatorsLength()):
-        operator = graph.Operators(i)
-        code = model.OperatorCodes(operator.OpcodeIndex()).BuiltinCode()
-        if code not in (schema.BuiltinOperator.RESIZE_NEAREST_NEIGHBOR, schema.BuiltinOperator.RESIZE_BILINEAR):
-            continue
-        buffer = model.Buffers(graph.Tensors(operator.Inputs(1)).Buffer())
-        height, width = np.frombuffer(buffer.DataAsNumpy().tobytes(), np.int32)
-        offset = buffer._tab.Vector(buffer._tab.Offset(4))  # noqa: SLF001
-        if HEIGHT * width != WIDTH * height:
-            raise RuntimeError(f"an upsampling layer of {width}x{height} does not follow the input")
-        patch = Patch(offset=offset, stride=HEIGHT // int(height))
-        if patch not in found:
-            found.append(patch)
-    return found
-
-
 def main() -> None:
     """Convert, quantise, describe."""
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -174,7 +154,7 @@ def main() -> None:
     converted.export(str(whole))
 
     faces = data.Faces(options.faces, options.cache, "test")
-    scenes = data.Scenes(options.scenes, None)
+    scenes = data.Scenes([options.scenes], None)
     quant = quantizer.Quantizer(str(whole))
     quant.load_quantization_recipe(recipe.static_wi8_ai8())
     seen = quant.calibrate(calibration(network, faces, scenes, options.frames))
@@ -185,14 +165,14 @@ def main() -> None:
     names = next(np.load(f)["attribute_names"] for f in options.faces if "attribute_names" in np.load(f))
     described = ModelSpec(
         name="onelook", version="0.1.0", sha256=hashlib.sha256(small).hexdigest(), input_size=(WIDTH, HEIGHT),
-        input_mean=127.5, input_scale=1 / 127.5, patches=patches(bytes(small)), feature_stride=align.STRIDE,
+        input_mean=127.5, input_scale=1 / 127.5, patches=patches(bytes(small), HEIGHT), feature_stride=align.STRIDE,
         features=FEATURES, faces_at_once=AT_ONCE, embedding_size=EMBEDDING, traits=TRAITS,
         age_middle=losses.AGE_MIDDLE, age_step=losses.AGE_STEP,
         labels=LABELS.model_copy(update={"attributes": [str(n) for n in names]}),
         detector=Detector(strides=list(STRIDES), score=0.4, nms_iou=0.4),
         thresholds=[Threshold(far=0.001, similarity=0.5, tar=0.0)],
         training=Training(commit=run["commit"], seed=run["seed"], steps=kept["step"], faces_seen=kept["seen"],
-                          data=run["faces"]),
+                          data=[*run["faces"], *run.get("scenes", [])]),
         licence="Weights learned from research data (see MODEL_CARD.md): research and private use.",
     )
     (options.out / "model.json").write_text(described.model_dump_json(indent=1) + "\n")

@@ -31,11 +31,13 @@ def arguments() -> argparse.Namespace:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("run", type=Path)
     ask.add_argument("--faces", type=Path, nargs="+", required=True)
-    ask.add_argument("--scenes", type=Path, required=True)
+    ask.add_argument("--scenes", type=Path, nargs="+", required=True)
+    ask.add_argument("--plans", choices=tuple(data.PLANS), default="faces", help="the mix of canvases")
     ask.add_argument("--backgrounds", type=Path)
     ask.add_argument("--cache", type=Path, default=Path("runs/cache"))
     ask.add_argument("--steps", type=int, default=20_000)
     ask.add_argument("--decay", type=int, default=6_000)
+    ask.add_argument("--warm", type=int, default=500)
     ask.add_argument("--rate", type=float, default=2e-3)
     ask.add_argument("--times", type=int, default=1, help="batches this many times larger (for a GPU)")
     ask.add_argument("--workers", type=int, default=1, help="processes that compose batches; 0 on a GPU")
@@ -47,11 +49,11 @@ def arguments() -> argparse.Namespace:
     return ask.parse_args()
 
 
-def rate_at(step: int, steps: int, decay: int, top: float) -> float:
-    """Warm-up over 500 steps, level, then a cosine down to 1 % over the last `decay`."""
+def rate_at(step: int, steps: int, decay: int, top: float, warm: int) -> float:
+    """Warm-up over `warm` steps, level, then a cosine down to 1 % over the last `decay`."""
     if step > steps - decay:
         return top * (0.01 + 0.99 * (1 + math.cos(math.pi * (1 - (steps - step) / decay))) / 2)
-    return top * min(1.0, (step + 1) / 500)
+    return top * min(1.0, (step + 1) / warm)
 
 
 def on_grid(landmarks: Tensor, map_side: int) -> Tensor:
@@ -103,15 +105,17 @@ def main() -> None:
         optimiser.load_state_dict(kept["optimiser"])
         step, seen = kept["step"], kept["seen"]
     elif options.start:
-        network.load_state_dict(torch.load(options.start, map_location=device, weights_only=True)["network"])
+        kept = torch.load(options.start, map_location=device, weights_only=True)
+        network.load_state_dict(kept["network"])
+        seen = kept["seen"]
     (options.run / "run.json").write_text(json.dumps(
         {**{k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()
-            if k not in ("faces", "seconds")},
-         "faces": [f.name for f in options.faces], "commit": commit(), "parameters":
+            if k not in ("faces", "scenes", "seconds")},
+         "faces": [f.name for f in options.faces], "scenes": [f.name for f in options.scenes], "commit": commit(), "parameters":
          sum(p.numel() for p in network.parameters()), "train": len(faces)}, indent=1))
 
     torch.manual_seed(options.seed + step)
-    endless = data.Batches(faces, scenes, device, options.seed + step, options.times)
+    endless = data.Batches(faces, scenes, device, options.seed + step, options.times, options.plans)
     batches = iter(DataLoader(endless, batch_size=None, num_workers=options.workers,
                               prefetch_factor=3 if options.workers else None))
     began, means, counts = time.monotonic(), {}, 0
@@ -121,7 +125,7 @@ def main() -> None:
         network.train()
         batch = next(batches)
         for group in optimiser.param_groups:
-            group["lr"] = rate_at(step, options.steps, options.decay, options.rate)
+            group["lr"] = rate_at(step, options.steps, options.decay, options.rate, options.warm)
         # The detector's landmarks will not be exact either.
         width = (batch.where.amax(1) - batch.where.amin(1)).mean(1)
         where = batch.where + torch.randn_like(batch.where) * width[:, None, None] * 0.035
