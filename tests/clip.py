@@ -29,7 +29,7 @@ LANDMARKS = {
 """Eye, eye, nose, mouth corner, mouth corner, in pixels of the portrait."""
 
 WIDTH, HEIGHT, FPS = 640, 480, 10
-COMES, GOES, SECONDS = 1.5, 4.5, 7.0
+COMES, GOES, SECONDS = 1.5, 4.5, 8.0
 """When Grace Hopper is to be seen, and how long the clip is."""
 
 Image = NDArray[np.uint8]

@@ -55,8 +55,8 @@ def grid(landmarks: Floats, width: int, height: int) -> tuple[NDArray[np.int32],
     step = TEMPLATE_SIZE / GRID
     line = (np.arange(GRID, dtype=np.float32) + 0.5) * step - 0.5
     template = np.stack([np.tile(line, GRID), np.repeat(line, GRID), np.ones(GRID * GRID, np.float32)])
-    points = similarity(landmarks) @ template.astype(np.float32)  # (K, 2, GRID * GRID)
-    points = (points + 0.5) / STRIDE - 0.5
+    pixels = similarity(landmarks) @ template.astype(np.float32)  # (K, 2, GRID * GRID)
+    points = (pixels + 0.5) / STRIDE - 0.5
     x = np.clip(points[:, 0], 0, width - 1).ravel()
     y = np.clip(points[:, 1], 0, height - 1).ravel()
     left = np.minimum(x.astype(np.int32), width - 2)

@@ -1,7 +1,7 @@
 """Decoding: the network's raw tensors become boxes and landmarks. numpy, and OpenCV's NMS."""
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -17,17 +17,18 @@ class Quantisation:
     scale: float
     zero_point: int
 
-    def real(self, stored: NDArray[np.generic]) -> Floats:
+    def real(self, stored: NDArray[Any]) -> Floats:
         """Stored values as float32."""
         values = stored.astype(np.float32)
         return values if self.scale == 0 else (values - self.zero_point) * np.float32(self.scale)
 
-    def stored(self, real: Floats, kind: np.dtype[np.generic]) -> NDArray[np.generic]:
+    def stored(self, real: Floats, kind: np.dtype[Any]) -> NDArray[Any]:
         """Real values as the tensor stores them, clipped to its range."""
         if self.scale == 0:
             return real.astype(kind)
         bounds = np.iinfo(kind)
-        return np.clip(np.rint(real / self.scale) + self.zero_point, bounds.min, bounds.max).astype(kind)
+        kept: NDArray[Any] = np.clip(np.rint(real / self.scale) + self.zero_point, bounds.min, bounds.max).astype(kind)
+        return kept
 
 
 def sigmoid(x: Floats) -> Floats:
@@ -38,7 +39,8 @@ def sigmoid(x: Floats) -> Floats:
 def softmax(x: Floats) -> Floats:
     """Along the last axis."""
     e = np.exp(x - x.max(-1, keepdims=True))
-    return (e / e.sum(-1, keepdims=True)).astype(np.float32)
+    shares: Floats = (e / e.sum(-1, keepdims=True)).astype(np.float32)
+    return shares
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Found:
 
 
 def level(
-    scores: NDArray[np.generic], places: NDArray[np.generic], score_is: Quantisation, place_is: Quantisation,
+    scores: NDArray[Any], places: NDArray[Any], score_is: Quantisation, place_is: Quantisation,
     stride: int, threshold: float,
 ) -> Found:
     """Faces of one level of the detector.
@@ -79,5 +81,7 @@ def join(levels: list[Found], nms_iou: float, most: int) -> Found:
     scores = np.concatenate([x.scores for x in levels])
     landmarks = np.concatenate([x.landmarks for x in levels])
     sized = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
-    kept = np.asarray(cv2.dnn.NMSBoxes(sized, scores, 0.0, nms_iou), np.intp).reshape(-1)[:most]
+    # Arrays are quicker than the lists that its stub asks for.
+    chosen = cv2.dnn.NMSBoxes(sized, scores, 0.0, nms_iou)  # type: ignore[arg-type]
+    kept = np.asarray(chosen, np.intp).reshape(-1)[:most]
     return Found(boxes[kept], scores[kept], landmarks[kept])

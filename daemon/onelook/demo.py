@@ -9,7 +9,7 @@ import socket
 import sys
 import tempfile
 import threading
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -56,12 +56,12 @@ def demo(
     with ExitStack() as house:
         scratch = Path(house.enter_context(tempfile.TemporaryDirectory(prefix="onelook-demo-")))
         if broker is None:
-            host, port, protocol = "127.0.0.1", house.enter_context(_broker()), "3.1.1"
+            host, port = "127.0.0.1", house.enter_context(_broker())
         else:
             host, _, given = broker.partition(":")
             if not host or not (given or "1883").isdecimal() or int(given or 1883) > 65535:
                 raise OwnerError(f"{broker} is no broker: give HOST or HOST:PORT.")
-            port, protocol = int(given or 1883), "5"
+            port = int(given or 1883)
         made_up = source is None
         if source is None:
             source = str(scratch / "crowd.mp4")
@@ -70,7 +70,7 @@ def demo(
             device="demo",
             streams=[stream_of(source).model_copy(update={"name": "crowd"} if made_up else {})],
             gallery=Gallery(path=scratch / "gallery.db", key_file=scratch / "gallery.key"),
-            mqtt=Mqtt(host=host, port=port, protocol=protocol, outbox=scratch / "outbox.db"),
+            mqtt=Mqtt(host=host, port=port, protocol="5" if broker else "3.1.1", outbox=scratch / "outbox.db"),
             metrics=Metrics(port=_free_port()),
         )
         if made_up:
@@ -187,7 +187,7 @@ def compose(path: Path) -> None:
     with VideoWriter(path) as video:
         for n in tqdm(range(SECONDS * FPS), "composing the crowd", unit="frame", disable=None, leave=False):
             time = n / FPS
-            canvas = wall + random.normal(0, 3, wall.shape).astype(np.float32)
+            canvas = wall + np.asarray(random.normal(0, 3, wall.shape), np.float32)
             for walker in walkers:
                 if walker.enters <= time < walker.leaves:
                     # Back and forth between the walls.
@@ -206,7 +206,8 @@ def _broker() -> Iterator[int]:
     try:
         from amqtt.broker import Broker  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
-        raise OwnerError("The demo's own broker needs the extra: pip install 'onelook[demo]'; or give --broker.") from None
+        sentence = "The demo's own broker needs the extra: pip install 'onelook[demo]'; or give --broker."
+        raise OwnerError(sentence) from None
     logging.getLogger("amqtt").setLevel(logging.CRITICAL)
     logging.getLogger("transitions").setLevel(logging.CRITICAL)
     port = _free_port()
@@ -284,8 +285,9 @@ def in_words(kind: str, data: dict[str, Any]) -> str:
         return f"{who} {data['state']}" + (f" after {data['seconds']:.0f} s" if data["state"] == "left" else "")
     if kind == "identity":
         known = f"is {data['name']} (similarity {data['similarity']:.2f})" if data["state"] == "known" else ""
+        other = "may be somebody enrolled" if data["state"] == "uncertain" else "is nobody enrolled"
         correction = f", not {data['previous']}" if data.get("previous") else ""
-        return f"{who} {known or 'is nobody enrolled' if data['state'] != 'uncertain' else 'may be somebody enrolled'}{correction}"
+        return f"{who} {known or other}{correction}"
     if kind == "attributes":
         parts = [str(data["gender"])] if data.get("gender") else []
         if data.get("age_range"):
@@ -323,10 +325,11 @@ def _figures(page: str, seconds: float) -> dict[str, float]:
             text = answer.read().decode()
     except OSError:
         return {}
-    sums: Counter[str] = Counter()
+    sums: defaultdict[str, float] = defaultdict(float)
     for family in text_string_to_metric_families(text):
         for sample in family.samples:
-            sums[sample.name + "".join(f"/{v}" for k, v in sample.labels.items() if k in ("stage", "kind"))] += sample.value
+            kind = "".join(f"/{v}" for k, v in sample.labels.items() if k in ("stage", "kind"))
+            sums[sample.name + kind] += sample.value
     frames = max(1.0, sums["onelook_frame_age_seconds_count"])
     network = sums["onelook_stage_seconds_sum/frame"] + sums["onelook_stage_seconds_sum/faces"]
     return {

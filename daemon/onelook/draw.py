@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from onelook.event import Attributes, Emotion, Event, Identity, TrackData
+from onelook.event import Attributes, Emotion, Event, Identity
 from onelook.track import Track
 
 Image = NDArray[np.uint8]
@@ -27,12 +27,14 @@ class Captions:
 
     def hear(self, events: Sequence[Event]) -> None:
         """Take in what was published."""
-        kept: Mapping[type[TrackData], dict[int, TrackData]] = {
-            Identity: self._names, Attributes: self._looks, Emotion: self._emotions,
-        }  # type: ignore[dict-item]  # each holds its own kind
         for event in events:
-            if type(event.data) in kept:
-                kept[type(event.data)][event.data.track] = event.data  # type: ignore[union-attr, index]
+            match event.data:
+                case Identity() as identity:
+                    self._names[identity.track] = identity
+                case Attributes() as looks:
+                    self._looks[looks.track] = looks
+                case Emotion() as emotion:
+                    self._emotions[emotion.track] = emotion
 
     def lines(self, track: int) -> list[str]:
         """One or two short lines about `track`."""

@@ -125,7 +125,9 @@ class FaceModel:
             "faces_at_once": (spec.faces_at_once, self._inputs["index"].shape[0] // align.GRID**2),
             "features": (spec.features, self._outputs["features"].shape[-1]),
             "feature_stride": (spec.feature_stride, align.STRIDE),
-            "count of detector.strides": (len(spec.detector.strides), sum(n.startswith("score") for n in self._outputs)),
+            "count of detector.strides": (
+                len(spec.detector.strides), sum(n.startswith("score") for n in self._outputs)
+            ),
         }
         for name, asked in (("attributes", labels.attributes), ("ethnicity", labels.ethnicity),
                             ("emotion", labels.emotion)):

@@ -314,7 +314,7 @@ class MqttPublisher:
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: object = None, *_: object) -> None:
         self._mail.put(self._stop)
         self._thread.join(2 * GOODBYE + 0.5)
         self._client.disconnect()

@@ -17,7 +17,8 @@ from typing import Literal, TextIO
 from prometheus_client import CollectorRegistry
 from tqdm import tqdm
 
-from onelook import __version__, enroll as enrolment, systemd
+from onelook import __version__, systemd
+from onelook import enroll as enrolment
 from onelook.capture import Capture, LatestFrames, frames, masked
 from onelook.config import Config, stream_of
 from onelook.draw import Captions, drawn

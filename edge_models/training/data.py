@@ -21,8 +21,6 @@ from torch.nn import functional
 from torch.utils.data import IterableDataset, get_worker_info
 from tqdm import tqdm
 
-from onelook.align import TEMPLATE
-
 PATCH, MARGIN = 144, 16
 FACE_BOX = (14.0, 11.0, 98.0, 118.0)
 """Box of a face on the 112 template: medians over 578 upright faces that SCRFD-2.5g boxed."""
@@ -90,7 +88,7 @@ def _decoded(file: Path, table: np.lib.npyio.NpzFile, cache: Path) -> np.ndarray
         blob = np.memmap(file.with_suffix(".bin"), np.uint8)
         part = kept.with_suffix(".part.npy")
         out = np.lib.format.open_memmap(part, "w+", np.uint8, (len(table["offset"]), PATCH, PATCH, 3))
-        for i, (start, length) in enumerate(zip(table["offset"], tqdm(table["length"], file.stem, disable=None))):
+        for i, (start, length) in enumerate(zip(table["offset"], tqdm(table["length"], file.stem, disable=None), strict=True)):
             out[i] = cv2.imdecode(blob[start:start + length], cv2.IMREAD_COLOR)[:, :, ::-1]
         out.flush()
         part.rename(kept)

@@ -21,10 +21,10 @@ from xml.etree import ElementTree
 
 import cv2
 import numpy as np
-from tqdm import tqdm
-
 from edge_models.training.data import FACE_BOX
 from edge_models.training.graph import macs, patches
+from tqdm import tqdm
+
 from onelook.capture import frames as read_frames
 from onelook.face import Faces
 from onelook.model import FaceModel

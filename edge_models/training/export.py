@@ -20,12 +20,12 @@ import numpy as np
 import torch
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_quantizer import quantizer, recipe
-from torch import Tensor, nn
-from torch.nn.utils import fuse_conv_bn_eval
-
 from edge_models.training import data, losses
 from edge_models.training.graph import patches
 from edge_models.training.network import EMBEDDING, FEATURES, GRID, STRIDES, TRAITS, OneLook
+from torch import Tensor, nn
+from torch.nn.utils import fuse_conv_bn_eval
+
 from onelook import align
 from onelook.spec import Detector, Labels, ModelSpec, Threshold, Training
 

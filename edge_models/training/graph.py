@@ -20,7 +20,7 @@ def patches(network: bytes, input_height: int) -> list[Patch]:
             continue
         buffer = model.Buffers(graph.Tensors(operator.Inputs(1)).Buffer())
         height, _ = np.frombuffer(buffer.DataAsNumpy().tobytes(), np.int32)
-        offset = buffer._tab.Vector(buffer._tab.Offset(4))  # noqa: SLF001
+        offset = buffer._tab.Vector(buffer._tab.Offset(4))
         patch = Patch(offset=offset, stride=input_height // int(height))
         if patch not in found:
             found.append(patch)

@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from edge_models.training.network import STRIDES, TRAITS
 from torch import Tensor
 from torch.nn import functional
-
-from edge_models.training.network import STRIDES, TRAITS
 
 SIZES = ((0, 40), (32, 96), (80, 10_000))
 """Face size (square root of the box's area, pixels) that each level answers for; they overlap."""

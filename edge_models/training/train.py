@@ -19,12 +19,12 @@ import time
 from pathlib import Path
 
 import torch
+from edge_models.training import data, losses
+from edge_models.training.network import GRID, OneLook
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from edge_models.training import data, losses
-from edge_models.training.network import GRID, OneLook
 
 def arguments() -> argparse.Namespace:
     """The command line."""

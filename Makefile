@@ -1,0 +1,44 @@
+# onelook's two commands: `make demo` and `make test`. Both make their own environment first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SOURCE ?=
+BROKER ?=
+UV     := $(VENV)/bin/uv
+
+.PHONY: help demo test lint lock wheel clean
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
+
+demo: $(VENV)/demo.done  ## see it work; SOURCE=rtsp://...|/dev/video0|file.mp4 for your own stream
+	@PYTHONPATH=daemon $(BIN)/python -m onelook demo $(if $(BROKER),--broker "$(BROKER)") $(if $(SOURCE),"$(SOURCE)")
+
+test: $(VENV)/test.done lint  ## everything: linters, types, layers, tests
+	@sh deploy/system-packages.sh
+	@echo "Running the tests (a few minutes)..."
+	@PYTHONPATH=daemon:. $(BIN)/python -m pytest -q
+
+lint: $(VENV)/test.done  ## style, types and layers
+	@echo "Checking style, types and layers..."
+	@$(BIN)/ruff check -q daemon tests edge_models
+	@PYTHONPATH=daemon $(BIN)/mypy
+	@PYTHONPATH=daemon $(BIN)/lint-imports --no-cache > $(VENV)/layers.log || { cat $(VENV)/layers.log; exit 1; }
+
+$(VENV)/%.done: requirements/%.lock
+	@echo "Installing what '$*' needs into $(VENV), as locked in $< (a minute or two)..."
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing: apt install python3-venv"; exit 1; }
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
+	@touch $@
+
+lock:  ## find the newest versions of all that we need, and write them down with their hashes
+	$(BIN)/python -m pip install --quiet uv
+	$(UV) pip compile -q pyproject.toml --upgrade --extra demo --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --custom-compile-command "make lock" -o requirements/demo.lock
+	$(UV) pip compile -q pyproject.toml --upgrade --extra demo --extra test --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements/test.lock
+
+wheel:  ## build the wheel, with the model inside
+	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
+
+clean:  ## remove what was made here
+	rm -rf $(VENV) dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis

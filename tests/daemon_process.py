@@ -1,0 +1,214 @@
+"""`onelook` as its users run it: the real process, its config file, its page, its camera."""
+
+from __future__ import annotations
+
+import functools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+import pytest
+import yaml
+from prometheus_client.parser import text_string_to_metric_families
+
+from broker import Broker, Certificates, free_port, wait_until
+
+HERE = Path(__file__).resolve().parent
+SYSTEM_PYTHON = "/usr/bin/python3"
+PATIENCE = 30.0
+"""Seconds to wait for what should come at once: the machine may be busy with other things."""
+
+DEVICE, PASSWORD, READER = "hall", "opensesame", ("reader", "letmesee")
+
+
+def onelook(
+    *arguments: str | Path, cwd: Path | None = None, seconds: float = 90
+) -> subprocess.CompletedProcess[str]:
+    """One command, run to its end."""
+    command = [sys.executable, "-m", "onelook", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, cwd=cwd)
+
+
+def write_config(folder: Path, *streams: dict[str, Any], broker: Broker | None = None, **sections: Any) -> Path:
+    """A config file in `folder`, where everything that the daemon keeps lies too; no broker: JSON lines."""
+    tree: dict[str, Any] = {
+        "device": DEVICE,
+        "streams": list(streams),
+        "gallery": {"path": "gallery.db", "key_file": "gallery.key"},
+        "metrics": {"port": free_port()},
+        "tracking": {"lost": 0.8},
+        "report": {"settle": 0.5},
+    }
+    if broker is None:
+        tree["publish"] = "stdout"
+    else:
+        tree["mqtt"] = {"port": broker.port, "outbox": "outbox.db"}
+        if broker.users is not None:
+            word = folder / "password"
+            word.write_text(broker.users[DEVICE] + "\n")
+            tree["mqtt"] |= {"username": DEVICE, "password_file": "password"}
+        if broker.tls is not None:
+            tree["mqtt"]["tls"] = {"ca_file": str(broker.tls.ca)}
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(tree | sections))
+    return file
+
+
+def locked_broker(folder: Path) -> Broker:
+    """A broker as it should be: TLS alone, a password each, and an ACL by which each does its own."""
+    return Broker(
+        folder,
+        users={DEVICE: PASSWORD, READER[0]: READER[1]},
+        acl=f"user {DEVICE}\ntopic write onelook/{DEVICE}/#\n\nuser {READER[0]}\ntopic read onelook/#\n",
+        tls=Certificates(folder / "certificates"),
+    )
+
+
+class Daemon:
+    """`onelook run`, from `with` to its end; what it says goes to files beside the config."""
+
+    def __init__(self, config: Path, **environment: str) -> None:
+        self.config = config
+        self.port = int(yaml.safe_load(config.read_text())["metrics"]["port"])
+        self._out, self._err = config.with_name("stdout"), config.with_name("stderr")
+        self._environment = os.environ | environment
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "onelook", "run", "--config", str(self.config)]
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self.process = subprocess.Popen(
+                command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=self._environment
+            )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    @property
+    def log(self) -> str:
+        return self._err.read_text(errors="replace")
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    def wait(self, true: Callable[[], object], what: str, seconds: float = PATIENCE) -> None:
+        """Until it is true, or the daemon has ended without."""
+
+        def alive_and_true() -> object:
+            assert self.process.poll() is None, f"ended with {self.process.returncode} before: {what}\n{self.log}"
+            return true()
+
+        wait_until(alive_and_true, f"{what}\n{self.log}", seconds)
+
+    def page(self, path: str) -> tuple[int, str]:
+        """Status and text; status 0 while nobody listens."""
+        try:
+            with urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+                return answer.status, answer.read().decode()
+        except HTTPError as error:
+            with error:
+                return error.code, error.read().decode()
+        except OSError:
+            return 0, ""
+
+    def wait_until_ready(self) -> None:
+        self.wait(lambda: self.page("/readyz")[0] == 200, "/readyz to say 200")
+
+    def samples(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """Every sample of /metrics, by name and labels."""
+        families = text_string_to_metric_families(self.page("/metrics")[1])
+        return {(s.name, frozenset(s.labels.items())): s.value for family in families for s in family.samples}
+
+    def value(self, name: str, **labels: str) -> float:
+        """One sample; nan while it is not there."""
+        return self.samples().get((name, frozenset(labels.items())), float("nan"))
+
+    def stop(self, how: signal.Signals = signal.SIGTERM) -> float:
+        """Ask it to end; gives the seconds that it took."""
+        began = time.monotonic()
+        self.process.send_signal(how)
+        self.process.wait(PATIENCE)
+        return time.monotonic() - began
+
+
+class Camera:
+    """The RTSP server of rtsp_server.py playing a clip; to be killed and started again."""
+
+    def __init__(self, clip: Path) -> None:
+        self.port, self._clip = free_port(), clip
+        self.url = f"rtsp://127.0.0.1:{self.port}/clip"
+        self.start()
+
+    def start(self) -> None:
+        command = [SYSTEM_PYTHON, HERE / "rtsp_server.py", str(self.port), "--clip", self._clip]
+        self.process = subprocess.Popen(command)
+        wait_until(self._listens, "the RTSP server to listen", PATIENCE)
+
+    def _listens(self) -> bool:
+        assert self.process.poll() is None, "the RTSP server ended by itself"
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+
+@contextmanager
+def camera(clip: Path) -> Iterator[Camera]:
+    """A camera that sees the clip round and round, in H.264."""
+    if not _has_gstreamer():
+        pytest.skip("no RTSP server: needs python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good -bad")
+    one = Camera(clip)
+    try:
+        yield one
+    finally:
+        one.kill()
+
+
+@functools.cache
+def _has_gstreamer() -> bool:
+    program = (
+        "import gi; gi.require_version('GstRtspServer', '1.0')\n"
+        "from gi.repository import GstRtspServer, Gst; Gst.init(None)\n"
+        "assert all(map(Gst.ElementFactory.find, ('multifilesrc', 'h264parse', 'rtph264pay')))"
+    )
+    command = [SYSTEM_PYTHON, "-c", program]
+    return Path(SYSTEM_PYTHON).exists() and subprocess.run(command, stderr=-3, check=False).returncode == 0
+
+
+class Manager:
+    """systemd's end of the notify socket."""
+
+    def __init__(self, folder: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(folder / "notify"))
+        self._socket.setblocking(False)
+        self.environment = {"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "4000000"}
+        self.heard: list[tuple[float, str]] = []
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def listen(self) -> list[str]:
+        """The lines of all messages so far."""
+        try:
+            while True:
+                self.heard.append((time.monotonic(), self._socket.recv(4096).decode()))
+        except BlockingIOError:
+            return [line for _, message in self.heard for line in message.splitlines()]
