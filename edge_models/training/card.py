@@ -42,14 +42,11 @@ def table(metrics: dict[str, dict[str, float]]) -> str:
             continue
         row = metrics[key]
         times, after = (100, " %") if unit else (1, "")
-
-        def shown(value: float, times: int = times, after: str = after) -> str:
-            return f"{value * times:.1f}{after}"
-
         exact = key.startswith("cost.")
         between = "" if exact else f"{row['low'] * times:.1f} – {row['high'] * times:.1f}"
-        whole = shown(row["float_value"]) if "float_value" in row and not exact else ""
-        lines.append(f"| {name} | {shown(row['value'])} | {between} | {'' if exact else row['n']} | {whole} |")
+        whole = f"{row['float_value'] * times:.1f}{after}" if "float_value" in row and not exact else ""
+        count = "" if exact else row["n"]
+        lines.append(f"| {name} | {row['value'] * times:.1f}{after} | {between} | {count} | {whole} |")
     return "\n".join(lines)
 
 
