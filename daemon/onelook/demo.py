@@ -187,7 +187,8 @@ def compose(path: Path) -> None:
     with VideoWriter(path) as video:
         for n in tqdm(range(SECONDS * FPS), "composing the crowd", unit="frame", disable=None, leave=False):
             time = n / FPS
-            canvas = wall + np.asarray(random.normal(0, 3, wall.shape), np.float32)
+            noise = random.normal(0, 3, (HEIGHT, WIDTH, 3))
+            canvas = (wall + noise).astype(np.float32)
             for walker in walkers:
                 if walker.enters <= time < walker.leaves:
                     # Back and forth between the walls.

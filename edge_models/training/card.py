@@ -43,7 +43,7 @@ def table(metrics: dict[str, dict[str, float]]) -> str:
         row = metrics[key]
         times, after = (100, " %") if unit else (1, "")
         exact = key.startswith("cost.")
-        between = "" if exact else f"{row['low'] * times:.1f} – {row['high'] * times:.1f}"
+        between = "" if exact else f"{row['low'] * times:.1f} to {row['high'] * times:.1f}"
         whole = f"{row['float_value'] * times:.1f}{after}" if "float_value" in row and not exact else ""
         count = "" if exact else row["n"]
         lines.append(f"| {name} | {row['value'] * times:.1f}{after} | {between} | {count} | {whole} |")
