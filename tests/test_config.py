@@ -183,6 +183,27 @@ def test_the_environment_has_the_last_word_on_the_password(
     assert mqtt.password_file is None
 
 
+def test_a_password_of_its_own_file_or_a_credential_is_taken_without_the_line_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret").write_text("of the file \n")
+    (tmp_path / "mqtt-password").write_text("of systemd\r\n")
+    monkeypatch.delenv("ONELOOK_MQTT_PASSWORD", raising=False)
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+
+    for section, password in (("{password_file: secret}", "of the file "), ("{username: joe}", "of systemd")):
+        mqtt = load(write(tmp_path, STREAM + f"mqtt: {section}")).mqtt
+        assert mqtt.password is not None
+        assert mqtt.password.get_secret_value() == password
+
+
+def test_a_password_file_that_holds_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "secret").write_bytes(b"\xff\xfe")
+
+    with pytest.raises(ConfigError, match="mqtt.password_file: .*secret is not text in UTF-8"):
+        load(write(tmp_path, STREAM + "mqtt: {password_file: secret}"))
+
+
 def test_a_password_in_the_file_works_and_is_advised_against(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

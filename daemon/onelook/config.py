@@ -35,6 +35,8 @@ from onelook.errors import OwnerError
 log = logging.getLogger(__name__)
 
 PASSWORD_VARIABLE = "ONELOOK_MQTT_PASSWORD"  # noqa: S105 - the name of a variable, not a password
+CREDENTIAL = "mqtt-password"
+"""Name of the systemd credential that holds the broker's password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -304,8 +306,9 @@ class Config(Section):
 def load(path: str | os.PathLike[str]) -> Config:
     """Read the config file at `path`; relative paths in it start from its folder.
 
-    The environment variable ONELOOK_MQTT_PASSWORD goes before `mqtt.password` and
-    `mqtt.password_file`.
+    The broker's password comes from the environment variable ONELOOK_MQTT_PASSWORD, else from
+    `mqtt.password`, `mqtt.password_file` or systemd's credential mqtt-password, and is in
+    `mqtt.password` of what this returns.
 
     Raises ConfigError with every fault of the file.
     """
@@ -368,7 +371,25 @@ def _with_password(config: Config, path: Path) -> Config:
             "%s: mqtt.password is better kept out of the file: set %s or mqtt.password_file",
             path, PASSWORD_VARIABLE,
         )
-    return config
+        return config
+    file = config.mqtt.password_file or _credential()
+    if file is None:
+        return config
+    try:
+        word = file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+    except OSError as error:
+        raise ConfigError(path, [Fault("mqtt.password_file", f"cannot read {file}: {_reason(error)}")]) from None
+    except UnicodeDecodeError:
+        raise ConfigError(path, [Fault("mqtt.password_file", f"{file} is not text in UTF-8")]) from None
+    mqtt = config.mqtt.model_copy(update={"password": SecretStr(word)})
+    return config.model_copy(update={"mqtt": mqtt})
+
+
+def _credential() -> Path | None:
+    """The broker's password as systemd hands it over, where it does."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    file = Path(folder, CREDENTIAL) if folder else None
+    return file if file is not None and file.exists() else None
 
 
 class _Loader(yaml.SafeLoader):

@@ -94,7 +94,7 @@ identity from this version is a hint and no proof. It must not open doors.
   last phase and those before it, seed {spec.training.seed}, last phase at commit `{spec.training.commit[:12]}`.
 - Data: {", ".join(spec.training.data)}. Embeddings were distilled from three public recognisers (Intel
   face-reidentification-retail-0095 and two MobileFaceNets); boxes of crowd photographs from SCRFD.
-- The exact commands: `edge_models/training/reference.sh`; the logs: `edge_models/onelook/training-log/`.
+- The exact commands: `edge_models/training/reference.sh`; the logs: `edge_models/checkpoints/log/`.
 - Training pictures are research data (CelebA, VGGFace2, UTKFace, FER2013, RAF-DB, FairFace, All-Age-Faces, ShanghaiTech
   and others) with thin or non-commercial licences. LFW served for measuring alone; pictures whose teacher embedding
   lies close to one of LFW were left out, at a cosine of 0.75, so some LFW people surely remain as other pictures.

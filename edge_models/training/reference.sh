@@ -8,12 +8,12 @@
 # pictures without faces. Needs: torch 2.13, litert-torch 0.10, ai-edge-quantizer 0.10, ai-edge-litert 2.3.
 #
 # The shipped run took 2 h 10 min of wall time on two busy cores. It was stopped and resumed as data
-# came in (the logs are in edge_models/onelook/training-log/), which is why phases follow each other:
+# came in (the logs are in edge_models/checkpoints/log/), which is why phases follow each other:
 #   A  faces, fer, fairface, rafdb                      to step  5,000 (landmark weight 2)
 #   B  + celeba178, aaf; canvases of 320 px             to step  7,000
 #   C  + utk; landmark weight 12, box and score 1.5     to step 20,500
 #   D  + hqmen, portraits, vgg; rate falling from 2e-3  to step 23,500 (of a plan for 25,000)
-#   E  + scenes2; plan "scenes"; rate 5e-4 falling      1,700 steps
+#   E  + scenes2; plan "scenes"; rate 5e-4 falling      1,400 steps (planned 1,700)
 # Run from nothing, A to D are one call; the weights will be as good but not the same.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -25,7 +25,7 @@ python -m edge_models.training.train "$RUNS/first" --faces $all --scenes "$DATA/
   --backgrounds "$RAW/nonfaces" --threads 1 --seed 1 --steps 25000 --decay 4500
 python -m edge_models.training.train "$RUNS/second" --start "$RUNS/first/last.pt" --plans scenes --rate 5e-4 --warm 60 \
   --faces $all --scenes "$DATA/scenes" "$DATA/scenes2" --backgrounds "$RAW/nonfaces" --threads 1 --seed 1 \
-  --steps 1700 --decay 1400
+  --steps 1400 --decay 1400
 python -m edge_models.training.export "$RUNS/second" edge_models/onelook --faces "$DATA/faces.npz" "$DATA/fer.npz" \
   --scenes "$DATA/scenes"
 python -m edge_models.training.evaluate edge_models/onelook --data "$DATA"/{lfw,faces,fer,rafdb,fairface}.npz \

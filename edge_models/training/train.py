@@ -21,6 +21,7 @@ from pathlib import Path
 import torch
 from edge_models.training import data, losses
 from edge_models.training.network import GRID, OneLook
+from onelook.align import TEMPLATE
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -58,7 +59,7 @@ def rate_at(step: int, steps: int, decay: int, top: float, warm: int) -> float:
 
 def on_grid(landmarks: Tensor, map_side: int) -> Tensor:
     """`onelook.align.grid` for torch: (K, 5, 2) pixels -> (K, GRID, GRID, 2) for grid_sample."""
-    template = torch.from_numpy(data.TEMPLATE).to(landmarks)
+    template = torch.from_numpy(TEMPLATE).to(landmarks)
     middle = template.mean(0)
     t = template - middle
     centre = landmarks.mean(1, keepdim=True)

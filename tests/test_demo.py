@@ -1,0 +1,220 @@
+"""The demo as a newcomer runs it: the real process in an empty folder."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import pytest
+
+from broker import Broker, free_port, wait_until
+from clip import write_mp4
+from daemon_process import PATIENCE
+from onelook.demo import in_words
+
+
+class Demo:
+    """`onelook demo` in `folder`, as the leader of a session of its own: who is left of it can be told."""
+
+    def __init__(self, folder: Path, *arguments: str | Path, first: str = "") -> None:
+        self.folder = folder
+        (folder / "tmp").mkdir()
+        script = f"{first}\nimport sys\nfrom onelook.__main__ import main\nsys.exit(main())"
+        door = ["-c", script] if first else ["-m", "onelook"]
+        with (folder / "out").open("wb") as out, (folder / "err").open("wb") as err:
+            self.process = subprocess.Popen(
+                [sys.executable, *door, "demo", *map(str, arguments)], cwd=folder, stdout=out, stderr=err,
+                env=os.environ | {"TMPDIR": str(folder / "tmp")}, start_new_session=True,
+            )  # fmt: skip
+
+    @property
+    def out(self) -> str:
+        return (self.folder / "out").read_text()
+
+    @property
+    def err(self) -> str:
+        return (self.folder / "err").read_text()
+
+    def wait_for(self, pattern: str) -> None:
+        """Until a line of its output is like that."""
+
+        def said() -> object:
+            assert self.process.poll() is None or re.search(pattern, self.out), f"{self.out}\n{self.err}"
+            return re.search(pattern, self.out)
+
+        wait_until(said, f"{pattern!r} in\n{self.out}\n{self.err}", PATIENCE)
+
+    def leftovers(self) -> list[str]:
+        """Processes of its session, and what it left in the folder for temporary files."""
+        left = [str(path) for path in (self.folder / "tmp").iterdir()]
+        for stat in Path("/proc").glob("[0-9]*/stat"):
+            try:
+                rest = stat.read_text().rpartition(")")[2].split()
+            except OSError:  # ended meanwhile
+                continue
+            if int(rest[3]) == self.process.pid and rest[0] != "Z":
+                left.append(f"process {stat.parent.name}")
+        return left
+
+    def end(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+@pytest.fixture
+def demos() -> Iterator[list[Demo]]:
+    started: list[Demo] = []
+    yield started
+    for demo in started:
+        demo.end()
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_mp4(tmp_path_factory.mktemp("clip") / "clip.mp4")
+
+
+def test_a_newcomer_sees_a_crowd_becoming_events(tmp_path: Path, demos: list[Demo]) -> None:
+    pytest.importorskip("amqtt", reason="the demo's own broker needs onelook[demo]")
+    demos.append(demo := Demo(tmp_path, "--seconds", "20"))
+
+    assert demo.process.wait(90) == 0, demo.err
+
+    assert re.search(r"Events: mqtt://127\.0\.0\.1:\d+, topics onelook/demo/#", demo.out)
+    assert re.search(r"Metrics: http://127\.0\.0\.1:\d+/metrics", demo.out)
+    for line in (
+        r"person \d+ appeared", r"person \d+ looks (fe)?male", r"[1-9]\d* people in view", "the daemon is online",
+        "the daemon is offline",
+    ):
+        assert re.search(line, demo.out), line
+    counted = re.search(r"(\d+) frames; events: (.*)", demo.out)
+    assert counted
+    assert int(counted[1]) > 20
+    assert int(re.search(r"(\d+) presence", counted[2])[1]) >= 5  # type: ignore[index]
+    assert re.search(r"Frame age .* \d+ ms on average.*CPU seconds a second, \d+ MiB", demo.out)
+    picture = cv2.imread(str(tmp_path / "demo" / "annotated.jpg"))
+    assert picture is not None
+    assert picture.shape == (480, 640, 3)
+    assert "Traceback" not in demo.err
+    assert "WARNING" not in demo.err
+    assert demo.leftovers() == []
+
+
+def test_the_enrolled_one_of_the_crowd_is_named(tmp_path: Path, demos: list[Demo]) -> None:
+    pytest.importorskip("amqtt", reason="the demo's own broker needs onelook[demo]")
+    demos.append(demo := Demo(tmp_path, "--seconds", "20"))
+
+    demo.wait_for("Eileen Collins's portrait is enrolled")
+    demo.wait_for(r"person \d+ is Eileen Collins \(similarity 0\.\d+\)")
+    demo.process.send_signal(signal.SIGINT)
+
+    assert demo.process.wait(PATIENCE) == 0
+
+
+def test_ctrl_c_ends_it_soon_and_cleanly(tmp_path: Path, clip: Path, demos: list[Demo]) -> None:
+    pytest.importorskip("amqtt", reason="the demo's own broker needs onelook[demo]")
+    demos.append(demo := Demo(tmp_path, clip))
+    demo.wait_for("appeared")
+
+    began = time.monotonic()
+    demo.process.send_signal(signal.SIGINT)
+    code = demo.process.wait(PATIENCE)
+
+    assert time.monotonic() - began < 5
+    assert code == 0
+    assert "frames; events:" in demo.out  # what was seen is summed up all the same
+    assert (tmp_path / "demo" / "annotated.jpg").exists()
+    assert "Traceback" not in demo.err
+    assert demo.leftovers() == []
+
+
+def test_ctrl_c_while_the_crowd_is_composed_leaves_nothing(tmp_path: Path, demos: list[Demo]) -> None:
+    pytest.importorskip("amqtt", reason="the demo's own broker needs onelook[demo]")
+    demos.append(demo := Demo(tmp_path))
+    wait_until(lambda: list((tmp_path / "tmp").glob("*/crowd.mp4")), "the crowd to be begun", PATIENCE)
+
+    demo.process.send_signal(signal.SIGINT)
+
+    assert demo.process.wait(PATIENCE) == 0
+    assert "Traceback" not in demo.err
+    assert demo.leftovers() == []
+
+
+def test_a_video_of_ones_own_through_a_broker_of_ones_own_ends_with_the_video(
+    tmp_path: Path, clip: Path, demos: list[Demo]
+) -> None:
+    with Broker(tmp_path / "broker") as broker, broker.subscribe("onelook/demo/#") as reader:
+        demos.append(demo := Demo(tmp_path, clip, "--broker", f"127.0.0.1:{broker.port}"))
+
+        assert demo.process.wait(PATIENCE) == 0, demo.err
+
+        reader.wait("stream/presence")
+        assert reader.on("demo/status")[-1].event["data"]["state"] == "offline"
+        assert "stream is offline: it has come to its end" in demo.out
+        assert demo.err.count("WARNING") == 0
+        assert demo.leftovers() == []
+
+
+def test_without_the_extra_it_says_which(tmp_path: Path, demos: list[Demo]) -> None:
+    demos.append(demo := Demo(tmp_path, "x.mp4", first="import sys; sys.modules['amqtt'] = None"))
+
+    assert demo.process.wait(PATIENCE) == 78
+    assert demo.err.splitlines()[-1].endswith(
+        "The demo's own broker needs the extra: pip install 'onelook[demo]'; or give --broker."
+    )
+    assert "Traceback" not in demo.err
+    assert demo.leftovers() == []
+
+
+@pytest.mark.parametrize(("arguments", "sentence"), [
+    (["nothing.mp4"], "nothing.mp4"),
+    (["rstp://cam/1"], "did you mean rtsp://?"),
+    (["--broker", "127.0.0.1:{port}"], "There is no broker at 127.0.0.1:{port}"),
+    (["--broker", "127.0.0.1:mqtt"], "127.0.0.1:mqtt is no broker: give HOST or HOST:PORT."),
+    (["--broker", ":1883"], ":1883 is no broker: give HOST or HOST:PORT."),
+])  # fmt: skip
+def test_what_it_cannot_use_is_told_with_a_sentence(
+    tmp_path: Path, demos: list[Demo], clip: Path, arguments: list[str], sentence: str
+) -> None:
+    port = free_port()
+    given = [word.format(port=port) for word in arguments]
+    if given[0] == "--broker":
+        given.append(str(clip))
+    else:
+        pytest.importorskip("amqtt", reason="the demo's own broker needs onelook[demo]")
+        given += ["--seconds", "8"]
+    demos.append(demo := Demo(tmp_path, *given))
+
+    assert demo.process.wait(PATIENCE) == 78, demo.out + demo.err
+
+    assert sentence.format(port=port) in demo.err.splitlines()[-1]
+    assert "Traceback" not in demo.err
+    assert demo.leftovers() == []
+
+
+@pytest.mark.parametrize(("kind", "data", "words"), [
+    ("crowd", {"count": 3, "known": 1, "unknown": 1}, "3 people in view, 1 known, 1 unknown"),
+    ("presence", {"track": 2, "state": "appeared", "seconds": 0.3}, "person 2 appeared"),
+    ("presence", {"track": 2, "state": "left", "seconds": 61.7}, "person 2 left after 62 s"),
+    ("identity", {"track": 2, "state": "known", "name": "Ada", "similarity": 0.713, "previous": None},
+     "person 2 is Ada (similarity 0.71)"),
+    ("identity", {"track": 2, "state": "known", "name": "Ada", "similarity": 0.713, "previous": "Grace"},
+     "person 2 is Ada (similarity 0.71), not Grace"),
+    ("identity", {"track": 2, "state": "unknown", "name": None, "similarity": None}, "person 2 is nobody enrolled"),
+    ("identity", {"track": 2, "state": "uncertain", "name": None, "similarity": None},
+     "person 2 may be somebody enrolled"),
+    ("attributes", {"track": 2, "gender": "female", "age_range": [30, 40],
+                    "attributes": {"Wearing_Hat": 0.9, "Smiling": 0.2}},
+     "person 2 looks female, aged 30 to 40, wearing hat"),
+    ("emotion", {"track": 2, "emotion": "happy", "confidence": 0.92}, "person 2 looks happy (92%)"),
+])  # fmt: skip
+def test_events_are_told_in_words(kind: str, data: dict[str, object], words: str) -> None:
+    assert in_words(kind, data) == words

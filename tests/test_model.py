@@ -1,0 +1,226 @@
+"""The network through FaceModel, on photographs: whose faces it finds, and what it must never choke on."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from clip import EILEEN, FACES, GRACE, LANDMARKS, head
+from onelook import model as model_module
+from onelook.face import Faces
+from onelook.model import FaceModel, ModelError
+from onelook.picture import read_picture
+
+Image = NDArray[np.uint8]
+
+
+@pytest.fixture(scope="module")
+def model() -> FaceModel:
+    return FaceModel()
+
+
+@pytest.fixture(scope="module")
+def crowd() -> Image:
+    """Twenty heads in four rows: more than the network describes at once."""
+    canvas = np.full((480, 640, 3), 110, np.uint8)
+    for place in range(20):
+        picture = head((EILEEN, GRACE)[place % 2], 112)
+        x, y = 128 * (place % 5), 4 + 120 * (place // 5)
+        canvas[y : y + 112, x : x + picture.shape[1]] = picture
+    return canvas
+
+
+def overlap(one: NDArray[np.float32], other: tuple[float, ...]) -> float:
+    """Intersection over union of two boxes xyxy."""
+    width = min(one[2], other[2]) - max(one[0], other[0])
+    height = min(one[3], other[3]) - max(one[1], other[1])
+    both = max(0.0, float(width)) * max(0.0, float(height))
+    areas = (one[2] - one[0]) * (one[3] - one[1]) + (other[2] - other[0]) * (other[3] - other[1])
+    return both / (float(areas) - both)
+
+
+def known_box(portrait: Path) -> tuple[float, ...]:
+    x, y, w, h = FACES[portrait]
+    return x, y, x + w, y + h
+
+
+def assert_sound(faces: Faces, most: int = 200) -> None:
+    """Every array has a row for each face, and every number is one that it can be."""
+    count = len(faces)
+    assert count <= most
+    for each in fields(faces):
+        array = getattr(faces, each.name)
+        assert len(array) == count, each.name
+        assert array.dtype == np.float32, each.name
+        assert np.isfinite(array).all(), each.name
+    assert faces.boxes.shape == (count, 4)
+    assert faces.landmarks.shape == (count, 5, 2)
+    assert (faces.boxes[:, 2:] > faces.boxes[:, :2]).all()
+    np.testing.assert_allclose(np.linalg.norm(faces.embeddings, axis=1), 1, atol=1e-4)
+    for name in ("ethnicity", "emotion"):
+        np.testing.assert_allclose(getattr(faces, name).sum(1), 1, atol=1e-4)
+    for name in ("scores", "attributes", "gender", "ethnicity", "emotion", "quality"):
+        values = getattr(faces, name)
+        assert ((values >= 0) & (values <= 1)).all(), name
+    assert ((faces.age >= 0) & (faces.age <= 110)).all()
+    assert (np.diff(faces.scores) <= 0).all()  # best first
+
+
+# --- whom it finds -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("portrait", [EILEEN, GRACE], ids=lambda path: path.stem)
+def test_it_finds_the_one_face_of_a_portrait_where_it_is(model: FaceModel, portrait: Path) -> None:
+    faces = model(read_picture(portrait))
+
+    assert_sound(faces)
+    assert len(faces) == 1
+    assert overlap(faces.boxes[0], known_box(portrait)) > 0.5
+    points = np.array(LANDMARKS[portrait], np.float32)
+    between_eyes = np.linalg.norm(points[1] - points[0])
+    assert np.linalg.norm(faces.landmarks[0] - points, axis=1).max() < 0.15 * between_eyes
+
+
+def test_it_tells_two_people_apart_and_knows_one_again(model: FaceModel) -> None:
+    def look(portrait: Path, height: int) -> NDArray[np.float32]:
+        faces = model(head(portrait, height))
+        assert len(faces) >= 1
+        return faces.embeddings[0]
+
+    threshold = model.spec.threshold(1e-3)
+
+    assert look(EILEEN, 300) @ look(EILEEN, 240) > threshold
+    assert look(GRACE, 300) @ look(GRACE, 240) > threshold
+    assert look(EILEEN, 300) @ look(GRACE, 300) < threshold
+
+
+@pytest.mark.parametrize("size", [(320, 256), (1280, 736)])
+@pytest.mark.parametrize("portrait", [EILEEN, GRACE], ids=lambda path: path.stem)
+def test_the_same_file_looks_at_other_sizes(portrait: Path, size: tuple[int, int]) -> None:
+    faces = FaceModel(size=size)(read_picture(portrait))
+
+    assert_sound(faces)
+    assert len(faces) >= 1
+    assert overlap(faces.boxes[0], known_box(portrait)) > 0.5
+
+
+def test_a_crowd_is_described_in_batches_as_it_would_be_one_by_one(crowd: Image) -> None:
+    everybody = FaceModel()(crowd)
+
+    assert_sound(everybody)
+    assert len(everybody) == 20
+    for most in (1, 5, 16, 17):  # less than a batch, a whole one, one more
+        some = FaceModel(most=most)(crowd)
+        assert len(some) == most
+        for each in fields(some):
+            np.testing.assert_array_equal(getattr(some, each.name), getattr(everybody, each.name)[:most])
+    # The same two heads all over: whichever batch a face came into, it looks like its own kind.
+    alike = everybody.embeddings @ everybody.embeddings.T
+    column = np.rint((everybody.boxes[:, 0] + everybody.boxes[:, 2]) / 256 - 0.5).astype(int)
+    row = np.rint((everybody.boxes[:, 1] + everybody.boxes[:, 3]) / 240 - 0.5).astype(int)
+    kind = (row * 5 + column) % 2
+    same = kind[:, None] == kind[None, :]
+    assert alike[same].mean() > alike[~same].mean() + 0.2
+
+
+# --- pictures of every kind ----------------------------------------------------------------------
+
+
+def test_a_grey_picture_has_faces_too(model: FaceModel, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "grey.png"), cv2.imread(str(GRACE), cv2.IMREAD_GRAYSCALE))
+
+    faces = model(read_picture(tmp_path / "grey.png"))
+
+    assert_sound(faces)
+    assert len(faces) >= 1
+    assert overlap(faces.boxes[0], known_box(GRACE)) > 0.5
+
+
+def test_an_odd_sized_picture_has_its_face_where_it_was(model: FaceModel) -> None:
+    picture = read_picture(EILEEN)[3:314, 5:400]  # 311x395, and not contiguous
+    x1, y1, x2, y2 = known_box(EILEEN)
+
+    faces = model(picture)
+
+    assert_sound(faces)
+    assert len(faces) >= 1
+    assert overlap(faces.boxes[0], (x1 - 5, y1 - 3, x2 - 5, y2 - 3)) > 0.5
+
+
+def test_a_huge_picture_is_scaled_down_and_its_boxes_back_up(model: FaceModel) -> None:
+    picture = read_picture(GRACE)
+
+    faces = model(np.asarray(cv2.resize(picture, None, fx=10, fy=10), np.uint8))
+
+    assert_sound(faces)
+    assert len(faces) >= 1
+    assert overlap(faces.boxes[0] / 10, known_box(GRACE)) > 0.5
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 2000), (3000, 1), (2, 3), (31, 33)])
+def test_a_picture_too_small_for_a_face_has_none(model: FaceModel, shape: tuple[int, int]) -> None:
+    faces = model(np.full((*shape, 3), 77, np.uint8))
+
+    assert_sound(faces)
+    assert len(faces) == 0
+
+
+@pytest.mark.parametrize("level", [0, 127, 255])
+def test_an_empty_scene_has_no_faces(model: FaceModel, level: int) -> None:
+    faces = model(np.full((480, 640, 3), level, np.uint8))
+
+    assert_sound(faces)
+    assert len(faces) == 0
+    assert faces.embeddings.shape == (0, model.spec.embedding_size)
+
+
+def test_nothing_of_a_picture_is_left_over_for_the_next(model: FaceModel) -> None:
+    picture = read_picture(EILEEN)
+    before = model(picture)
+
+    assert len(model(np.full((20, 20, 3), 127, np.uint8))) == 0
+    after = model(picture)
+
+    for each in fields(before):
+        np.testing.assert_array_equal(getattr(after, each.name), getattr(before, each.name))
+
+
+# --- what can be asked of it ---------------------------------------------------------------------
+
+
+def test_the_least_score_decides_who_counts(crowd: Image) -> None:
+    counts = [len(FaceModel(score=score)(crowd)) for score in (0.05, 0.4, 0.999)]
+
+    assert counts == sorted(counts, reverse=True)
+    assert counts[1] > counts[2]
+
+
+def test_each_stage_is_told_in_order(crowd: Image) -> None:
+    stages: list[str] = []
+
+    def stage(name: str) -> AbstractContextManager[None]:
+        stages.append(name)
+        return nullcontext()
+
+    FaceModel(stage=stage)(crowd)
+
+    assert stages == ["preprocess", "frame", "decode", "faces"]
+
+
+@pytest.mark.parametrize("size", [(640, 470), (100, 96), (32, 32), (0, 0)])
+def test_an_input_size_that_does_not_fit_is_refused(size: tuple[int, int]) -> None:
+    with pytest.raises(ModelError, match="both must be multiples of 32"):
+        FaceModel(size=size)
+
+
+def test_without_a_runtime_it_says_which_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(model_module, "RUNTIMES", ("no_such_runtime.interpreter",))
+
+    with pytest.raises(ModelError, match="No TFLite runtime is installed: pip install ai-edge-litert"):
+        FaceModel()

@@ -1,0 +1,146 @@
+"""The pipeline: frames in, events out, and nothing else has a say in it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from math import inf
+
+import numpy as np
+import pytest
+
+from clip import FPS, SECONDS, pictures
+from onelook.config import Report
+from onelook.event import Crowd, Event, Presence
+from onelook.face import Floats
+from onelook.frame import Frame
+from onelook.match import Match
+from onelook.model import FaceModel
+from onelook.pipeline import Pipeline
+from onelook.reporter import Reporter
+from onelook.track import Tracker
+
+BEGAN = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def model() -> FaceModel:
+    return FaceModel()
+
+
+@pytest.fixture(scope="module")
+def film() -> list[Frame]:
+    return [
+        Frame("door", index, picture, 100 + index / FPS, BEGAN + timedelta(seconds=index / FPS))
+        for index, picture in enumerate(pictures())
+    ]
+
+
+def nobody(embeddings: Floats) -> Sequence[Match]:
+    return [Match(None, -1.0, inf)] * len(embeddings)
+
+
+def pipeline(model: FaceModel, stream: str = "door", **hooks: object) -> Pipeline:
+    reporter = Reporter(stream, Report(), model.spec.labels, nobody, model.spec.threshold(1e-3))
+    tracker = Tracker(strong=model.score, smooth=reporter.needs)
+    return Pipeline(model, tracker, reporter, **hooks)  # type: ignore[arg-type]
+
+
+def said(events: Sequence[Event]) -> list[dict[str, object]]:
+    """Events without what is new each time."""
+    return [event.model_dump(mode="json", exclude={"id"}) for event in events]
+
+
+def test_a_film_becomes_a_story(model: FaceModel, film: list[Frame]) -> None:
+    door = pipeline(model)
+    told: list[Event] = []
+    for frame in film:
+        told += door.step(frame)
+        assert all(track.row is None or track.row < len(door.faces) for track in door.tracks)
+
+    arrivals = [event for event in told if isinstance(event.data, Presence)]
+    counts = [event.data.count for event in told if isinstance(event.data, Crowd)]
+    assert arrivals[0].data.state == "appeared"  # type: ignore[union-attr]
+    assert max(counts) >= 1
+    assert {event.stream for event in told} == {"door"}
+    for event in told:  # dated by the frame that decided it
+        index = round((event.time - BEGAN).total_seconds() * FPS)
+        assert event.time == film[index].utc
+        assert event.captured == film[index].time
+        if not isinstance(event.data, Crowd):
+            assert event.data.frame == index  # type: ignore[union-attr]
+
+
+def test_the_same_frames_give_the_same_events(model: FaceModel, film: list[Frame]) -> None:
+    first, second = pipeline(model), pipeline(model)
+
+    for frame in film[:40]:
+        assert said(first.step(frame)) == said(second.step(frame))
+
+
+def test_streams_that_share_a_model_do_not_meddle(model: FaceModel, film: list[Frame]) -> None:
+    door, one, other = pipeline(model), pipeline(model), pipeline(model, "yard")
+    alone = [event for frame in film[:30] for event in door.step(frame)]
+    together: list[Event] = []
+    for frame in film[:30]:
+        together += one.step(frame)
+        # Another size, too: the shared canvas is cleared between them.
+        other.step(Frame("yard", frame.index, np.ascontiguousarray(frame.image[::2, ::2]), frame.time, frame.utc))
+
+    assert said(together) == said(alone)
+
+
+def test_where_there_is_nobody_only_the_count_is_said(model: FaceModel, film: list[Frame]) -> None:
+    wall = np.full((480, 640, 3), 120, np.uint8)
+    door = pipeline(model)
+
+    events = [event for f in film for event in door.step(Frame("door", f.index, wall, f.time, f.utc))]
+
+    assert [event.data for event in events] == [Crowd(count=0, known=0, unknown=0)]
+    assert len(door.faces) == 0
+    assert not door.tracks
+    assert film[-1].time - film[0].time > SECONDS - 1
+
+
+def test_it_tells_its_stages_and_each_frames_time(model: FaceModel, film: list[Frame]) -> None:
+    stages: list[str] = []
+    times: list[float] = []
+
+    @contextmanager
+    def stage(name: str) -> Iterator[None]:
+        stages.append(f"{name} begins")
+        yield
+        stages.append(f"{name} ends")
+
+    door = pipeline(model, refresh=times.append, stage=stage)
+    for frame in film[:2]:
+        door.step(frame)
+
+    assert stages == ["track begins", "track ends", "report begins", "report ends"] * 2
+    assert times == [100, 100 + 1 / FPS]
+
+
+def test_no_event_holds_a_template(model: FaceModel, film: list[Frame]) -> None:
+    door = pipeline(model)
+    events = [event for frame in film for event in door.step(frame)]
+    assert events
+
+    for event in events:
+        numbers = [json.loads(event.model_dump_json())]
+        while numbers:
+            value = numbers.pop()
+            inner = list(value.values()) if isinstance(value, dict) else value if isinstance(value, list) else []
+            assert len(inner) < model.spec.embedding_size / 4
+            numbers += inner
+
+
+def test_it_needs_neither_broker_nor_page() -> None:
+    script = "import sys, onelook.pipeline; print([n for n in ('paho', 'prometheus_client', 'av') if n in sys.modules])"
+
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+
+    assert done.stdout.strip() == "[]"
