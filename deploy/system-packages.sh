@@ -16,8 +16,11 @@ else
   exit 0
 fi
 echo "Installing for the tests:$missing"
-export DEBIAN_FRONTEND=noninteractive
-# Debian starts a broker when it installs one; the tests bring their own.
-$sudo apt-get update -qq && $sudo apt-get install -y -qq --no-install-recommends $missing >/dev/null \
+apt="$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120"
+$apt update </dev/null && $apt install -y --no-install-recommends $missing </dev/null >/dev/null \
   || echo "apt could not install:$missing. Tests that need them are skipped and say so."
+case $missing in
+  # Debian starts a broker when it installs one; the tests bring their own, and nothing shall be left running.
+  *mosquitto*) $sudo systemctl disable --now mosquitto >/dev/null 2>&1 ;;
+esac
 exit 0

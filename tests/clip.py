@@ -35,7 +35,7 @@ COMES, GOES, SECONDS = 1.5, 4.5, 8.0
 Image = NDArray[np.uint8]
 
 
-def head(portrait: Path, height: int = 300) -> Image:
+def head(portrait: Path, height: int = 180) -> Image:
     """The head on a portrait, with what is around it; `height` pixels high."""
     picture = read_picture(portrait)
     x, y, w, h = FACES[portrait]
@@ -51,9 +51,9 @@ def pictures() -> Iterator[Image]:
         canvas = np.full((HEIGHT, WIDTH, 3), (96, 110, 120), np.uint8)
         # Each pass of the clip ends where it began: it is also played round and round.
         sway = round(12 * math.sin(2 * math.pi * time / SECONDS))
-        _lay(canvas, eileen, 40 + sway, 90)
+        _lay(canvas, eileen, 80 + sway, 120)
         if COMES <= time < GOES:
-            _lay(canvas, grace, 360 - sway, 90)
+            _lay(canvas, grace, 380 - sway, 120)
         yield canvas
 
 

@@ -200,7 +200,7 @@ def test_a_password_of_its_own_file_or_a_credential_is_taken_without_the_line_en
 def test_a_password_file_that_holds_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "secret").write_bytes(b"\xff\xfe")
 
-    with pytest.raises(ConfigError, match="mqtt.password_file: .*secret is not text in UTF-8"):
+    with pytest.raises(ConfigError, match=r"mqtt.password_file: .*secret is not text in UTF-8"):
         load(write(tmp_path, STREAM + "mqtt: {password_file: secret}"))
 
 

@@ -29,6 +29,8 @@ SMALLEST = 48
 """Pixels of the face's shorter side: below, recognisers lose more than other photos make up for."""
 ALONE = 2.0
 """How many times larger than the next one a face must be to be the one that is meant."""
+CERTAIN = 0.9
+"""Share of the surest face's score that another must reach to be in question: a doubtful find is no rival."""
 TURNED = 0.4
 """How far the nose may lie from between the eyes, in eye distances: about 35 degrees of turning.
 
@@ -208,6 +210,7 @@ def _face(image: Image, model: Model, quality: float) -> Faces:
         faces = model(image)
     if not len(faces):
         raise _Refusal("shows no face that can be made out")
+    faces = faces.take(faces.scores >= CERTAIN * faces.scores.max())
     sizes = np.sqrt(np.prod(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1))
     rows = np.argsort(-sizes)
     rivals = int(np.sum(sizes > sizes[rows[0]] / ALONE))

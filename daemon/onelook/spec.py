@@ -88,7 +88,9 @@ class ModelSpec(_Part):
     licence: str
 
     def threshold(self, far: float) -> float:
-        """Similarity calibrated to the false-accept rate nearest to `far`."""
+        """Similarity calibrated to the false-accept rate nearest to `far`. Raises SpecError if there is none."""
+        if not self.thresholds:
+            raise SpecError("The model is not calibrated: model.json has no thresholds.")
         return min(self.thresholds, key=lambda row: abs(row.far - far)).similarity
 
 

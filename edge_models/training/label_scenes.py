@@ -34,6 +34,7 @@ import os
 import sys
 import time
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
@@ -57,6 +58,7 @@ INSIDE = 0.7  # share of the smaller of two boxes above which they are one face
 TOUCHING = 0.5  # the same share, for a find that a box drawn by hand merely points at
 SMALLEST_BY_HAND = 12  # pixels of the written picture
 MOST_OBLONG_BY_HAND = 2.2
+LEFT_OF_IGNORED = 0.3  # share below which what no face lies on is not worth ignoring
 
 LOOKS = (
     # (scale, shortest and longest side of a face that it is asked for, in pixels of the written picture)
@@ -268,6 +270,32 @@ def judge_by_hand(found: Finds, drawn: np.ndarray) -> Labels:
     return labels
 
 
+def clear_of(faces: list[list[float]], ignored: list[list[float]]) -> list[list[float]]:
+    """Ignored boxes cut back to where no face is, so that hiding them hides no face."""
+    kept = []
+    for whole in ignored:
+        x1, y1, x2, y2 = whole
+        for left, top, right, bottom in faces:
+            if left < x2 and right > x1 and top < y2 and bottom > y1:
+                parts = (
+                    (x1, y1, min(x2, left), y2),
+                    (max(x1, right), y1, x2, y2),
+                    (x1, y1, x2, min(y2, top)),
+                    (x1, max(y1, bottom), x2, y2),
+                )
+                x1, y1, x2, y2 = max(parts, key=area)
+                if area((x1, y1, x2, y2)) <= 0:
+                    break
+        if area((x1, y1, x2, y2)) >= LEFT_OF_IGNORED * area(whole):
+            kept.append([x1, y1, x2, y2])
+    return kept
+
+
+def area(box: Sequence[float]) -> float:
+    """Of one box; nothing where it is turned inside out."""
+    return max(0.0, box[2] - box[0]) * max(0.0, box[3] - box[1])
+
+
 def read_boxes(path: Path, picture: np.ndarray) -> np.ndarray:
     """Boxes (M, 4) of a Pascal VOC file, in pixels of the picture; BadInput where they do not fit it."""
     try:
@@ -341,7 +369,7 @@ class Worker:
             "source": job.source,
             "name": job.name,
             "faces": labels.faces,
-            "ignore": labels.ignore,
+            "ignore": clear_of([face["box"] for face in labels.faces], labels.ignore),
         }
 
 
@@ -444,14 +472,13 @@ def publish(folder: Path, rows: list[dict]) -> None:
 
 
 def drop_source(folder: Path, source: str) -> list[dict]:
-    """Forget what the same source left here before; gives the other rows."""
+    """Forget what the same source left here before, finished or not; gives the other rows."""
     rows = read_rows(folder)
     others = [row for row in rows if row.get("source") != source]
     if len(others) < len(rows):
         publish(folder, others)
-        for row in rows:
-            if row.get("source") == source:
-                (folder / row["file"]).unlink(missing_ok=True)
+    for path in folder.glob(f"{source}-{'[0-9]' * 5}.jpg"):
+        path.unlink()
     return others
 
 

@@ -21,10 +21,11 @@ from pathlib import Path
 import torch
 from edge_models.training import data, losses
 from edge_models.training.network import GRID, OneLook
-from onelook.align import TEMPLATE
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
+
+from onelook.align import TEMPLATE
 
 
 def arguments() -> argparse.Namespace:

@@ -45,6 +45,10 @@ def overlap(one: NDArray[np.float32], other: tuple[float, ...]) -> float:
     return both / (float(areas) - both)
 
 
+def assert_found(boxes: NDArray[np.float32], box: tuple[float, ...]) -> None:
+    assert max((overlap(each, box) for each in boxes), default=0) > 0.5, boxes
+
+
 def known_box(portrait: Path) -> tuple[float, ...]:
     x, y, w, h = FACES[portrait]
     return x, y, x + w, y + h
@@ -95,9 +99,9 @@ def test_it_tells_two_people_apart_and_knows_one_again(model: FaceModel) -> None
 
     threshold = model.spec.threshold(1e-3)
 
-    assert look(EILEEN, 300) @ look(EILEEN, 240) > threshold
-    assert look(GRACE, 300) @ look(GRACE, 240) > threshold
-    assert look(EILEEN, 300) @ look(GRACE, 300) < threshold
+    assert look(EILEEN, 180) @ look(EILEEN, 160) > threshold
+    assert look(GRACE, 180) @ look(GRACE, 160) > threshold
+    assert look(EILEEN, 180) @ look(GRACE, 180) < threshold
 
 
 @pytest.mark.parametrize("size", [(320, 256), (1280, 736)])
@@ -106,8 +110,7 @@ def test_the_same_file_looks_at_other_sizes(portrait: Path, size: tuple[int, int
     faces = FaceModel(size=size)(read_picture(portrait))
 
     assert_sound(faces)
-    assert len(faces) >= 1
-    assert overlap(faces.boxes[0], known_box(portrait)) > 0.5
+    assert_found(faces.boxes, known_box(portrait))
 
 
 def test_a_crowd_is_described_in_batches_as_it_would_be_one_by_one(crowd: Image) -> None:
@@ -138,8 +141,7 @@ def test_a_grey_picture_has_faces_too(model: FaceModel, tmp_path: Path) -> None:
     faces = model(read_picture(tmp_path / "grey.png"))
 
     assert_sound(faces)
-    assert len(faces) >= 1
-    assert overlap(faces.boxes[0], known_box(GRACE)) > 0.5
+    assert_found(faces.boxes, known_box(GRACE))
 
 
 def test_an_odd_sized_picture_has_its_face_where_it_was(model: FaceModel) -> None:
@@ -149,8 +151,7 @@ def test_an_odd_sized_picture_has_its_face_where_it_was(model: FaceModel) -> Non
     faces = model(picture)
 
     assert_sound(faces)
-    assert len(faces) >= 1
-    assert overlap(faces.boxes[0], (x1 - 5, y1 - 3, x2 - 5, y2 - 3)) > 0.5
+    assert_found(faces.boxes, (x1 - 5, y1 - 3, x2 - 5, y2 - 3))
 
 
 def test_a_huge_picture_is_scaled_down_and_its_boxes_back_up(model: FaceModel) -> None:
@@ -159,8 +160,7 @@ def test_a_huge_picture_is_scaled_down_and_its_boxes_back_up(model: FaceModel) -
     faces = model(np.asarray(cv2.resize(picture, None, fx=10, fy=10), np.uint8))
 
     assert_sound(faces)
-    assert len(faces) >= 1
-    assert overlap(faces.boxes[0] / 10, known_box(GRACE)) > 0.5
+    assert_found(faces.boxes / 10, known_box(GRACE))
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 2000), (3000, 1), (2, 3), (31, 33)])

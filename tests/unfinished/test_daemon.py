@@ -484,6 +484,11 @@ def a_mood_too_few(folder: Path) -> str:
     return "model.json does not fit the network beside it: count of labels.emotion should be 7, not 6"
 
 
+def not_calibrated(folder: Path) -> str:
+    change(folder, thresholds=[])
+    return "The model is not calibrated"
+
+
 def change(folder: Path, **keys: object) -> None:
     file = folder / "model.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | keys))
@@ -502,7 +507,10 @@ def assert_refused(config: Path, sentence: str) -> None:
 
 @pytest.mark.parametrize(
     "spoil",
-    [truncated, flipped, no_network, absent, no_description, a_key_too_many, other_embeddings, a_mood_too_few],
+    [
+        truncated, flipped, no_network, absent, no_description, a_key_too_many, other_embeddings, a_mood_too_few,
+        not_calibrated,
+    ],
 )
 def test_a_spoilt_model_is_refused_with_a_sentence(
     tmp_path: Path, door: dict[str, Any], spoil: Callable[[Path], str]
