@@ -11,18 +11,18 @@ help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/demo.done  ## see it work; SOURCE=rtsp://...|/dev/video0|file.mp4 for your own stream
-	@PYTHONPATH=daemon $(BIN)/python -m onelook demo $(if $(BROKER),--broker "$(BROKER)") $(if $(SOURCE),"$(SOURCE)")
+	@PYTHONPATH="$(CURDIR)/daemon" $(BIN)/python -m onelook demo $(if $(BROKER),--broker "$(BROKER)") $(if $(SOURCE),"$(SOURCE)")
 
 test: $(VENV)/test.done lint  ## everything: linters, types, layers, tests
 	@sh deploy/system-packages.sh
 	@echo "Running the tests (a few minutes)..."
-	@PYTHONPATH=daemon:. $(BIN)/python -m pytest -q
+	@PYTHONPATH="$(CURDIR)/daemon:$(CURDIR)" $(BIN)/python -m pytest -q
 
 lint: $(VENV)/test.done  ## style, types and layers
 	@echo "Checking style, types and layers..."
 	@$(BIN)/ruff check -q daemon tests edge_models
-	@PYTHONPATH=daemon $(BIN)/mypy
-	@PYTHONPATH=daemon $(BIN)/lint-imports --no-cache > $(VENV)/layers.log || { cat $(VENV)/layers.log; exit 1; }
+	@PYTHONPATH="$(CURDIR)/daemon" $(BIN)/mypy
+	@PYTHONPATH="$(CURDIR)/daemon" $(BIN)/lint-imports --no-cache > $(VENV)/layers.log || { cat $(VENV)/layers.log; exit 1; }
 
 $(VENV)/%.done: requirements/%.lock
 	@echo "Installing what '$*' needs into $(VENV), as locked in $< (a minute or two)..."
