@@ -70,7 +70,7 @@ LOOKS = (
 BORDER = 0.25  # of the longest side, on looks that shrink: faces that fill the picture need room around
 
 FINGERPRINT_SIDE = 24
-SAME_PICTURE = 0.985  # cosine of two fingerprints
+SAME_PICTURE = 0.95  # cosine of two fingerprints
 
 
 # ---------------------------------------------------------------- the detector

@@ -4,7 +4,8 @@
 #   DATA=packed-data RAW=pictures WEIGHTS=teachers RUNS=runs edge_models/training/reference.sh
 #
 # DATA holds faces.npz, fer2013.npz, lfw.npz (+ .bin) and scenes/; the shards below are made by
-# prepare.py, scenes2/ by label_scenes.py (1,500 pictures of CelebA in the wild), backgrounds are
+# prepare.py, scenes2/ by label_scenes.py (in phase E: 1,498 pictures of CelebA in the wild to step 1,000, then
+# 2,398, with crowds, masks and streets, as labelled so far), backgrounds are
 # pictures without faces. Needs: torch 2.13, litert-torch 0.10, ai-edge-quantizer 0.10, ai-edge-litert 2.3.
 #
 # The shipped run took 2 h 10 min of wall time on two busy cores. It was stopped and resumed as data
