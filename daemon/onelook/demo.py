@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from onelook import service
 from onelook.capture import masked, read_picture
-from onelook.config import Config, Gallery, Metrics, Mqtt, stream_of
+from onelook.config import Config, Gallery, Metrics, Mqtt, Report, stream_of
 from onelook.draw import Captions, drawn
 from onelook.errors import OwnerError
 from onelook.event import Event
@@ -53,6 +53,7 @@ def demo(
     the source, the broker or the extra packages are missing.
     """
     stop, best = threading.Event(), _Best()
+    logging.getLogger("onelook").setLevel(logging.WARNING)  # the events are the news here
     with ExitStack() as house:
         scratch = Path(house.enter_context(tempfile.TemporaryDirectory(prefix="onelook-demo-")))
         if broker is None:
@@ -72,6 +73,7 @@ def demo(
             gallery=Gallery(path=scratch / "gallery.db", key_file=scratch / "gallery.key"),
             mqtt=Mqtt(host=host, port=port, protocol="5" if broker else "3.1.1", outbox=scratch / "outbox.db"),
             metrics=Metrics(port=_free_port()),
+            report=Report(far=1e-2),  # one person enrolled, before an audience of one
         )
         if made_up:
             for verdict in service.enroll(config, ENROLLED, [PORTRAITS / "eileen_collins.jpg"]):
@@ -94,7 +96,6 @@ def demo(
             if frame.index % FPS == 0 and frame.time > began:
                 figures.update(_figures(page, frame.time - began))
 
-        logging.getLogger("onelook").setLevel(logging.WARNING)
         service.run(config, stop=stop, watch=watch)
         listener.wait_for_goodbye()
         if not best.frames:
