@@ -317,10 +317,10 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
         'config.yaml:2: mqtt.username: must be text; put it in quotes, "0042"',
         "config.yaml:2: mqtt.password: must be text; put it in quotes"]),
     ("list for text", STREAM + "mqtt: {username: [me]}\n", ["config.yaml:2: mqtt.username: must be text, not a list"]),
-    ("text for a number", STREAM + "model: {threads: many}\nmqtt: {port: '1883', expiry: soon}\n", [
+    ("text for a number", STREAM + "model: {threads: many}\nmqtt: {port: '1883', replay_rate: soon}\n", [
         "config.yaml:2: model.threads: must be a whole number, not `many`",
         "config.yaml:3: mqtt.port: must be a whole number, without quotes",
-        "config.yaml:3: mqtt.expiry: must be a number, not `soon`"]),
+        "config.yaml:3: mqtt.replay_rate: must be a number, not `soon`"]),
     ("fraction for a whole", STREAM + "model: {threads: 1.5}\n", [
         "config.yaml:2: model.threads: must be a whole number, not `1.5`"]),
     ("number for a switch", STREAM + "report: {emotion: 2}\n", [

@@ -1,5 +1,6 @@
 """The outbox keeps events in order through crashes, and drops them only for a reason it tells."""
 
+import os
 import resource
 import sqlite3
 import stat
@@ -9,14 +10,34 @@ import time
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any, Self
 
 import pytest
 
 from onelook.errors import OwnerError
-from onelook.event import Event, Presence
+from onelook.event import Event, Identity, Presence
 from onelook.outbox import REASONS, Outbox
 
 FOREVER = 4e9
+
+
+class Clocks:
+    """A clock that only goes on, and one on the wall that anybody may set."""
+
+    def __init__(self) -> None:
+        self.boot, self.since_boot, self.wall = "first", 100.0, 1.8e9
+
+    def outbox(self, path: Path | None, **more: Any) -> Outbox:
+        return Outbox(path, clock=lambda: self.since_boot, wall=lambda: self.wall, boot=self.boot, **more)
+
+    def wait(self, seconds: float) -> None:
+        self.since_boot += seconds
+        self.wall += seconds
+
+    def reboot(self, seconds: float, behind: float = 0.0) -> None:
+        """Off for so long; the clock on the wall may have stood still meanwhile, or longer."""
+        self.boot, self.since_boot = f"after {self.boot}", 5.0
+        self.wall += seconds - behind
 
 
 def appeared(track: int, stream: str = "door") -> Event:
@@ -64,29 +85,24 @@ def test_a_delivered_event_is_gone_and_not_counted_as_dropped(path: Path | None)
 
 
 def test_expired_events_are_dropped_and_counted(path: Path | None) -> None:
-    dropped = Dropped()
-    with Outbox(path, on_dropped=dropped) as outbox:
-        for track, expires in enumerate((100.0, 300.0, 200.0)):
-            outbox.put(appeared(track), expires)
-        assert outbox.expire(99.9) == 0
-        assert outbox.expire(200.0) == 2
+    dropped, clocks = Dropped(), Clocks()
+    with clocks.outbox(path, on_dropped=dropped) as outbox:
+        for track, life in enumerate((100.0, 300.0, 200.0)):
+            outbox.put(appeared(track), life)
+        clocks.wait(99.9)
+        assert outbox.expire() == 0
+        clocks.wait(100.1)
+        assert outbox.expire() == 2
         assert tracks(outbox) == [1]
+        [left] = outbox.oldest(1)
+        assert outbox.left(left) == pytest.approx(100)
     assert dropped == {"expired": 2}
 
 
 def test_a_full_outbox_gives_up_its_oldest(path: Path | None) -> None:
     dropped = Dropped()
-    with Outbox(path, max_messages=3, on_dropped=dropped) as outbox:
-        for track in range(5):
-            outbox.put(appeared(track), FOREVER)
-        assert tracks(outbox) == [2, 3, 4]
-    assert dropped == {"full": 2}
-
-
-def test_bytes_are_bounded_too(path: Path | None) -> None:
-    dropped = Dropped()
     size = len(appeared(0).model_dump_json())
-    with Outbox(path, max_bytes=3 * size + size // 2, on_dropped=dropped) as outbox:
+    with Outbox(path, most={"presence": 3 * size + size // 2}, on_dropped=dropped) as outbox:
         for track in range(5):
             outbox.put(appeared(track), FOREVER)
         assert tracks(outbox) == [2, 3, 4]
@@ -94,6 +110,86 @@ def test_bytes_are_bounded_too(path: Path | None) -> None:
         outbox.put(appeared(5), FOREVER)
         assert tracks(outbox) == [3, 4, 5]  # what was deleted made room
     assert dropped == {"full": 2}
+
+
+def test_a_kind_of_event_that_comes_in_floods_takes_no_room_from_another(path: Path | None) -> None:
+    dropped = Dropped()
+    size = len(appeared(0).model_dump_json())
+    with Outbox(path, most={"presence": 3 * size + size // 2}, on_dropped=dropped) as outbox:
+        who = Identity(track=7, box=(0, 0, 1, 1), frame=0, state="known", name="Zoë", confidence=1)
+        outbox.put(Event(stream="door", time=datetime.now(UTC), data=who), FOREVER)
+        for track in range(100):
+            outbox.put(appeared(track), FOREVER)
+        assert [w.kind for w in outbox.oldest(9)] == ["identity", "presence", "presence", "presence"]
+        assert outbox.oldest(1)[0].event.data == who
+    assert dropped == {"full": 97}
+
+
+# --- clocks -------------------------------------------------------------------------------------
+
+YEAR = 365 * 86400.0
+
+
+@pytest.mark.parametrize("jump", [YEAR, -YEAR, -60.0, 61.0], ids=lambda jump: f"{jump:+.0f}s")
+def test_a_clock_that_is_set_makes_no_event_older_or_younger(path: Path | None, jump: float) -> None:
+    clocks = Clocks()
+    with clocks.outbox(path) as outbox:
+        outbox.put(appeared(1), 60)
+        clocks.wait(10)
+        clocks.wall += jump
+        assert outbox.expire() == 0
+        assert outbox.left(outbox.oldest(1)[0]) == pytest.approx(50)
+        outbox.put(appeared(2), 60)
+        clocks.wait(50)
+        assert outbox.expire() == 1
+        assert tracks(outbox) == [2]
+
+
+@pytest.mark.parametrize("jump", [YEAR, -YEAR])
+def test_nor_while_the_daemon_starts_again(tmp_path: Path, jump: float) -> None:
+    clocks, path = Clocks(), tmp_path / "outbox.db"
+    with clocks.outbox(path) as outbox:
+        outbox.put(appeared(1), 60)
+        outbox.put(appeared(2), 20)
+    clocks.wait(30)
+    clocks.wall += jump
+    with clocks.outbox(path) as outbox:
+        assert tracks(outbox) == [1]
+        assert outbox.left(outbox.oldest(1)[0]) == pytest.approx(30)
+
+
+def test_after_a_reboot_the_clock_on_the_wall_tells_how_old_an_event_is(tmp_path: Path) -> None:
+    clocks, path, dropped = Clocks(), tmp_path / "outbox.db", Dropped()
+    with clocks.outbox(path) as outbox:
+        outbox.put(appeared(1), 3600)
+        outbox.put(appeared(2), 60)
+    clocks.reboot(600)
+    with clocks.outbox(path, on_dropped=dropped) as outbox:
+        assert tracks(outbox) == [1]
+        assert outbox.left(outbox.oldest(1)[0]) == pytest.approx(3000)
+    assert dropped == {"expired": 1}
+
+
+def test_a_board_without_a_clock_goes_on_from_the_time_it_saved(tmp_path: Path) -> None:
+    clocks, path = Clocks(), tmp_path / "outbox.db"
+    with clocks.outbox(path) as outbox:
+        outbox.put(appeared(1), 3600)
+    clocks.reboot(30, behind=60)
+    with clocks.outbox(path) as outbox:
+        assert outbox.left(outbox.oldest(1)[0]) == 3600  # no more than it had
+
+
+def test_an_event_from_the_future_is_of_no_age_at_all_and_dropped(tmp_path: Path) -> None:
+    clocks, path, dropped = Clocks(), tmp_path / "outbox.db", Dropped()
+    with clocks.outbox(path) as outbox:
+        outbox.put(appeared(1), 3600)
+    clocks.reboot(600, behind=YEAR)
+    with clocks.outbox(path, on_dropped=dropped) as outbox:
+        assert tracks(outbox) == []
+    assert dropped == {"expired": 1}
+
+
+# --- restarts -----------------------------------------------------------------------------------
 
 
 def test_what_waits_survives_a_restart_as_it_was(tmp_path: Path) -> None:
@@ -107,7 +203,7 @@ def test_what_waits_survives_a_restart_as_it_was(tmp_path: Path) -> None:
     with Outbox(path) as outbox:
         (seventh, eighth) = outbox.oldest(10)
         assert seventh.event == event.model_copy(update={"captured": None})  # another process's clock
-        assert seventh.expires == FOREVER
+        assert outbox.left(seventh) == pytest.approx(FOREVER, abs=5)
         outbox.put(appeared(9), FOREVER)
         assert tracks(outbox) == [7, 8, 9]
         assert outbox.newest > eighth.number
@@ -117,7 +213,7 @@ CRASH = """
 import sys, time
 from datetime import UTC, datetime
 from pathlib import Path
-from onelook.event import Event, Presence
+from onelook.event import Event, Identity, Presence
 from onelook.outbox import Outbox
 outbox = Outbox(Path(sys.argv[1]))
 for track in range(100_000):
@@ -135,7 +231,7 @@ def test_a_killed_process_loses_nothing_that_it_had_put(tmp_path: Path) -> None:
         said = [int(process.stdout.readline()) for _ in range(200)]
         process.kill()
         said += [int(line) for line in process.stdout if line.endswith("\n")]
-    with Outbox(path, max_messages=200_000, max_bytes=2**30) as outbox:
+    with Outbox(path, most={"presence": 2**30}) as outbox:
         kept = tracks(outbox)
     assert kept[: len(said)] == said
     assert len(kept) - len(said) <= 1  # put, but killed before it said so
@@ -205,10 +301,10 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (path.with_name("outbox.db-wal").stat(
 for track in range(2, 50):
     outbox.put(appeared(track), FOREVER)
 outbox.delete([outbox.oldest(1)[0].number])
-outbox.expire(0)
+outbox.expire()
 assert tracks(outbox) == list(range(1, 50)), "an event was lost"
 resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
-outbox.expire(0)
+outbox.expire()
 outbox.put(appeared(50), FOREVER)
 sys.stdout.flush()
 import os
@@ -228,6 +324,107 @@ def test_a_full_disk_costs_no_event_and_is_said_once(tmp_path: Path) -> None:
     assert said[1] == "The outbox can be written again."
     with Outbox(path) as outbox:
         assert tracks(outbox) == list(range(1, 51))  # caught up with what happened meanwhile
+
+
+FULL_FROM_THE_START = """
+import logging, os, resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_outbox import FOREVER, appeared, tracks
+from onelook.outbox import Outbox
+
+logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+outbox = Outbox(Path(sys.argv[1]))
+outbox.put(appeared(7), FOREVER)
+assert not outbox.durable
+outbox.expire()
+assert tracks(outbox)[-1] == 7
+resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+outbox.expire()
+assert outbox.durable
+outbox.put(appeared(8), FOREVER)
+sys.stdout.flush()
+os._exit(9)
+"""
+
+
+@pytest.mark.parametrize("before", [0, 3])
+def test_a_disk_that_is_full_at_the_start_is_no_reason_not_to_start(tmp_path: Path, before: int) -> None:
+    path = tmp_path / "outbox.db"
+    if before:
+        with Outbox(path) as outbox:
+            for track in range(before):
+                outbox.put(appeared(track), FOREVER)
+    command = [sys.executable, "-c", FULL_FROM_THE_START, str(path), str(Path(__file__).parent)]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 9, ended.stderr
+    said = ended.stdout.splitlines()
+    assert [line.partition(" (")[0] for line in said] == [
+        "The outbox cannot be written", "The outbox can be written again.",
+    ]  # fmt: skip
+    with Outbox(path) as outbox:
+        assert tracks(outbox) == [*range(before), 7, 8]
+
+
+class Damaged:
+    """A connection to a file whose pages are no longer what SQLite wrote."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def execute(self, *_: object) -> None:
+        raise sqlite3.DatabaseError("database disk image is malformed")
+
+    executemany = execute
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_file_damaged_in_use_is_set_aside_and_nothing_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    with Outbox(path) as outbox:
+        outbox.put(appeared(1), FOREVER)
+        outbox._disk.close()  # type: ignore[union-attr]
+        outbox._disk = Damaged()  # type: ignore[assignment]
+        path.write_bytes(b"no database any more, and long enough to be sure of it " * 100)
+        outbox.put(appeared(2), FOREVER)
+        assert not outbox.durable
+        for _ in range(2):
+            outbox.expire()
+        assert outbox.durable
+    with Outbox(path) as outbox:
+        assert tracks(outbox) == [1, 2]
+    assert path.with_name("outbox.db.broken").exists()
+
+
+def test_syncing_is_done_once_and_only_where_something_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[str] = []
+    real = os.fsync
+
+    def fsync(file: int) -> None:
+        synced.append(str(Path(f"/proc/self/fd/{file}").readlink()))
+        real(file)
+
+    monkeypatch.setattr("os.fsync", fsync)
+    with Outbox(tmp_path / "outbox.db") as outbox:
+        outbox.sync()
+        assert not synced
+        outbox.put(appeared(1), FOREVER)
+        outbox.sync()
+        outbox.sync()
+        assert synced == [str(tmp_path / "outbox.db-wal")]
+        outbox.put(appeared(2), FOREVER)
+        outbox.delete([w.number for w in outbox.oldest(2)])
+        outbox.sync()
+        assert len(synced) == 1  # delivered already: no reason to wear out an SD card
 
 
 def test_putting_an_event_does_not_hold_up_the_frame_loop(tmp_path: Path) -> None:

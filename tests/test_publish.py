@@ -9,13 +9,14 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 from cryptography.hazmat.primitives import serialization
@@ -230,13 +231,16 @@ class Home:
         return bool(self.connected) and self.connected[-1]
 
     def publisher(
-        self, broker: Broker | int, *, streams: tuple[str, ...] = (), path: Path | None = None, **mqtt: Any
+        self, broker: Broker | int, *, streams: tuple[str, ...] = (), path: Path | None = None, expiry: float = 60,
+        **mqtt: Any,
     ) -> MqttPublisher:
         port = broker if isinstance(broker, int) else broker.port
+        bounds = config.Bounds(expiry=expiry)
+        waiting = config.Waiting(**dict.fromkeys(config.Waiting.model_fields, bounds))
         self.outbox = self.house.enter_context(Outbox(path, on_dropped=self._drop))
         return self.house.enter_context(
             MqttPublisher(
-                config.Mqtt(port=port, **mqtt),
+                config.Mqtt(port=port, waiting=waiting, **mqtt),
                 "pi",
                 self.outbox,
                 streams=streams,
@@ -268,6 +272,47 @@ def home(tmp_path: Path) -> Iterator[Home]:
         yield home
     finally:
         home.leave()
+
+
+class Quota:
+    """As much of an MQTT 5 broker as it takes to refuse the first messages for want of room."""
+
+    def __init__(self, refusals: int) -> None:
+        self.taken: list[str] = []
+        self._refusals = refusals
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self._thread = threading.Thread(target=self._serve, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._socket.close()
+
+    def _serve(self) -> None:
+        peer, _ = self._socket.accept()
+        with peer, peer.makefile("rwb") as stream:
+            while head := stream.read(1):
+                size, shift = 0, 0
+                while True:
+                    [byte] = stream.read(1)
+                    size |= (byte & 127) << shift
+                    shift += 7
+                    if byte < 128:
+                        break
+                body = stream.read(size)
+                if head[0] >> 4 == 1:  # CONNECT
+                    stream.write(bytes([0x20, 3, 0, 0, 0]))
+                elif head[0] >> 4 == 3:  # PUBLISH
+                    length = int.from_bytes(body[:2], "big")
+                    number = body[2 + length : 4 + length]
+                    full, self._refusals = self._refusals > 0, self._refusals - 1
+                    if not full:
+                        self.taken.append(body[2 : 2 + length].decode())
+                    stream.write(bytes([0x40, 4, *number, 0x97 if full else 0, 0]))
+                stream.flush()
 
 
 @pytest.fixture
@@ -378,9 +423,13 @@ def test_events_made_while_the_broker_is_away_arrive_once_in_order_and_marked(
         time.sleep(0.2)  # room for anything that came twice
         received = reader.on("/identity")
         crowds = [r.event["data"]["count"] for r in reader.on("/crowd")]
-    assert tracks(received) == list(range(122))
-    assert ["replayed" in r.event for r in received] == [False] + [True] * 120 + [False]
-    for one, got in zip(missed, received[1:121], strict=True):
+    assert Counter(tracks(received)) == Counter(range(122))
+    live = [r for r in received if "replayed" not in r.event]
+    late = [r for r in received if "replayed" in r.event]
+    assert tracks(live) == [0, 121]
+    assert tracks(late) == list(range(1, 121))
+    assert received.index(live[1]) < 121  # what happens now does not wait for what happened
+    for one, got in zip(missed, late, strict=True):
         assert (got.event["id"], got.topic) == (one.id, f"onelook/pi/{one.stream}/identity")
         assert got.payload == message(one, "pi", replayed=True).payload  # not re-dated
         assert got.expiry is not None
@@ -395,6 +444,46 @@ def test_events_made_while_the_broker_is_away_arrive_once_in_order_and_marked(
     told = [m for m in caplog.messages if m.startswith(("Lost", "Connected", "Cannot"))]
     assert [m.startswith(lost) for m in told] == [False, True, False]
     assert told[0] == told[2] == back
+
+
+def test_a_backlog_drains_at_its_rate_and_holds_up_nothing_new(broker: Broker, home: Home) -> None:
+    with broker.subscribe() as reader:
+        publisher = home.publisher(free_port(), path=home.folder / "outbox.db")
+        for track in range(60):
+            publisher.publish(seen(track))
+        home.leave()
+        home.connected.clear()
+        publisher = home.publisher(broker, path=home.folder / "outbox.db", replay_rate=40)
+        reader.wait("/identity")
+        took = []
+        for track in range(60, 70):
+            at = time.time()
+            publisher.publish(seen(track))
+            wait_until(lambda: track in tracks(reader.on("/identity")), "it to arrive")  # noqa: B023
+            took.append(time.time() - at)
+            time.sleep(0.05)
+        received = reader.wait("/identity", 70)
+        late = [r for r in received if "replayed" in r.event]
+        assert tracks(late) == list(range(60))
+        assert tracks([r for r in received if "replayed" not in r.event]) == list(range(60, 70))
+        assert late[-1].at - late[0].at > 0.9 * (60 - 11) / 40  # at first as many as may be on the wire
+        assert sorted(took)[5] < 0.25  # in the middle of a backlog of more than a second
+        assert received[-1] is late[-1]
+
+
+def test_a_broker_that_has_no_room_just_now_is_asked_again(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    """mosquitto never says so; a broker that hosts many does."""
+    with Quota(refusals=3) as broker:
+        publisher = home.publisher(broker.port)
+        wait_until(home.is_up, "the connection")
+        for track in range(5):
+            publisher.publish(seen(track))
+        wait_until(lambda: home.published and len(home.outbox) == 0, "all to be acknowledged")
+    assert not home.dropped
+    assert Counter(broker.taken) == Counter({"onelook/pi/status": 1, "onelook/pi/door/identity": 5})
+    assert sum("(Quota exceeded): trying again" in message for message in caplog.messages) <= 2
 
 
 def test_events_on_the_wire_when_the_broker_dies_arrive_once(broker: Broker, home: Home) -> None:
@@ -421,7 +510,7 @@ def test_events_on_the_wire_when_the_broker_dies_arrive_once(broker: Broker, hom
 
 def test_events_too_old_when_the_broker_is_back_are_dropped_and_counted(broker: Broker, home: Home) -> None:
     with broker.subscribe() as reader:
-        publisher = home.publisher(broker, expiry=1.0)
+        publisher = home.publisher(broker, expiry=2.0)
         wait_until(home.is_up, "the connection")
         for _ in range(4):
             publisher.publish(seen(0, age=1.1))  # late already: never sent
@@ -443,11 +532,11 @@ def test_a_broker_passes_no_event_to_a_subscriber_that_comes_too_late(broker: Br
     """Message expiry: a subscriber's own outage does not bring it stale events either."""
     with broker.subscribe():
         pass  # the subscriber is gone; its session stays, so that the broker queues for it
-    publisher = home.publisher(broker, expiry=1.0)
+    publisher = home.publisher(broker, expiry=2.0)
     wait_until(home.is_up, "the connection")
     publisher.publish(seen(1))
     wait_until(lambda: len(home.outbox) == 0, "it to be at the broker")
-    time.sleep(2.2)
+    time.sleep(3.2)
     publisher.publish(seen(2))
     with broker.subscribe() as reader:
         received = reader.wait("/identity")
@@ -539,8 +628,8 @@ def test_what_waited_in_a_killed_process_is_sent_by_the_next(broker: Broker, hom
         wait_until(home.is_up, "the connection")
         publisher.publish(seen(30))
         received = reader.wait("/identity", 31)
-        assert tracks(received) == list(range(31))
-        assert ["replayed" in r.event for r in received] == [True] * 30 + [False]
+        assert tracks([r for r in received if "replayed" in r.event]) == list(range(30))
+        assert tracks([r for r in received if "replayed" not in r.event]) == [30]
         wait_until(lambda: len(home.outbox) == 0, "all to be acknowledged")
 
 

@@ -256,6 +256,23 @@ class Tls(Section):
         return value
 
 
+class Bounds(Section):
+    """How an event waits for a broker that is away."""
+
+    # MQTT counts in whole seconds, and the last one is not delivered
+    expiry: Annotated[float, Field(ge=2, allow_inf_nan=False)] = 3600.0
+    bytes: Annotated[int, Field(ge=10_000, le=1_000_000_000)] = 4_000_000
+
+
+class Waiting(Section):
+    """The bounds of each kind of event; states do not wait, only the newest counts."""
+
+    presence: Bounds = Bounds()
+    identity: Bounds = Bounds(expiry=60.0)  # who opens a door by it must not hear it late
+    attributes: Bounds = Bounds()
+    emotion: Bounds = Bounds()
+
+
 class Mqtt(Section):
     """The broker."""
 
@@ -268,8 +285,9 @@ class Mqtt(Section):
     password_file: ReadableFile | None = None  # none: systemd's credential mqtt-password, where there is one
     tls: Tls | None = None
     keepalive: Annotated[int, Field(ge=5, le=3600)] = 30
-    expiry: Seconds = 60.0  # an event older than this is not delivered
     outbox: OwnPath | None = Path("/var/lib/onelook/outbox.db")  # where events wait; none: in memory
+    waiting: Waiting = Waiting()
+    replay_rate: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] = 100.0  # events a second
 
     @field_validator("password_file")
     @classmethod

@@ -1,17 +1,25 @@
 """Outbox: events that wait for the broker; a copy on disk outlives the process.
 
 Memory is the truth and SQLite its copy: an event is in both before `put` returns, so a
-killed process loses nothing, and a full or failing disk costs the copy but no event.
-Bounded and expiring, because a stale event is worse than none.
+killed process loses nothing; a full or failing disk costs the copy but no event. `sync`,
+called every second or so, makes the copy outlive a power cut as well.
+
+Bounded and expiring, because a stale event is worse than none. How old an event is, is
+measured by a clock that nobody can set: a board without a clock of its own may be told a year
+of another decade while it runs. Only after a reboot has the clock on the wall to be believed.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import sqlite3
-from collections.abc import Callable, Iterable
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from itertools import islice
+from errno import EIO, ENOSPC, EROFS
+from math import inf
 from pathlib import Path
 from threading import Lock
 from typing import Self
@@ -27,6 +35,39 @@ REASONS = ("expired", "full", "refused", "unreadable")
 """Why an event may be dropped undelivered: too old; no room; the broker denied its topic;
 its stored form is not of this version."""
 
+BYTES = 4_000_000
+"""Most bytes of one kind of event, where nothing else is said: about 8,000 events."""
+
+SLACK = 90.0
+"""Seconds by which a board's clock may be behind at boot, and events of before it still be dated:
+one without a battery goes on from a time that was saved to disk, by systemd-timesyncd every minute."""
+
+WORLD = ("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN")
+"""What a failing disk says, by SQLite's names; it may get well again. Whatever else is wrong may not."""
+
+_CREATE = (
+    "CREATE TABLE IF NOT EXISTS waiting (number INTEGER PRIMARY KEY, boot TEXT NOT NULL,"
+    " deadline REAL NOT NULL, put REAL NOT NULL, life REAL NOT NULL, event TEXT NOT NULL)"
+)
+_INSERT = "INSERT INTO waiting VALUES (?, ?, ?, ?, ?, ?)"
+_DELETE = "DELETE FROM waiting WHERE number = ?"
+_VERSION = 1
+
+_Row = tuple[int, str, float, float, float, str]
+
+
+def seconds_since_boot() -> float:
+    """A clock that is never set, and counts what the machine slept."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+def boot_id() -> str:
+    """Which boot of the machine this is; empty where the kernel does not say."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
@@ -34,65 +75,114 @@ class Waiting:
 
     number: int
     """Ours and rising; the broker's message ids start again with each connection."""
-    event: Event
-    expires: float
-    """Seconds since the epoch."""
-    size: int
-    """Bytes of its stored form."""
+    kind: str
+    text: str
+    """The event's JSON: as an object it would take several times the memory."""
+    captured: float | None
+    """The event's, which its JSON leaves out."""
+    deadline: float
+    """From when on it is not to be delivered any more, by the outbox's clock."""
+    put: float
+    """When it was put, in seconds since the epoch by what the clock on the wall said then."""
+    life: float
+    """For how many seconds from then it was worth delivering."""
+
+    @property
+    def event(self) -> Event:
+        """The event as it was put."""
+        return Event.model_validate_json(self.text).model_copy(update={"captured": self.captured})
+
+    @property
+    def size(self) -> int:
+        """Bytes of its text."""
+        return len(self.text) if self.text.isascii() else len(self.text.encode())
 
 
 class Outbox:
     """Events in the order they were put, until deleted, expired or pushed out by newer ones.
 
     May be used from any thread. `path`: the file that outlives the process; none: memory
-    only. `on_dropped(reason, count)` hears of every event that leaves undelivered, `reason`
-    being one of `REASONS`. Raises OwnerError where the file cannot be used; a damaged file
-    is set aside as `<name>.broken`.
+    only. `most`: bytes that may wait, by kind of event; BYTES of a kind that is not named.
+    `on_dropped(reason, count)` hears of every event that leaves undelivered, `reason` being one
+    of `REASONS`. `clock`, `wall` and `boot` are for tests of what clocks can do to it.
+
+    Raises OwnerError where the file cannot be used; a damaged file is set aside as
+    `<name>.broken`. A disk that is full, or fails, is no reason not to start.
     """
 
     def __init__(
         self,
         path: Path | None = None,
         *,
-        max_messages: int = 10_000,
-        max_bytes: int = 8 * 2**20,
+        most: Mapping[str, int] | None = None,
         on_dropped: Callable[[str, int], None] = lambda _reason, _count: None,
+        clock: Callable[[], float] = seconds_since_boot,
+        wall: Callable[[], float] = time.time,
+        boot: str | None = None,
     ) -> None:
-        self._max_messages = max_messages
-        self._max_bytes = max_bytes
+        self._path = path
+        self._most = dict(most or {})
         self._on_dropped = on_dropped
+        self._clock, self._wall = clock, wall
+        self._boot = boot_id() if boot is None else boot
         self._lock = Lock()  # guards all below; never held while anybody else's code runs
         self._waiting: dict[int, Waiting] = {}
-        self._bytes = 0
+        self._kinds: defaultdict[str, dict[int, Waiting]] = defaultdict(dict)
+        self._bytes: Counter[str] = Counter()
         self._newest = 0
+        self._soonest = inf  # no deadline is sooner
         self._disk: sqlite3.Connection | None = None
         self._disk_fails = False
+        self._unsynced = False
         if path is not None:
             self._disk, stored = _open(path)
-            self._load(stored)
+            self._disk_fails = self._disk is None
+            if self._disk_fails:  # above all numbers that the file may turn out to hold
+                self._newest = int(wall()) << 20
+            for reason, count in self._load(stored).items():
+                self._tell(reason, count)
 
-    def put(self, event: Event, expires: float) -> None:
-        """Keep `event` until `expires` (seconds since the epoch); the oldest give way when full."""
+    def put(self, event: Event, life: float) -> None:
+        """Keep `event` for `life` seconds; the oldest of its kind give way when there is no room."""
         text = event.model_dump_json()
-        size = len(text.encode())
         with self._lock:
             self._newest += 1
-            self._waiting[self._newest] = Waiting(self._newest, event, expires, size)
-            self._bytes += size
-            self._write("INSERT INTO waiting VALUES (?, ?, ?)", [(self._newest, expires, text)])
-            dropped = self._make_room()
+            waiting = Waiting(
+                self._newest, event.kind, text, event.captured, self._clock() + life, self._wall(), life
+            )
+            self._add(waiting)
+            self._write(_INSERT, [self._row(waiting)])
+            dropped = self._make_room(event.kind)
         self._tell("full", dropped)
 
-    def oldest(self, count: int, after: int = 0) -> list[Waiting]:
-        """At most `count` events behind number `after`, oldest first."""
+    def oldest(self, count: int, after: int = 0, upto: int | None = None) -> list[Waiting]:
+        """At most `count` events with numbers above `after` and not above `upto`, oldest first."""
+        found: list[Waiting] = []
         with self._lock:
-            return list(islice((w for w in self._waiting.values() if w.number > after), count))
+            first = next(iter(self._waiting), self._newest + 1)
+            last = self._newest if upto is None else upto
+            for number in range(max(after + 1, first), last + 1):
+                if len(found) >= count:
+                    break
+                if number in self._waiting:
+                    found.append(self._waiting[number])
+        return found
+
+    def left(self, waiting: Waiting) -> float:
+        """Seconds for which it is still worth delivering; negative when it is not."""
+        return waiting.deadline - self._clock()
 
     @property
     def newest(self) -> int:
         """Number of the event put last; 0 before the first."""
         with self._lock:
             return self._newest
+
+    @property
+    def durable(self) -> bool:
+        """Whether what waits is on disk."""
+        with self._lock:
+            return self._disk is not None and not self._disk_fails
 
     def delete(self, numbers: Iterable[int]) -> None:
         """Forget events that were delivered; numbers that are gone already do no harm."""
@@ -105,14 +195,40 @@ class Outbox:
             dropped = self._forget(numbers)
         self._tell(reason, dropped)
 
-    def expire(self, now: float) -> int:
-        """Drop what expired by `now` (seconds since the epoch); how many. To be called every second or so."""
+    def expire(self) -> int:
+        """Drop what has expired; how many. To be called every second or so."""
+        gone: Counter[str] = Counter()
         with self._lock:
-            dropped = self._forget([w.number for w in self._waiting.values() if w.expires <= now])
             if self._disk_fails:
-                self._copy_all()
-        self._tell("expired", dropped)
-        return dropped
+                gone = self._copy_all()
+            now = self._clock()
+            if now >= self._soonest:
+                gone["expired"] += self._forget([w.number for w in self._waiting.values() if w.deadline <= now])
+                self._soonest = min((w.deadline for w in self._waiting.values()), default=inf)
+        for reason, count in gone.items():
+            self._tell(reason, count)
+        return gone["expired"]
+
+    def sync(self) -> None:
+        """Have what was written reach the disk itself: from here on a power cut does not lose it.
+
+        Takes as long as the disk does, tens of milliseconds on an SD card; nobody else waits meanwhile.
+        """
+        with self._lock:
+            if self._path is None or not self._unsynced or not self._waiting:
+                return
+            self._unsynced = False
+        try:
+            journal = os.open(f"{self._path}-wal", os.O_RDONLY)
+        except FileNotFoundError:
+            return
+        try:
+            os.fsync(journal)
+        except OSError as error:
+            with self._lock:
+                self._fail(error)
+        finally:
+            os.close(journal)
 
     def __len__(self) -> int:
         with self._lock:
@@ -131,79 +247,131 @@ class Outbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _load(self, stored: list[tuple[int, float, str]]) -> None:
-        unreadable = []
-        for number, expires, text in stored:
-            self._newest = number
+    def _load(self, stored: list[_Row]) -> Counter[str]:
+        """Take in what the file held; how many cannot be kept, and why."""
+        gone: Counter[str] = Counter()
+        doomed: list[tuple[int]] = []
+        for number, boot, deadline, put, life, text in stored:
+            self._newest = max(self._newest, number)
+            left = self._left_of_stored(boot, deadline, put, life)
             try:
                 event = Event.model_validate_json(text)
             except ValidationError:  # written by another version
-                unreadable.append((number,))
+                gone["unreadable"] += 1
+                doomed.append((number,))
                 continue
-            size = len(text.encode())
-            self._waiting[number] = Waiting(number, event, expires, size)
-            self._bytes += size
-        self._write("DELETE FROM waiting WHERE number = ?", unreadable)
-        full = self._make_room()
-        self._tell("unreadable", len(unreadable))
-        self._tell("full", full)
+            if left <= 0:
+                gone["expired"] += 1
+                doomed.append((number,))
+                continue
+            self._add(Waiting(number, event.kind, text, None, self._clock() + left, put, life))
+        self._write(_DELETE, doomed)
+        for kind in list(self._kinds):
+            gone["full"] += self._make_room(kind)
+        return gone
 
-    def _make_room(self) -> int:
+    def _left_of_stored(self, boot: str, deadline: float, put: float, life: float) -> float:
+        if boot and boot == self._boot:
+            return deadline - self._clock()
+        age = self._wall() - put
+        # The clock says that it was put in the future: then nobody knows how old it is.
+        return -inf if age < -SLACK else min(life - age, life)
+
+    def _row(self, waiting: Waiting) -> _Row:
+        return (waiting.number, self._boot, waiting.deadline, waiting.put, waiting.life, waiting.text)
+
+    def _add(self, waiting: Waiting) -> None:
+        self._waiting[waiting.number] = waiting
+        self._kinds[waiting.kind][waiting.number] = waiting
+        self._bytes[waiting.kind] += waiting.size
+        self._soonest = min(self._soonest, waiting.deadline)
+
+    def _make_room(self, kind: str) -> int:
+        size, most = self._bytes[kind], self._most.get(kind, BYTES)
         doomed = []
-        count, size = len(self._waiting), self._bytes
-        for oldest in self._waiting.values():
-            if count <= self._max_messages and size <= self._max_bytes:
+        for oldest in self._kinds[kind].values():
+            if size <= most:
                 break
             doomed.append(oldest.number)
-            count, size = count - 1, size - oldest.size
+            size -= oldest.size
         return self._forget(doomed)
 
     def _forget(self, numbers: Iterable[int]) -> int:
         gone = [w for w in (self._waiting.pop(number, None) for number in numbers) if w is not None]
-        self._bytes -= sum(w.size for w in gone)
-        self._write("DELETE FROM waiting WHERE number = ?", [(w.number,) for w in gone])
+        for waiting in gone:
+            del self._kinds[waiting.kind][waiting.number]
+            self._bytes[waiting.kind] -= waiting.size
+        self._write(_DELETE, [(w.number,) for w in gone])
         return len(gone)
 
     def _tell(self, reason: str, count: int) -> None:
         if count:
             self._on_dropped(reason, count)
 
-    def _write(self, statement: str, rows: list[tuple[int]] | list[tuple[int, float, str]]) -> None:
+    def _write(self, statement: str, rows: list[tuple[int]] | list[_Row]) -> None:
         if self._disk is None or self._disk_fails or not rows:
             return
         try:
             with self._disk:
                 self._disk.executemany(statement, rows)
-        except sqlite3.OperationalError as error:
-            self._disk_fails = True
-            log.warning("The outbox cannot be written (%s): events wait in memory only, trying again.", error)
+            self._unsynced = True
+        except sqlite3.DatabaseError as error:
+            self._fail(error)
 
-    def _copy_all(self) -> None:
+    def _fail(self, error: Exception) -> None:
+        if not self._disk_fails:
+            self._disk_fails = True
+            _complain(error)
+
+    def _copy_all(self) -> Counter[str]:
         """Bring a disk that failed up to date; while it fails it is tried here only."""
+        gone: Counter[str] = Counter()
         if self._disk is None:
-            return
-        rows = [(w.number, w.expires, w.event.model_dump_json()) for w in self._waiting.values()]
+            if self._path is None:
+                return gone
+            self._disk, stored = _open(self._path, quiet=True)
+            if self._disk is None:
+                return gone
+            if stored:  # it could not be read when we started
+                gone = self._load(stored)
+                self._waiting = dict(sorted(self._waiting.items()))
+                for kind, waiting in self._kinds.items():
+                    self._kinds[kind] = dict(sorted(waiting.items()))
+        rows = [self._row(w) for w in self._waiting.values()]
         try:
             with self._disk:
                 self._disk.execute("DELETE FROM waiting")
-                self._disk.executemany("INSERT INTO waiting VALUES (?, ?, ?)", rows)
+                self._disk.executemany(_INSERT, rows)
         except sqlite3.OperationalError:
-            return
-        self._disk_fails = False
+            return gone
+        except sqlite3.DatabaseError:  # damaged while in use: the next try sets it aside
+            self._disk.close()
+            self._disk = None
+            return gone
+        self._disk_fails, self._unsynced = False, True
         log.info("The outbox can be written again.")
+        return gone
 
 
-def _open(path: Path) -> tuple[sqlite3.Connection, list[tuple[int, float, str]]]:
+def _complain(error: Exception) -> None:
+    log.warning("The outbox cannot be written (%s): events wait in memory only, trying again.", error)
+
+
+def _open(path: Path, *, quiet: bool = False) -> tuple[sqlite3.Connection | None, list[_Row]]:
+    """The file and what it holds; no file where the disk fails, which is said unless `quiet`."""
     try:
         path.touch(mode=0o600)  # names of people are in it
-    except OSError as error:
-        raise OwnerError(f"The outbox {path} cannot be opened: {error.strerror}.") from None
-    try:
         return _connect(path)
+    except OSError as error:
+        if error.errno not in (ENOSPC, EIO, EROFS):
+            raise OwnerError(f"The outbox {path} cannot be opened: {error.strerror}.") from None
+        trouble: Exception = error
     except sqlite3.OperationalError as error:
-        raise OwnerError(
-            f"The outbox {path} cannot be opened ({error}): is another onelook using it?"
-        ) from None
+        if not error.sqlite_errorname.startswith(WORLD):
+            raise OwnerError(
+                f"The outbox {path} cannot be opened ({error}): is another onelook using it?"
+            ) from None
+        trouble = error
     except sqlite3.DatabaseError as error:
         # Nobody may be near to mend it: start anew, keep the damaged file for who looks into it.
         aside = path.with_name(path.name + ".broken")
@@ -212,22 +380,27 @@ def _open(path: Path) -> tuple[sqlite3.Connection, list[tuple[int, float, str]]]
         for journal in ("-wal", "-shm"):
             path.with_name(path.name + journal).unlink(missing_ok=True)
         return _open(path)
+    if not quiet:
+        _complain(trouble)
+    return None, []
 
 
-def _connect(path: Path) -> tuple[sqlite3.Connection, list[tuple[int, float, str]]]:
+def _connect(path: Path) -> tuple[sqlite3.Connection, list[_Row]]:
     disk = sqlite3.connect(path, timeout=1.0, check_same_thread=False)
     try:
         disk.execute("PRAGMA locking_mode = EXCLUSIVE")  # two daemons on one outbox would both send it
         disk.execute("PRAGMA journal_mode = WAL")
-        # A commit outlives the process without waiting for the disk; a power cut may cost the
-        # last moments, never the file. FULL would stop the caller for tens of ms on an SD card.
+        # A commit outlives the process without waiting for the disk; `sync` makes it outlive a
+        # power cut. FULL would stop the frame loop for tens of ms on an SD card, at each event.
         disk.execute("PRAGMA synchronous = NORMAL")
-        with disk:
-            disk.execute(
-                "CREATE TABLE IF NOT EXISTS waiting"
-                " (number INTEGER PRIMARY KEY, expires REAL NOT NULL, event TEXT NOT NULL)"
-            )
-        return disk, disk.execute("SELECT number, expires, event FROM waiting ORDER BY number").fetchall()
+        [version] = disk.execute("PRAGMA user_version").fetchone()
+        if version != _VERSION:  # nothing that is worth a minute of anybody's time
+            with disk:
+                disk.execute("DROP TABLE IF EXISTS waiting")
+                disk.execute(_CREATE)
+                disk.execute(f"PRAGMA user_version = {_VERSION}")
+        columns = "number, boot, deadline, put, life, event"
+        return disk, disk.execute(f"SELECT {columns} FROM waiting ORDER BY number").fetchall()  # noqa: S608
     except BaseException:
         disk.close()
         raise

@@ -11,6 +11,10 @@ structured JSON form of a CloudEvent 1.0 (`schema` describes it):
                               /attributes
                               /emotion
 
+What waited for the broker goes out beside what happens now: of one stream, new events come in
+order, and replayed ones come in order. `id` is the same if an event is delivered twice, and
+`time` is when it happened, whenever it arrives.
+
 A stream is working when its own status and the device's are both online: MQTT has one last
 will per connection, so after a kill only the device's says offline.
 """
@@ -44,21 +48,26 @@ from pydantic.json_schema import models_json_schema
 from onelook import config
 from onelook.errors import OwnerError
 from onelook.event import KINDS, STATES, Event, Status
-from onelook.outbox import Outbox
+from onelook.outbox import Outbox, Waiting
 
 log = logging.getLogger(__name__)
 
 WINDOW = 20
-"""Most messages on the wire without an acknowledgement: what bounds the rate of a replay."""
+"""Most messages on the wire without an acknowledgement."""
+REPLAYS = WINDOW // 2
+"""Most of them that waited for the broker: the rest is for what happens now."""
 BACKOFF = (1, 10)
 """Seconds before the first new try to connect, doubled up to the last."""
 SWEEP = 1.0
-"""Seconds between looks at what expired."""
+"""Seconds between looks at what expired, and between having the disk keep what waits."""
 GOODBYE = 0.5
 """Seconds given at the end to what still waits, and as many to saying offline."""
 
 QUIET = 60.0
 """Seconds before the same trouble is told again: two devices of one name push each other out every second."""
+
+FINAL = frozenset({0x87, 0x90, 0x95, 0x99})
+"""Why a broker refuses a message for good: not authorized, topic name or payload invalid, too large."""
 
 DIGITS = {"box": 1, "age": 1, "seconds": 2}
 """Decimals of a field's numbers; 3 where not named (ratios)."""
@@ -232,8 +241,21 @@ class LinesPublisher:
         """Leave the file to whoever opened it."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Wired:
+    """A message that the broker has yet to acknowledge."""
+
+    topic: str
+    event: Event
+    waiting: Waiting | None
+
+
 class MqttPublisher:
-    """Events to a broker that may be away: they wait in `outbox`, in order, until acknowledged.
+    """Events to a broker that may be away: they wait in `outbox` until acknowledged.
+
+    Events that waited for a connection go out beside new ones, at most `mqtt.replay_rate` a
+    second, so that what happens now is told now. Of each stream the new ones come in order, and
+    the replayed ones come in order.
 
     Entering the context starts to connect and returns at once; a missing broker never
     blocks and is tried again for ever. Leaving it says `offline` for the device and its
@@ -282,10 +304,14 @@ class MqttPublisher:
         self._said = ("", -math.inf)  # the last sentence about it, and when
         self._quiet = False  # it was too soon to say it again
         self._window = WINDOW
-        self._sent = 0  # number of the newest event sent on this connection
         self._waited = 0  # number of the newest event that waited for this connection
+        self._sent = 0  # number of the newest event sent on this connection of those that came after
+        self._replayed = 0  # and of those that waited
+        self._allowance = 0.0  # how many that waited may go out now
+        self._counted = time.monotonic()  # when that was
+        self._later: list[tuple[Event, Waiting | None]] = []  # what the broker had no room for just now
         self._swept = -math.inf
-        self._on_wire: dict[int, tuple[Message, Event, int | None]] = {}  # by paho's message id
+        self._on_wire: dict[int, _Wired] = {}  # by paho's message id
         self._delivered: list[int] = []
         self._denied: set[str] = set()
         self._states: dict[str, Event] = {}  # newest by topic
@@ -303,7 +329,8 @@ class MqttPublisher:
         if event.kind in STATES:
             self._mail.put(partial(self._state, event))
         else:
-            self._outbox.put(event, expires=event.time.timestamp() + self._mqtt.expiry)
+            bounds: config.Bounds = getattr(self._mqtt.waiting, event.kind)
+            self._outbox.put(event, bounds.expiry - _age(event))
             self._mail.put(_nothing)
 
     def __enter__(self) -> Self:
@@ -332,8 +359,7 @@ class MqttPublisher:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self._send()
-                self._listen(SWEEP)
+                self._listen(self._send())
             self._finish(lambda: not len(self._outbox))
             self._unsaid.clear()
             for stream in dict.fromkeys(event.stream for event in self._states.values() if event.stream):
@@ -346,8 +372,7 @@ class MqttPublisher:
     def _finish(self, done: Callable[[], bool]) -> None:
         end = time.monotonic() + GOODBYE
         while self._trouble is None and not done() and (left := end - time.monotonic()) > 0:
-            self._send()
-            self._listen(left)
+            self._listen(min(self._send(), left))
 
     def _listen(self, seconds: float) -> None:
         """Wait at most `seconds` for mail; do what all of it says."""
@@ -359,34 +384,60 @@ class MqttPublisher:
             self._outbox.delete(self._delivered)
             self._delivered = []
 
-    def _send(self) -> None:
-        """Give the broker what it may have now: states first, then events in order."""
-        if time.monotonic() >= self._swept + SWEEP:
-            self._swept = time.monotonic()
-            self._outbox.expire(time.time())
-        if not self._connected:
-            return
-        while self._unsaid and len(self._on_wire) < self._window:
-            topic = next(iter(self._unsaid))
-            self._give(self._unsaid.pop(topic), None)
-        while (room := self._window - len(self._on_wire)) > 0:
-            ready = self._outbox.oldest(room, after=self._sent)
-            if not ready:
-                return
-            for waiting in ready:
-                self._sent = waiting.number
-                left = waiting.expires - time.time()
-                if left > 0:
-                    self._give(waiting.event, waiting.number, left)
-                else:
-                    self._outbox.drop([waiting.number], "expired")
+    def _send(self) -> float:
+        """Give the broker what it may have now; how long to wait for mail before the next try.
 
-    def _give(self, event: Event, number: int | None, left: float | None = None) -> None:
-        replayed = number is not None and number <= self._waited
+        States first, then what happens now, then what waited for the connection.
+        """
+        now = time.monotonic()
+        self._allowance += (now - self._counted) * self._mqtt.replay_rate
+        self._allowance = min(self._allowance, max(1.0, REPLAYS))
+        self._counted = now
+        if now >= self._swept + SWEEP:
+            self._swept = now
+            self._outbox.expire()
+            self._outbox.sync()
+            later, self._later = self._later, []
+            for event, waiting in later if self._connected else ():
+                self._give(event, waiting)
+        if not self._connected:
+            return SWEEP
+        while self._unsaid and self._room() > 0:
+            topic = next(iter(self._unsaid))
+            self._give(self._unsaid.pop(topic))
+        for waiting in self._outbox.oldest(self._room(), after=max(self._sent, self._waited)):
+            self._sent = waiting.number
+            self._give(waiting.event, waiting)
+        room = min(self._room(), REPLAYS - sum(map(self._is_replay, self._on_wire.values())))
+        quota = min(room, int(self._allowance))
+        waited = self._outbox.oldest(quota, after=self._replayed, upto=self._waited)
+        for waiting in waited:
+            self._replayed = waiting.number
+            self._allowance -= 1
+            self._give(waiting.event, waiting)
+        if len(waited) < quota:
+            self._replayed = self._waited
+        if room > quota and self._replayed < self._waited:
+            return min(SWEEP, (1 - self._allowance) / self._mqtt.replay_rate)
+        return SWEEP
+
+    def _room(self) -> int:
+        return max(self._window - len(self._on_wire), 0)
+
+    def _is_replay(self, wired: _Wired) -> bool:
+        return wired.waiting is not None and wired.waiting.number <= self._waited
+
+    def _give(self, event: Event, waiting: Waiting | None = None) -> None:
+        """Give a message to the broker, unless it has less than a second left: MQTT counts in whole ones."""
+        left = None if waiting is None else self._outbox.left(waiting)
+        if waiting is not None and left is not None and left < 1:
+            self._outbox.drop([waiting.number], "expired")
+            return
+        replayed = waiting is not None and waiting.number <= self._waited
         said = message(event, self._device, self._mqtt.prefix, left, replayed)
         properties = self._properties(PacketTypes.PUBLISH, said.expiry)
         info = self._client.publish(said.topic, said.payload, said.qos, said.retain, properties)
-        self._on_wire[info.mid] = (said, event, number)
+        self._on_wire[info.mid] = _Wired(said.topic, event, waiting)
 
     def _state(self, event: Event) -> None:
         topic = f"{self._mqtt.prefix}/{_place(event, self._device)}/{event.kind}"
@@ -411,7 +462,9 @@ class MqttPublisher:
         self._window = min(WINDOW, receive_maximum)
         # Whatever is unacknowledged goes out again, in order, as what it is: a replay.
         self._on_wire.clear()
-        self._sent, self._waited = 0, self._outbox.newest
+        self._later.clear()
+        self._sent, self._replayed, self._waited = 0, 0, self._outbox.newest
+        self._allowance, self._counted = 0.0, time.monotonic()
         # States first, then `online`: who reads it finds the rest in place.
         self._unsaid = dict(self._states)
         self._state(_status(None, "online"))
@@ -474,26 +527,31 @@ class MqttPublisher:
             log.warning("%s", sentence)
 
     def _acknowledged(self, mid: int, code: ReasonCode) -> None:
-        said, event, number = self._on_wire.pop(mid, (None, None, None))
-        if said is None or event is None:  # of the connection before
+        wired = self._on_wire.pop(mid, None)
+        if wired is None:  # of the connection before
             return
         if code.is_failure:
-            if said.topic not in self._denied:
-                self._denied.add(said.topic)
-                who = f"user {self._mqtt.username!r}" if self._mqtt.username else "anonymous clients"
-                log.warning(
-                    "The broker refuses messages on %s (%s): let %s write there.", said.topic, code, who
-                )
-            if number is not None:
-                self._outbox.drop([number], "refused")
+            self._denial(wired, code)
             return
-        self._denied.discard(said.topic)
+        self._denied.discard(wired.topic)
         age = None
-        if number is not None:
-            self._delivered.append(number)
-        if event.captured is not None and (number is None or number > self._waited):
-            age = time.monotonic() - event.captured
-        self._on_published(event, age)
+        if wired.waiting is not None:
+            self._delivered.append(wired.waiting.number)
+        if wired.event.captured is not None and not self._is_replay(wired):
+            age = time.monotonic() - wired.event.captured
+        self._on_published(wired.event, age)
+
+    def _denial(self, wired: _Wired, code: ReasonCode) -> None:
+        final = code.value in FINAL
+        if wired.topic not in self._denied:
+            self._denied.add(wired.topic)
+            who = f"user {self._mqtt.username!r}" if self._mqtt.username else "anonymous clients"
+            advice = f"let {who} write there" if final else "trying again"
+            log.warning("The broker refuses messages on %s (%s): %s.", wired.topic, code, advice)
+        if not final:
+            self._later.append((wired.event, wired.waiting))
+        elif wired.waiting is not None:
+            self._outbox.drop([wired.waiting.number], "refused")
 
     # paho's thread: tell, and be gone.
 
@@ -579,7 +637,7 @@ class MqttPublisher:
         properties = Properties(packet)  # type: ignore[no-untyped-call]
         properties.ContentType = "application/cloudevents+json; charset=utf-8"
         if expiry is not None:
-            properties.MessageExpiryInterval = math.ceil(min(expiry, 0xFFFFFFFF))  # all that fits
+            properties.MessageExpiryInterval = int(min(expiry, 0xFFFFFFFF))  # all that fits
         return properties
 
 
@@ -608,6 +666,13 @@ def tls_context(tls: config.Tls) -> ssl.SSLContext:
 def _no_passphrase() -> str:
     # Else OpenSSL asks for it at the terminal, which a daemon has not.
     raise OwnerError("mqtt.tls: the key is locked with a passphrase; a daemon needs one without.")
+
+
+def _age(event: Event) -> float:
+    """Seconds since its frame was captured, by a clock that nobody sets where it is known."""
+    if event.captured is not None:
+        return time.monotonic() - event.captured
+    return time.time() - event.time.timestamp()
 
 
 def _status(stream: str | None, state: Literal["online", "offline"], reason: str | None = None) -> Event:

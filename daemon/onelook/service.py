@@ -198,7 +198,8 @@ def _publisher(config: Config, metrics: Metrics, stop: Flag) -> Iterator[Publish
         with LinesPublisher(sys.stdout, config.device, stop.set, on_published=metrics.published) as lines:
             yield lines
         return
-    with Outbox(config.mqtt.outbox, on_dropped=metrics.outbox_dropped) as outbox:
+    most = {kind: bounds["bytes"] for kind, bounds in config.mqtt.waiting.model_dump().items()}
+    with Outbox(config.mqtt.outbox, most=most, on_dropped=metrics.outbox_dropped) as outbox:
         metrics.outbox_messages(lambda: len(outbox))
         with MqttPublisher(
             config.mqtt, config.device, outbox, streams=[s.name for s in config.streams],
