@@ -7,6 +7,7 @@ torch on whole batches, on the CPU or a GPU alike.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Iterator
@@ -31,34 +32,39 @@ MOST = 64
 
 
 class Faces:
-    """Packed faces in memory: patches with whatever is known of each."""
+    """Packed faces: patches, mapped from disk or kept on the GPU, with whatever is known of each."""
 
     def __init__(self, files: list[Path], cache: Path, split: str) -> None:
         """Read NPZ+BIN pairs; decoded pixels are kept under `cache` as .npy."""
-        patches, columns = [], {name: [] for name in
-                                ("landmarks", "teacher", "attributes", "male", "age", "ethnicity", "emotion")}
+        columns = {name: [] for name in
+                   ("landmarks", "teacher", "attributes", "male", "age", "ethnicity", "race7", "emotion")}
         self.source: list[str] = []
         held: set[str] = set()  # one picture may be in two files, in other sizes
         for file in files:
             table = np.load(file, allow_pickle=False)
             if "name" in table:
                 held |= set(table["name"][table["split"] == "test"].tolist())
+        self._stores: list[np.ndarray] = []
+        store, row = [], []
         for file in files:
             table = np.load(file, allow_pickle=False)
             wanted = table["split"] == split
             if split != "test" and "name" in table:
                 wanted &= ~np.isin(table["name"], list(held))
             rows = np.flatnonzero(wanted)
-            patches.append(_decoded(file, table, cache)[rows])
+            store.append(np.full(len(rows), len(self._stores)))
+            row.append(rows)
+            self._stores.append(_decoded(file, table, cache))
             n = len(rows)
             self.source += [str(file.stem)] * n
             for name, empty in (
                 ("landmarks", None), ("teacher", np.zeros((n, 256), np.float16)),
                 ("attributes", np.zeros((n, 40), np.int8)), ("male", np.full(n, -1)), ("age", np.full(n, -1)),
-                ("ethnicity", np.full(n, -1)), ("emotion", np.full(n, -1)),
+                ("ethnicity", np.full(n, -1)), ("race7", np.full(n, -1)), ("emotion", np.full(n, -1)),
             ):
                 columns[name].append(table[name][rows] if name in table else empty)
-        self.patches = torch.from_numpy(np.concatenate(patches))
+        self._store, self._row = np.concatenate(store), np.concatenate(row)
+        self._kept: Tensor | None = None
         self.labels = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
         self.landmarks = self.labels.pop("landmarks").float()
         # Labelled faces are few beside the merely taught: see them about as often.
@@ -70,14 +76,29 @@ class Faces:
 
     def __len__(self) -> int:
         """Faces held."""
-        return len(self.patches)
+        return len(self._row)
+
+    def keep_on(self, device: torch.device) -> None:
+        """Hold everything in a GPU's memory (62 kB a face), so that batches need no transfer."""
+        self._kept = torch.empty(len(self), PATCH, PATCH, 3, dtype=torch.uint8, device=device)
+        for part in torch.arange(len(self)).split(4096):
+            self._kept[part.to(device)] = torch.from_numpy(self._read(part.numpy())).to(device)
+        self.labels = {k: v.to(device) for k, v in self.labels.items()}
+        self.landmarks, self.weight = self.landmarks.to(device), self.weight.to(device)
+
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        out = np.empty((len(rows), PATCH, PATCH, 3), np.uint8)
+        for i, patches in enumerate(self._stores):
+            here = np.flatnonzero(self._store[rows] == i)
+            out[here] = patches[self._row[rows[here]]]
+        return out
 
     def take(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """Patches (K, 3, 144, 144) float 0 to 1, landmarks (K, 5, 2) in them, labels."""
-        patches = self.patches[rows].to(device).permute(0, 3, 1, 2).float() / 255
+        patches = self._kept[rows] if self._kept is not None else torch.from_numpy(self._read(rows.numpy())).to(device)
         labels = {k: v[rows].to(device) for k, v in self.labels.items()}
         labels["teacher"] = labels["teacher"].float()
-        return patches, self.landmarks[rows].to(device), labels
+        return patches.permute(0, 3, 1, 2).float() / 255, self.landmarks[rows].to(device), labels
 
 
 def _decoded(file: Path, table: np.lib.npyio.NpzFile, cache: Path) -> np.ndarray:
@@ -95,28 +116,56 @@ def _decoded(file: Path, table: np.lib.npyio.NpzFile, cache: Path) -> np.ndarray
     return np.load(kept, mmap_mode="r")
 
 
-class Scenes:
-    """Crowd photographs with boxes and landmarks, and pictures without faces."""
-
-    def __init__(self, folders: list[Path], backgrounds: Path | None, held_out: int = 14) -> None:
-        """Each of `folders` holds labels.json and its pictures; of the first, the last `held_out`
-        are not trained on. What may be a face, or is one without landmarks, is painted over:
-        nothing shall be learnt from it."""
-        self.rows, self.pictures, self.boxes, self.marks = [], [], [], []
-        for folder in folders:
-            rows = json.loads((folder / "labels.json").read_text())
-            for row in rows[: len(rows) - held_out] if folder == folders[0] else rows:
+def _decoded_scenes(folder: Path, rows: list[dict], cache: Path) -> np.ndarray:
+    """All pixels of a folder of scenes, one picture after the other, RGB, mapped from disk."""
+    mark = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]
+    kept = cache / f"{folder.name}-{mark}.rgb"
+    if not kept.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        part = kept.with_suffix(".part")
+        with part.open("wb") as file:
+            for row in tqdm(rows, folder.name, disable=None):
                 picture = cv2.imread(str(folder / row["file"]))[:, :, ::-1].copy()
-                sure = [f for f in row["faces"] if f["landmarks"] is not None]
+                if picture.shape[:2] != (row["height"], row["width"]):
+                    raise ValueError(f"{folder / row['file']} is not of the size that labels.json tells.")
                 for x1, y1, x2, y2 in [*row.get("ignore", []),
                                        *(f["box"] for f in row["faces"] if f["landmarks"] is None)]:
                     hidden = picture[max(0, int(y1)):int(y2) + 1, max(0, int(x1)):int(x2) + 1]
                     if hidden.size:
                         hidden[:] = hidden.mean((0, 1))
+                file.write(picture.tobytes())
+        part.rename(kept)
+    return np.memmap(kept, np.uint8, "r")
+
+
+class Scenes:
+    """Crowd photographs with boxes and landmarks, and pictures without faces."""
+
+    def __init__(self, folders: list[Path], backgrounds: Path | None, cache: Path, held_out: int = 14) -> None:
+        """Each of `folders` holds labels.json and its pictures; of the first, the last `held_out`
+        are not trained on. Decoded pixels are kept under `cache`. What may be a face, or is one without
+        landmarks, is painted over: nothing shall be learnt from it."""
+        self.rows, self.pictures, self.boxes, self.marks = [], [], [], []
+        for folder in folders:
+            rows = json.loads((folder / "labels.json").read_text())
+            pixels = _decoded_scenes(folder, rows, cache)
+            start = 0
+            for i, row in enumerate(rows):
+                shape = (row["height"], row["width"], 3)
+                picture = pixels[start:start + math.prod(shape)].reshape(shape)
+                start += math.prod(shape)
+                if folder == folders[0] and i >= len(rows) - held_out:
+                    continue
+                sure = [f for f in row["faces"] if f["landmarks"] is not None]
                 self.rows.append(row)
                 self.pictures.append(picture)
                 self.boxes.append(np.array([f["box"] for f in sure], np.float32).reshape(-1, 4))
                 self.marks.append(np.array([f["landmarks"] for f in sure], np.float32).reshape(-1, 5, 2))
+        sources = np.array([row.get("source", "crowds") for row in self.rows])
+        self._by_source = [np.flatnonzero(sources == name) for name in np.unique(sources)]
+        # A source counts by the root of its size: many pictures of one kind do not drown a few of another.
+        share = np.sqrt([len(rows) for rows in self._by_source])
+        self._share = share / share.sum()
         found = sorted(p for p in backgrounds.rglob("*") if p.suffix in (".jpg", ".png")) if backgrounds else []
         read = (cv2.imread(str(p)) for p in found)
         self.empty = [picture[:, :, ::-1] for picture in read if picture is not None]
@@ -129,7 +178,8 @@ class Scenes:
         marks = np.zeros((count, MOST, 5, 2), np.float32)
         real = np.zeros((count, MOST), bool)
         for i in range(count):
-            which = int(random.integers(len(self.rows)))
+            source = self._by_source[int(random.choice(len(self._by_source), p=self._share))]
+            which = int(source[random.integers(len(source))])
             picture, box, mark = self.pictures[which], self.boxes[which], self.marks[which]
             scale = float(np.exp(random.uniform(np.log(0.5), np.log(2.5))))
             height, width = picture.shape[:2]
@@ -278,6 +328,11 @@ def weather(canvases: Tensor) -> Tensor:
     x = x * each(0.92, 1.08, 3)
     blur = some(0.2)
     x[blur] = functional.avg_pool2d(functional.pad(x[blur], (1, 1, 1, 1), mode="replicate"), 3, 1)
+    soft = some(0.15)  # out of focus: as if enlarged from fewer pixels
+    if len(soft):
+        times = float(2 ** (1 + 2 * torch.rand(1)))
+        less = functional.interpolate(x[soft], scale_factor=1 / times, mode="area")
+        x[soft] = functional.interpolate(less, size=(height, width), mode="bilinear", align_corners=False)
     coded = some(0.3)
     if len(coded):
         blocks = x[coded].unfold(2, 8, 8).unfold(3, 8, 8) * 255  # (n, 3, s/8, s/8, 8, 8)
@@ -303,6 +358,13 @@ PLANS = {
         (0.55, 96, ((1, 32), (2, 12), (3, 3), (4, 2)), 12, 4),
         (0.20, 192, ((1, 6), (2, 3), (4, 1)), 10, 3),
         (0.25, 320, ((1, 1), (2, 1)), 6, 2),
+    ),
+    # Frames as cameras give them: bodies, streets and rooms around the faces, at every size.
+    "frames": (
+        (0.52, 96, ((1, 32), (2, 12), (3, 3), (4, 2)), 12, 4),
+        (0.20, 192, ((1, 6), (2, 3), (4, 1)), 12, 2),
+        (0.18, 320, ((1, 1), (2, 1)), 6, 1),
+        (0.10, 448, ((2, 1),), 4, 0),
     ),
 }
 

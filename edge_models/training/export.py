@@ -154,7 +154,7 @@ def main() -> None:
     converted.export(str(whole))
 
     faces = data.Faces(options.faces, options.cache, "test")
-    scenes = data.Scenes([options.scenes], None)
+    scenes = data.Scenes([options.scenes], None, options.cache)
     quant = quantizer.Quantizer(str(whole))
     quant.load_quantization_recipe(recipe.static_wi8_ai8())
     seen = quant.calibrate(calibration(network, faces, scenes, options.frames))

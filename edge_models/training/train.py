@@ -90,7 +90,9 @@ def main() -> None:
     torch.manual_seed(options.seed)
     faces = data.Faces(options.faces, options.cache, "train")
     held = data.Faces(options.faces, options.cache, "test")
-    scenes = data.Scenes(options.scenes, options.backgrounds)
+    scenes = data.Scenes(options.scenes, options.backgrounds, options.cache)
+    if device.type == "cuda":
+        faces.keep_on(device)
     print(f"{len(faces)} faces, {len(held)} held out, {len(scenes.rows)} scenes, {len(scenes.empty)} backgrounds",
           flush=True)
 
@@ -98,7 +100,8 @@ def main() -> None:
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim <= 1]
     optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}], lr=options.rate
+        [{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}], lr=options.rate,
+        fused=True,
     )
     step, seen, last = 0, 0, options.run / "last.pt"
     if last.exists():
@@ -134,8 +137,9 @@ def main() -> None:
         side = batch.image.shape[-1]
         with torch.autocast(device.type, torch.bfloat16):
             score, place, features = network.frame(batch.image.contiguous(memory_format=torch.channels_last))
-            spots = on_grid(where, side // 4).to(features.dtype)
-            sampled = functional.grid_sample(features[batch.owner], spots, align_corners=False, padding_mode="border")
+            # In float32: a grid that is rounded to bfloat16 misses by a pixel.
+            sampled = functional.grid_sample(features.float()[batch.owner], on_grid(where, side // 4),
+                                             align_corners=False, padding_mode="border")
             embedding, traits = network.describe(sampled)
         terms = losses.detection(losses.flat(score), losses.flat(place), losses.cells(side, side, device),
                                  batch.boxes, batch.landmarks, batch.real)
@@ -191,7 +195,7 @@ def validate(network: OneLook, held: data.Faces, device: torch.device, face: flo
         marks = (where - 71.5) * (face / 112) + middle
         with torch.autocast(device.type, torch.bfloat16):
             _, _, features = network.frame((small * 2 - 1).contiguous(memory_format=torch.channels_last))
-            sampled = functional.grid_sample(features, on_grid(marks, side // 4).to(features.dtype),
+            sampled = functional.grid_sample(features.float(), on_grid(marks, side // 4),
                                              align_corners=False, padding_mode="border")
             embedding, traits = network.describe(sampled)
         widths = (40, 1, 1, 5, 7, 1)
