@@ -7,6 +7,7 @@ through the same similarity transform.
 
 from typing import TypeAlias
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -45,32 +46,32 @@ def similarity(landmarks: Floats) -> Floats:
     return np.stack([np.stack([a, -b, x], 1), np.stack([b, a, y], 1)], 1).astype(np.float32)
 
 
-def grid(landmarks: Floats, width: int, height: int) -> tuple[NDArray[np.int32], Floats]:
-    """Which cells of the feature map to read for each face, and how much of each.
+def grid(landmarks: Floats) -> tuple[Floats, Floats]:
+    """Where on the feature map to read each face.
 
-    landmarks: (K, 5, 2) x, y in pixels of the network's input. width, height: the feature map's.
-    Returns indices into the flattened map (K * GRID * GRID, 4) and bilinear weights of the
-    same shape; points outside the map read its border.
+    landmarks: (K, 5, 2) x, y in pixels of the network's input. Returns x and y in cells, each (K, GRID * GRID).
     """
-    step = TEMPLATE_SIZE / GRID
-    line = (np.arange(GRID, dtype=np.float32) + 0.5) * step - 0.5
-    template = np.stack([np.tile(line, GRID), np.repeat(line, GRID), np.ones(GRID * GRID, np.float32)])
-    pixels = similarity(landmarks) @ template.astype(np.float32)  # (K, 2, GRID * GRID)
-    points = (pixels + 0.5) / STRIDE - 0.5
-    x = np.clip(points[:, 0], 0, width - 1).ravel()
-    y = np.clip(points[:, 1], 0, height - 1).ravel()
-    left = np.minimum(x.astype(np.int32), width - 2)
-    top = np.minimum(y.astype(np.int32), height - 2)
-    right_share, low_share = x - left, y - top
-    first = top * width + left
-    index = np.stack([first, first + 1, first + width, first + width + 1], 1)
-    weight = np.stack(
-        [
-            (1 - right_share) * (1 - low_share),
-            right_share * (1 - low_share),
-            (1 - right_share) * low_share,
-            right_share * low_share,
-        ],
-        1,
-    )
-    return index.astype(np.int32), weight.astype(np.float32)
+    cells = (similarity(landmarks) @ _GRID_POINTS + 0.5) / STRIDE - 0.5
+    return np.ascontiguousarray(cells[:, 0]), np.ascontiguousarray(cells[:, 1])
+
+
+def sample(features: Floats, x: Floats, y: Floats, out: Floats | None = None) -> Floats:
+    """The features at the points of a grid.
+
+    Bilinear, by OpenCV's `remap`: positions are rounded to 1/32 of a cell, and points outside
+    the map read its border.
+
+    features: (H, W, C). x, y: (K, GRID * GRID) in cells, K from 1 to 32,767. out: (K, GRID * GRID, C)
+    to write into. Returns (K, GRID, GRID, C).
+    """
+    sampled = cv2.remap(features, x, y, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REPLICATE)
+    return sampled.reshape(len(x), GRID, GRID, -1)
+
+
+def _grid_points() -> Floats:
+    """(3, GRID * GRID) x, y, 1 of the sampling points on the template."""
+    line = (np.arange(GRID, dtype=np.float32) + 0.5) * (TEMPLATE_SIZE / GRID) - 0.5
+    return np.stack([np.tile(line, GRID), np.repeat(line, GRID), np.ones(GRID * GRID, np.float32)]).astype(np.float32)
+
+
+_GRID_POINTS = _grid_points()

@@ -104,15 +104,18 @@ class FaceModel:
             raise ModelError(f"The TFLite runtime refuses the network: {error}.") from error
         self._interpreter = interpreter  # the runners do not keep it alive
         self._outputs = _Tensor.all(self._frame.get_output_details())
-        self._inputs = _Tensor.all(self._faces.get_input_details())
         self._described = _Tensor.all(self._faces.get_output_details())
         try:
             image = _Tensor.all(self._frame.get_input_details())["image"]
+            self._aligned = _Tensor.all(self._faces.get_input_details())["aligned"]
             self._check()
         except KeyError as error:
             raise ModelError(f"The network has no tensor named {error}.") from None
         pixels = (np.arange(256, dtype=np.float32) - self.spec.input_mean) * self.spec.input_scale
         self._pixels = image.quantisation.stored(pixels, image.kind)
+        # Kept from frame to frame: fresh pages for so much memory would take longer than what is done in it.
+        self._map = np.empty((height // align.STRIDE, width // align.STRIDE, self.spec.features), np.float32)
+        self._sampled = np.empty((self.spec.faces_at_once, align.GRID**2, self.spec.features), np.float32)
         self._canvas: Image = np.full((height, width, 3), round(self.spec.input_mean), np.uint8)
         self._drawn = (width, height)
 
@@ -122,7 +125,8 @@ class FaceModel:
         told = {
             "embedding_size": (spec.embedding_size, self._described["embedding"].shape[-1]),
             "sum of traits": (sum(spec.traits.values()), self._described["traits"].shape[-1]),
-            "faces_at_once": (spec.faces_at_once, self._inputs["index"].shape[0] // align.GRID**2),
+            "faces_at_once": (spec.faces_at_once, self._aligned.shape[0]),
+            "sampling points a side": (align.GRID, self._aligned.shape[1]),
             "features": (spec.features, self._outputs["features"].shape[-1]),
             "feature_stride": (spec.feature_stride, align.STRIDE),
             "count of detector.strides": (
@@ -200,25 +204,31 @@ class FaceModel:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Embeddings (N, D) of unit length and traits (N, T) of the faces at `landmarks` (N, 5, 2)."""
         count, at_once = len(landmarks), self.spec.faces_at_once
-        _, height, width, channels = features.shape
-        flat = features.reshape(height * width, channels)
-        cells, shares = align.grid(landmarks, width, height)
-        shares_stored = self._inputs["weight"].quantisation.stored(shares, self._inputs["weight"].kind)
-        rows = align.GRID * align.GRID * at_once
         embeddings = np.empty((count, self.spec.embedding_size), np.float32)
         traits = np.empty((count, sum(self.spec.traits.values())), np.float32)
+        if count:
+            np.copyto(self._map, features[0])
+            x, y = align.grid(landmarks)
         for start in range(0, count, at_once):
-            n = min(at_once, count - start)
-            part = slice(start * rows // at_once, start * rows // at_once + rows)
-            index, weight = cells[part], shares_stored[part]
-            if n < at_once:
-                missing = ((0, rows - len(index)), (0, 0))
-                index, weight = np.pad(index, missing), np.pad(weight, missing)
-            out = self._faces(features=flat, index=index, weight=weight)
-            embeddings[start : start + n] = self._described["embedding"].quantisation.real(out["embedding"][:n])
-            traits[start : start + n] = self._described["traits"].quantisation.real(out["traits"][:n])
+            part = slice(start, min(start + at_once, count))
+            sampled = align.sample(self._map, x[part], y[part], self._sampled[: part.stop - start])
+            out = self._faces(aligned=self._restored(sampled))
+            n = part.stop - start
+            embeddings[part] = self._described["embedding"].quantisation.real(out["embedding"].reshape(n, -1))
+            traits[part] = self._described["traits"].quantisation.real(out["traits"].reshape(n, -1))
         embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-6)
         return embeddings, traits
+
+    def _restored(self, sampled: NDArray[np.float32]) -> NDArray[np.generic]:
+        """Sampled features, still numbers as `frame` stores them, as `faces` stores them."""
+        was, becomes = self._outputs["features"].quantisation, self._aligned.quantisation
+        if becomes.scale == 0:
+            return sampled
+        flat = sampled.reshape(len(sampled), -1)
+        scale = was.scale / becomes.scale
+        shift = becomes.zero_point - was.zero_point * scale
+        # Scales, rounds and clips in one go; its second picture is there because it wants one.
+        return cv2.addWeighted(flat, scale, flat, 0.0, shift, dtype=cv2.CV_8S).reshape(sampled.shape)
 
     def _read(
         self, found: Found, embeddings: NDArray[np.float32], traits: NDArray[np.float32], scale: float

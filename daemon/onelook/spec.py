@@ -75,7 +75,7 @@ class ModelSpec(_Part):
     patches: list[Patch]
     feature_stride: int
     features: int = Field(description="Channels of the shared map.")
-    faces_at_once: int = Field(description="Faces that one call of the `faces` signature describes.")
+    faces_at_once: int = Field(description="Most faces that one call of the `faces` signature describes.")
     embedding_size: int
     traits: dict[str, int] = Field(description="Parts of the traits tensor in order, and their widths.")
     age_middle: float

@@ -31,7 +31,7 @@ from onelook.spec import Detector, Labels, ModelSpec, Threshold, Training
 
 WIDTH, HEIGHT = 640, 480
 AT_ONCE = 16
-"""Faces a call of the `faces` signature: large enough for good matrix products, small enough not to waste."""
+"""Most faces a call of the `faces` signature: large enough for good matrix products, small enough for the cache."""
 LABELS = Labels(
     attributes=[],  # filled from the data
     gender=["female", "male"],
@@ -58,19 +58,22 @@ class Frame(nn.Module):
 
 
 class Describe(nn.Module):
-    """Signature `faces`: bilinear sampling as four gathers, then the head."""
+    """Signature `faces`: the head on features that `onelook.align.sample` has read.
+
+    Sampling stays outside: gathers in the graph take as long as the whole head, and OpenCV's
+    remap a tenth of it. No reshape holds the number of faces, so that the runtime can change it.
+    """
 
     def __init__(self, network: OneLook) -> None:
         """Shares its weights with nothing of `frame`."""
         super().__init__()
         self.network = network
 
-    def forward(self, features: Tensor, index: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        """features (H*W, C); index, weight (AT_ONCE*GRID*GRID, 4), see `onelook.align.grid`."""
-        index = index.long()
-        sampled = sum(features[index[:, i]] * weight[:, i : i + 1] for i in range(4))
-        embedding, traits = self.network.describe(sampled.reshape(AT_ONCE, GRID, GRID, FEATURES).permute(0, 3, 1, 2))
-        return {"embedding": embedding, "traits": traits}
+    def forward(self, aligned: Tensor) -> dict[str, Tensor]:
+        """aligned (K, GRID, GRID, FEATURES). Returns maps of one cell, (K, 1, 1, numbers)."""
+        trunk = self.network.trunk(aligned.permute(0, 3, 1, 2))
+        named = {"embedding": self.network.identity(trunk), "traits": self.network.looks(trunk)}
+        return {name: x.permute(0, 2, 3, 1) for name, x in named.items()}
 
 
 def folded(network: nn.Module) -> nn.Module:
@@ -111,17 +114,11 @@ def calibration(network: OneLook, faces: data.Faces, scenes: data.Scenes, frames
         image = (pixels * 2 - 1).permute(0, 2, 3, 1).contiguous()
         inputs["frame"].append({"image": image.numpy()})
         with torch.no_grad():
-            features = Frame(network)(image)["features"].reshape(-1, FEATURES)
-        index, weight = align.grid(marks.numpy(), WIDTH // 4, HEIGHT // 4)
-        rows = AT_ONCE * GRID * GRID
-        repeat = -(-rows // len(index))
-        inputs["faces"].append({
-            "features": features.numpy(), "index": np.tile(index, (repeat, 1))[:rows],
-            "weight": np.tile(weight, (repeat, 1))[:rows],
-        })
-    # The whole range of both inputs, so that 8 bits hold them exactly.
+            features = Frame(network)(image)["features"][0]
+        aligned = align.sample(features.numpy(), *align.grid(marks.numpy()))
+        inputs["faces"].append({"aligned": np.resize(aligned, (AT_ONCE, *aligned.shape[1:]))})
+    # The whole range, so that 8 bits hold it exactly.
     inputs["frame"][0]["image"].flat[:2] = (-1, 1)
-    inputs["faces"][0]["weight"].flat[:2] = (0, 1)
     return inputs
 
 
@@ -141,13 +138,11 @@ def main() -> None:
     network = folded(network.eval())
     options.out.mkdir(parents=True, exist_ok=True)
 
-    features = torch.zeros(WIDTH // 4 * (HEIGHT // 4), FEATURES)
-    rows = AT_ONCE * GRID * GRID
     converted = (
         litert_torch.signature("frame", Frame(network).eval(),
                                sample_kwargs={"image": torch.zeros(1, HEIGHT, WIDTH, 3)})
         .signature("faces", Describe(network).eval(), sample_kwargs={
-            "features": features, "index": torch.zeros(rows, 4, dtype=torch.int32), "weight": torch.zeros(rows, 4)})
+            "aligned": torch.zeros(AT_ONCE, GRID, GRID, FEATURES)})
         .convert()
     )
     whole = options.out / "float.tflite"
@@ -158,7 +153,7 @@ def main() -> None:
     quant = quantizer.Quantizer(str(whole))
     quant.load_quantization_recipe(recipe.static_wi8_ai8())
     seen = quant.calibrate(calibration(network, faces, scenes, options.frames))
-    small = quant.quantize(share_range(seen, whole.read_bytes())).quantized_model
+    small = quant.quantize(score_range(seen, whole.read_bytes())).quantized_model
     (options.out / "model.tflite").write_bytes(small)
 
     run = json.loads((options.run / "run.json").read_text())
@@ -179,29 +174,21 @@ def main() -> None:
     print(f"{len(small) / 1e6:.2f} MB, {len(described.patches)} size constants")
 
 
-def share_range(seen: dict, network: bytes) -> dict:
-    """Give the map that `frame` writes and the one that `faces` reads the same range.
+def score_range(seen: dict, network: bytes) -> dict:
+    """Give every level's score logits one range.
 
-    Then the daemon can hand the stored bytes from one to the other untouched.
+    Few frames hold a very large face: averaged over frames, its level's range would end where
+    sure and doubtful look alike.
     """
     model = schema.Model.GetRootAs(network)
-    names = {}
     for i in range(model.SignatureDefsLength()):
         signature = model.SignatureDefs(i)
         graph = model.Subgraphs(signature.SubgraphIndex())
-        for maps in ([signature.Inputs(k) for k in range(signature.InputsLength())],
-                     [signature.Outputs(k) for k in range(signature.OutputsLength())]):
-            for entry in maps:
-                if entry.Name().startswith(b"score"):
-                    # Few frames hold a very large face: averaged over frames, its level's range would end
-                    # where sure and doubtful look alike.
-                    tensor = graph.Tensors(entry.TensorIndex()).Name().decode()
-                    seen[tensor] = {"min": np.full_like(seen[tensor]["min"], -9.0),
-                                    "max": np.full_like(seen[tensor]["max"], 4.0)}
-                if entry.Name() == b"features":
-                    names[signature.SignatureKey().decode()] = graph.Tensors(entry.TensorIndex()).Name().decode()
-    frame, faces = names["frame"], names["faces"]
-    seen[faces] = seen[frame]
+        for k in range(signature.OutputsLength()):
+            if signature.Outputs(k).Name().startswith(b"score"):
+                tensor = graph.Tensors(signature.Outputs(k).TensorIndex()).Name().decode()
+                seen[tensor] = {"min": np.full_like(seen[tensor]["min"], -9.0),
+                                "max": np.full_like(seen[tensor]["max"], 4.0)}
     return seen
 
 

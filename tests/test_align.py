@@ -1,0 +1,60 @@
+"""Alignment: where a face is read on the shared map, and what is read there."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from onelook import align
+
+
+def moved(angle: float, scale: float, x: float, y: float) -> align.Floats:
+    """The template's landmarks turned, scaled and shifted: (1, 5, 2)."""
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return (align.TEMPLATE @ turn.T + (x, y))[None].astype(np.float32)
+
+
+@given(st.floats(-3, 3), st.floats(0.1, 5), st.floats(-300, 900), st.floats(-300, 900))
+def test_a_similarity_is_found_exactly(angle: float, scale: float, x: float, y: float) -> None:
+    found = align.similarity(moved(angle, scale, x, y))[0]
+
+    cosine, sine = scale * np.cos(angle), scale * np.sin(angle)
+    np.testing.assert_allclose(found, [[cosine, -sine, x], [sine, cosine, y]], rtol=1e-3, atol=2e-3)
+
+
+def ramp(height: int = 30, width: int = 40) -> align.Floats:
+    """A map whose two channels are the x and y of their cell, so that what is read tells where."""
+    return np.stack(np.meshgrid(np.arange(width), np.arange(height)), 2).astype(np.float32)
+
+
+def test_what_is_read_lies_where_the_grid_says() -> None:
+    landmarks = np.concatenate([moved(0.3, 0.5, 20, 10), moved(-1.2, 0.3, 100, 80)])
+    x, y = align.grid(landmarks)
+
+    read = align.sample(ramp(), x, y)
+
+    assert read.shape == (2, align.GRID, align.GRID, 2)
+    np.testing.assert_allclose(read[..., 0].reshape(2, -1), x.clip(0, 39), atol=1 / 32)
+    np.testing.assert_allclose(read[..., 1].reshape(2, -1), y.clip(0, 29), atol=1 / 32)
+
+
+def test_the_grid_lies_evenly_over_the_template() -> None:
+    x, y = align.grid(align.TEMPLATE[None])
+
+    side = align.TEMPLATE_SIZE / align.STRIDE / align.GRID  # cells between neighbours
+    np.testing.assert_allclose(np.diff(x.reshape(align.GRID, align.GRID), axis=1), side, atol=1e-3)
+    np.testing.assert_allclose(np.diff(y.reshape(align.GRID, align.GRID), axis=0), side, atol=1e-3)
+    assert x.mean() == pytest.approx(align.TEMPLATE_SIZE / align.STRIDE / 2 - 0.5, abs=1e-3)
+
+
+def test_outside_the_map_its_border_is_read() -> None:
+    x, y = align.grid(moved(0, 0.5, -500, -500))
+
+    assert (align.sample(ramp(), x, y) == 0).all()
+
+
+def test_it_writes_where_it_is_told() -> None:
+    x, y = align.grid(moved(0, 0.5, 20, 10))
+    out = np.empty((1, align.GRID**2, 2), np.float32)
+
+    assert np.shares_memory(align.sample(ramp(), x, y, out), out)
