@@ -6,7 +6,7 @@ SOURCE ?=
 BROKER ?=
 UV     := $(VENV)/bin/uv
 
-.PHONY: help demo test lint lock wheel clean
+.PHONY: help demo test test-training lint lock wheel clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
 
@@ -23,6 +23,16 @@ lint: $(VENV)/test.done  ## style, types and layers
 	@$(BIN)/ruff check -q daemon tests edge_models
 	@PYTHONPATH="$(CURDIR)/daemon" $(BIN)/mypy
 	@PYTHONPATH="$(CURDIR)/daemon" $(BIN)/lint-imports --no-cache > $(VENV)/layers.log || { cat $(VENV)/layers.log; exit 1; }
+
+test-training: $(VENV)/training.done  ## the training code end to end on two portraits (installs torch)
+	@PYTHONPATH="$(CURDIR)/daemon:$(CURDIR)" $(VENV)/training/bin/python -m pytest -q -p no:anyio tests/test_training.py
+
+$(VENV)/training.done: $(VENV)/test.done requirements/training.txt
+	@echo "Installing what training needs into $(VENV)/training (some minutes)..."
+	@$(PYTHON) -m venv $(VENV)/training
+	@$(VENV)/training/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/training.txt
+	@$(VENV)/training/bin/python -m pip install --quiet --disable-pip-version-check . pytest pytest-timeout
+	@touch $@
 
 $(VENV)/%.done: requirements/%.lock
 	@echo "Installing what '$*' needs into $(VENV), as locked in $< (a minute or two)..."

@@ -141,9 +141,9 @@ def _decoded_scenes(folder: Path, rows: list[dict], cache: Path) -> np.ndarray:
 class Scenes:
     """Crowd photographs with boxes and landmarks, and pictures without faces."""
 
-    def __init__(self, folders: list[Path], backgrounds: Path | None, cache: Path, held_out: int = 14) -> None:
-        """Each of `folders` holds labels.json and its pictures; of the first, the last `held_out`
-        are not trained on. Decoded pixels are kept under `cache`. What may be a face, or is one without
+    def __init__(self, folders: list[Path], backgrounds: Path | None, cache: Path) -> None:
+        """Each of `folders` holds labels.json and its pictures; of the first, the last tenth
+        is not trained on. Decoded pixels are kept under `cache`. What may be a face, or is one without
         landmarks, is painted over: nothing shall be learnt from it."""
         self.rows, self.pictures, self.boxes, self.marks = [], [], [], []
         for folder in folders:
@@ -154,7 +154,7 @@ class Scenes:
                 shape = (row["height"], row["width"], 3)
                 picture = pixels[start:start + math.prod(shape)].reshape(shape)
                 start += math.prod(shape)
-                if folder == folders[0] and i >= len(rows) - held_out:
+                if folder == folders[0] and i >= len(rows) - math.ceil(len(rows) / 10):
                     continue
                 sure = [f for f in row["faces"] if f["landmarks"] is not None]
                 self.rows.append(row)
@@ -347,6 +347,8 @@ def weather(canvases: Tensor) -> Tensor:
 
 
 PLANS = {
+    # To try the code out.
+    "tiny": ((1.0, 96, ((1, 1), (2, 1)), 1, 1),),
     # share of steps, side of the canvas, ((tiles a side, canvases), ...), crowd crops, empty canvases
     "faces": (
         (0.83, 96, ((1, 32), (2, 12), (3, 3), (4, 2)), 12, 4),

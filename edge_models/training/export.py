@@ -104,7 +104,7 @@ def calibration(network: OneLook, faces: data.Faces, scenes: data.Scenes, frames
         else:
             tiles = (1, 2, 3, 4, 6, 10)[(i // 2) % 6]
             side = HEIGHT // tiles * tiles
-            chosen = torch.multinomial(faces.weight, tiles * tiles)
+            chosen = torch.multinomial(faces.weight, tiles * tiles, replacement=True)
             patches, where, _ = faces.take(chosen, torch.device("cpu"))
             made = data.compose(patches, where, tiles, scenes.nothing(1, side, random))
             pixels = torch.zeros(1, 3, HEIGHT, WIDTH) + 0.5

@@ -47,6 +47,7 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ask.add_argument("--seed", type=int, default=1)
     ask.add_argument("--start", type=Path, help="checkpoint whose weights to start from")
+    ask.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
     ask.add_argument("--seconds", type=float, default=math.inf, help="stop, resumable, after so long")
     return ask.parse_args()
 
@@ -161,7 +162,7 @@ def main() -> None:
             table.writerow([step, seen, round(time.monotonic() - began), *itertools.chain(*row.items())])
             log.flush()
             means, counts = {}, 0
-        if step % 500 == 0 or step == options.steps:
+        if step % options.save_every == 0 or step == options.steps:
             save(last, network, optimiser, step, seen)
         if step % 2500 == 0 or step == options.steps:
             found = validate(network, held, device)

@@ -1,0 +1,129 @@
+"""The training code end to end on a handful of pictures: pack, train, be killed, go on, export, run.
+
+Needs what training needs (requirements/training.txt), which is too large for every test run:
+`make test-training` makes an environment for it.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from onelook.align import similarity
+from onelook.model import FaceModel
+
+pytest.importorskip("torch", reason="training needs torch: make test-training")
+
+ROOT = Path(__file__).parents[1]
+PORTRAITS = ROOT / "daemon" / "onelook" / "portraits"
+PATCH, MARGIN = 144, 16
+
+
+def pack(out: Path, count: int = 24) -> Path:
+    """The two portraits, found by the shipped network, aligned and packed `count` times with made-up labels."""
+    random = np.random.default_rng(0)
+    blobs, offsets, marks = [], [], []
+    for name in ("grace_hopper.jpg", "eileen_collins.jpg"):
+        image = cv2.imread(str(PORTRAITS / name))
+        shrunk = cv2.resize(image, None, fx=320 / max(image.shape), fy=320 / max(image.shape))
+        faces = FaceModel(threads=1)(shrunk[:, :, ::-1])
+        where = faces.landmarks[:1]
+        lay = similarity(where)[0]  # template to pixels
+        turn = np.linalg.inv(lay[:, :2])
+        shift = MARGIN - turn @ lay[:, 2]
+        patch = cv2.warpAffine(shrunk, np.column_stack([turn, shift]), (PATCH, PATCH))
+        marks.append(where[0] @ turn.T + shift)
+        blobs.append(cv2.imencode(".jpg", patch)[1].tobytes())
+    data = bytearray()
+    for i in range(count):
+        offsets.append(len(data))
+        data += blobs[i % 2]
+    teacher = random.normal(size=(2, 256)).astype(np.float16)
+    teacher /= np.linalg.norm(teacher.astype(np.float32), axis=1, keepdims=True)
+    which = np.arange(count) % 2
+    out.with_suffix(".bin").write_bytes(data)
+    np.savez(
+        out.with_suffix(".npz"), offset=np.array(offsets), length=np.array([len(blobs[i]) for i in which]),
+        landmarks=np.array(marks)[which].astype(np.float16), teacher=teacher[which], age=np.full(count, 40),
+        attributes=np.where(random.random((count, 40)) < 0.5, 1, -1).astype(np.int8), male=np.zeros(count, np.int8),
+        ethnicity=np.zeros(count, np.int8), emotion=which.astype(np.int8), identity=which.astype(str),
+        attribute_names=np.array([f"a{i}" for i in range(40)]), source=np.full(count, "portraits"),
+        split=np.where(np.arange(count) < count - 4, "train", "test"),
+    )
+    return out.with_suffix(".npz")
+
+
+def scenes(folder: Path) -> Path:
+    """A street of two portraits, with the boxes of the shipped network."""
+    folder.mkdir()
+    rows = []
+    for i in range(3):
+        street = np.full((320, 480, 3), 90 + 20 * i, np.uint8)
+        for k, name in enumerate(("grace_hopper.jpg", "eileen_collins.jpg")):
+            image = cv2.imread(str(PORTRAITS / name))
+            small = cv2.resize(image, None, fx=200 / image.shape[0], fy=200 / image.shape[0])[:, :220]
+            street[60:60 + small.shape[0], 10 + 230 * k:10 + 230 * k + small.shape[1]] = small
+        cv2.imwrite(str(folder / f"{i}.jpg"), street)
+        faces = FaceModel(threads=1)(street[:, :, ::-1])
+        rows.append({
+            "file": f"{i}.jpg", "width": 480, "height": 320, "ignore": [[0, 0, 5, 5]], "source": "streets",
+            "faces": [{"box": box.tolist(), "score": 0.9, "landmarks": points.tolist()}
+                      for box, points in zip(faces.boxes, faces.landmarks, strict=True)],
+        })
+    (folder / "labels.json").write_text(json.dumps(rows))
+    return folder
+
+
+def command(module: str, *words: str | Path) -> subprocess.Popen[str]:
+    """A training tool in a process of its own."""
+    return subprocess.Popen(
+        [sys.executable, "-m", f"edge_models.training.{module}", *map(str, words)], cwd=ROOT, text=True,
+        env={**os.environ, "PYTHONPATH": f"{ROOT / 'daemon'}:{ROOT}"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )
+
+
+@pytest.mark.timeout(600)
+def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_path: Path) -> None:
+    faces, street, run = pack(tmp_path / "faces"), scenes(tmp_path / "scenes"), tmp_path / "run"
+    words = (run, "--faces", faces, "--scenes", street, "--cache", tmp_path / "cache", "--plans", "tiny",
+             "--workers", "0", "--threads", "1", "--warm", "2", "--decay", "4", "--save-every", "2")
+
+    first = command("train", *words, "--steps", "1000")
+    patience = time.monotonic() + 120
+    while not (run / "last.pt").exists() and time.monotonic() < patience and first.poll() is None:
+        time.sleep(0.1)
+    first.send_signal(signal.SIGKILL)
+    said = first.communicate()[0]
+    assert (run / "last.pt").exists(), said
+
+    import torch  # noqa: PLC0415  only here when it is installed
+
+    kept = torch.load(run / "last.pt", weights_only=True)["step"]
+    second = command("train", *words, "--steps", str(kept + 4))
+    said = second.communicate(timeout=200)[0]
+    assert second.returncode == 0, said
+    done = torch.load(run / "last.pt", weights_only=True)
+    assert done["step"] == kept + 4
+    assert all(torch.isfinite(v).all() for v in done["network"].values())
+    with (run / "log.csv").open() as table:
+        assert any("held out" in row for row in csv.reader(table))
+
+    pytest.importorskip("litert_torch", reason="export needs litert-torch: make test-training")
+    export = command("export", run, tmp_path / "model", "--faces", faces, "--scenes", street,
+                     "--cache", tmp_path / "cache", "--frames", "6")
+    said = export.communicate(timeout=400)[0]
+    assert export.returncode == 0, said
+    model = FaceModel(tmp_path / "model", threads=1, score=0.0, most=5)
+    seen = model(cv2.imread(str(PORTRAITS / "grace_hopper.jpg"))[:, :, ::-1])
+    assert len(seen) == 5
+    assert np.allclose(np.linalg.norm(seen.embeddings, axis=1), 1, atol=1e-3)
