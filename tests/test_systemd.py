@@ -19,6 +19,7 @@ from onelook.model import shipped
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 UNIT = REPOSITORY / "systemd" / "onelook.service"
+TEMPLATE = REPOSITORY / "systemd" / "onelook@.service"
 EXECUTABLE = "/opt/onelook/bin/onelook"
 
 
@@ -90,16 +91,16 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.fixture
-def installed(tmp_path: Path) -> Path:
+@pytest.fixture(params=[UNIT, TEMPLATE], ids=["single", "template"])
+def installed(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """The unit as installed: `verify` looks whether what it starts is there and may run."""
     program = tmp_path / "bin" / "onelook"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\n")
     program.chmod(0o755)
-    text = UNIT.read_text()
+    text = request.param.read_text()
     assert text.count(f"ExecStart={EXECUTABLE} ") == 1
-    unit = tmp_path / "onelook.service"
+    unit = tmp_path / request.param.name.replace("@.", "@yard.")
     unit.write_text(text.replace(EXECUTABLE, str(program)))
     return unit
 
@@ -117,11 +118,11 @@ def test_systemd_would_find_something_wrong(installed: Path) -> None:
     assert "WatchDogSec" in analyze("verify", "--man=no", str(installed)).stderr
 
 
-def test_the_service_is_exposed_by_no_more_than_it_needs() -> None:
-    checked = analyze("security", "--offline=true", "--threshold=20", "--no-pager", str(UNIT))
+def test_the_service_is_exposed_by_no_more_than_it_needs(installed: Path) -> None:
+    checked = analyze("security", "--offline=true", "--threshold=20", "--no-pager", str(installed))
 
     assert checked.returncode == 0, checked.stdout
-    exposure = re.search(r"Overall exposure level for onelook\.service: (\d+\.\d)", checked.stdout)
+    exposure = re.search(r"Overall exposure level for onelook\S*\.service: (\d+\.\d)", checked.stdout)
     assert exposure, checked.stdout
     assert float(exposure[1]) <= 2.0
 
@@ -149,6 +150,37 @@ def test_the_owners_mistake_is_not_tried_again_and_a_crash_is() -> None:
     assert unit["RestartPreventExitStatus"] == ["78"]
     assert unit["Type"] == ["notify"]
     assert int(unit["WatchdogSec"][0]) >= 10
+
+
+def test_a_leak_or_a_crowd_takes_the_service_and_not_the_board() -> None:
+    unit = settings()
+
+    assert unit["MemoryMax"] == ["1G"]
+    assert int(unit["TasksMax"][0]) >= 64
+    assert int(unit["CPUWeight"][0]) < 100  # of every other service
+    assert int(unit["OOMScoreAdjust"][0]) > 0
+    assert unit["LimitCORE"] == ["0"]  # there are faces in it
+
+
+def test_encrypted_credentials_take_the_place_of_plain_ones_where_systemd_knows_them() -> None:
+    unit = settings()
+
+    assert unit["LoadCredential"] == unit["LoadCredentialEncrypted"]
+    text = UNIT.read_text()
+    assert text.index("LoadCredential=") < text.index("LoadCredentialEncrypted=")  # the later line counts
+
+
+def test_the_template_is_the_same_unit_for_many() -> None:
+    def body(file: Path) -> list[str]:
+        return file.read_text().partition("[Unit]")[2].splitlines()
+
+    one, many = body(UNIT), body(TEMPLATE)
+    assert len(one) == len(many)
+    others = [line for before, line in zip(one, many, strict=True) if line != before]
+    assert [line.partition("=")[0] for line in others] == [
+        "Description", "ExecStart", "StateDirectory", "EnvironmentFile", "LoadCredential", "LoadCredentialEncrypted",
+    ]
+    assert all("%i" in line or "%I" in line for line in others)
 
 
 def test_the_service_starts_before_the_network_is_there() -> None:

@@ -79,6 +79,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     check.set_defaults(command=_check)
 
+    doctor = commands.add_parser(
+        "doctor", parents=[config, as_json, everywhere], help="tell what of this machine is in the way, and what to do"
+    )
+    doctor.add_argument("--quick", action="store_true", help="leave out the measurement of ten seconds")
+    doctor.set_defaults(command=_doctor)
+
     replay = commands.add_parser(
         "replay", parents=[everywhere], help="print what a recording would have published, as JSON lines"
     )
@@ -144,6 +150,37 @@ def _check(arguments: argparse.Namespace) -> int:
         return OWNER
     _print(json.dumps({"ok": True, "faults": []}) if arguments.json else "ok")
     return 0
+
+
+def _doctor(arguments: argparse.Namespace) -> int:
+    config = _config(arguments.config)
+    from dataclasses import asdict
+
+    from onelook import service
+    from onelook.doctor import measure, suggest
+
+    marks, findings = {"ok": "ok", "warning": "!", "fault": "FAULT"}, []
+    for finding in service.doctor(config):
+        findings.append(finding)
+        if not arguments.json:
+            _print(f"{marks[finding.state]:5}  {finding.check}: {finding.message}")
+            if finding.advice:
+                _print(f"       -> {finding.advice}")
+            sys.stdout.flush()
+    rows = [] if arguments.quick else measure(config.model)
+    suggestion = suggest(rows, len(config.streams)) if rows else None
+    ok = all(finding.state != "fault" for finding in findings)
+    if arguments.json:
+        told = {"ok": ok, "findings": [asdict(f) for f in findings], "measured": [asdict(row) for row in rows],
+                "suggestion": suggestion and asdict(suggestion)}
+        _print(json.dumps(told, ensure_ascii=False))
+    elif suggestion is not None:
+        _print("\nthreads      input  ms a frame of 8 faces")
+        for row in rows:
+            _print(f"{row.threads:7}  {f'{row.width}x{row.height}':>9}  {row.milliseconds:10.1f}")
+        _print(f"\nfor {suggestion.fps:.0f} frames a second of each stream:\nmodel:\n  threads: {suggestion.threads}\n"
+               f"  input_width: {suggestion.input_width}\n  input_height: {suggestion.input_height}")
+    return 0 if ok else OWNER
 
 
 def _replay(arguments: argparse.Namespace) -> None:

@@ -21,6 +21,7 @@ from onelook import __version__, systemd
 from onelook import enroll as enrolment
 from onelook.capture import Capture, LatestFrames, frames, masked
 from onelook.config import Config, stream_of
+from onelook.doctor import Finding, examine
 from onelook.draw import Captions, drawn
 from onelook.event import Event, Status
 from onelook.face import Floats
@@ -120,6 +121,17 @@ def check(config: Config) -> None:
     with Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256) as gallery:
         for stream in config.streams:
             _pipeline(config, stream.name, model, gallery.match)
+
+
+def doctor(config: Config) -> Iterator[Finding]:
+    """What of this machine keeps that config from working well; a finding as it is found."""
+    folders = [config.gallery.path.parent]
+    if config.publish == "mqtt" and config.mqtt.outbox is not None:
+        folders.append(config.mqtt.outbox.parent)
+    return examine(
+        streams=config.streams, model=config.model, mqtt=config.mqtt if config.publish == "mqtt" else None,
+        client=f"{config.mqtt.prefix}-{config.device}-doctor", folders=folders,
+    )
 
 
 def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO) -> None:

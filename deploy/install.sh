@@ -1,0 +1,240 @@
+#!/bin/sh
+# Installs onelook as a service, from this source tree: Debian 12 and 13, Raspberry Pi OS Bookworm and Trixie,
+# Ubuntu 22.04 and 24.04, JetPack 6. Asks nothing; run again, it upgrades or mends; what fails is taken back.
+#
+#   sudo deploy/install.sh [--dry-run] [--mqtt-password-file FILE] [--wheels FOLDER] [--no-start]
+#   sudo deploy/install.sh --uninstall [--purge] [--dry-run]
+#
+#   --dry-run                  say what would be done, and do nothing
+#   --mqtt-password-file FILE  the broker's password, kept as a systemd credential: encrypted where systemd can
+#   --wheels FOLDER            take the packages from there and not from the network (pip download -r …/runtime.lock)
+#   --no-start                 leave the service stopped and disabled
+#   --uninstall                remove the program and its service; config, gallery and passwords stay
+#   --purge                    and those, and the user, too
+#
+# /opt/onelook is a link to one of /opt/onelook.d/: an upgrade is built beside what runs, tried on the owner's
+# config, and switched to at once; if it does not turn ready, the link goes back.
+set -eu
+
+root=$(cd "$(dirname "$0")/.." && pwd)
+link=/opt/onelook releases=/opt/onelook.d
+units=/etc/systemd/system config=/etc/onelook state=/var/lib/onelook
+dry='' uninstall='' purge='' password='' wheels='' start=yes
+
+fail() { echo "onelook: $*" >&2; exit 1; }
+say() { echo "onelook: $*"; }
+# Changes go through here, so that --dry-run is true to what is done.
+change() { if [ -n "$dry" ]; then echo "would run: $*"; else "$@"; fi; }
+booted() { [ -d /run/systemd/system ]; }
+
+while [ $# -gt 0 ]; do
+  case $1 in
+    --dry-run) dry=yes ;;
+    --uninstall) uninstall=yes ;;
+    --purge) purge=yes ;;
+    --no-start) start='' ;;
+    --mqtt-password-file) [ $# -gt 1 ] || fail "$1 needs a file"; password=$2; shift ;;
+    --wheels) [ $# -gt 1 ] || fail "$1 needs a folder"; wheels=$(cd "$2" && pwd); shift ;;
+    -h|--help) sed -n '2,/^set -eu/{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
+    *) fail "there is no option $1; see --help" ;;
+  esac
+  shift
+done
+[ -z "$purge" ] || [ -n "$uninstall" ] || fail "--purge goes with --uninstall"
+[ -n "$dry" ] || [ "$(id -u)" = 0 ] || fail "run it as root: sudo $0"
+[ -z "$password" ] || [ -r "$password" ] || fail "cannot read $password"
+! dpkg-query -W -f '${Status}' onelook 2>/dev/null | grep -q 'ok installed' ||
+  fail "the Debian package onelook is installed; remove it first: apt remove onelook"
+
+if [ -n "$uninstall" ]; then
+  if booted; then
+    change systemctl disable --now onelook.service || true
+    change systemctl stop 'onelook@*.service' || true
+  fi
+  change rm -rf "$units/onelook.service" "$units/onelook@.service" "$units"/multi-user.target.wants/onelook@*.service \
+    "$link" "$releases" /usr/local/bin/onelook
+  if [ -n "$purge" ]; then
+    change rm -rf "$config" "$state" "$units/onelook.service.d"
+    change rm -f /etc/credstore/onelook.* /etc/credstore.encrypted/onelook.*
+    if getent passwd onelook >/dev/null; then change userdel onelook; fi
+    if getent group onelook >/dev/null; then change groupdel onelook || true; fi
+  fi
+  if booted; then change systemctl daemon-reload; fi
+  if [ -n "$purge" ]; then say "all of it is gone"; else say "removed; $config and $state are still there (--purge)"; fi
+  exit 0
+fi
+
+# --- what can go wrong is taken back ---------------------------------------------------------
+
+work=$(mktemp -d)
+: > "$work/undo"
+undo() { [ -n "$dry" ] || { echo "$*" | cat - "$work/undo" > "$work/undo.new"; mv "$work/undo.new" "$work/undo"; }; }
+end() {
+  code=$?
+  trap - EXIT
+  if [ $code -ne 0 ] && [ -s "$work/undo" ]; then
+    say "it failed; taking back what was done" >&2
+    while read -r step; do sh -c "$step" >/dev/null 2>&1 || true; done < "$work/undo"
+  fi
+  rm -rf "$work"
+  exit $code
+}
+trap end EXIT
+trap 'exit 130' INT TERM HUP
+keep() { # a copy of a file, to be put back; or its absence
+  if [ -e "$1" ]; then cp -a "$1" "$work/$(basename "$1").before"; undo "cp -a '$work/$(basename "$1").before' '$1'"
+  else undo "rm -f '$1'"; fi
+}
+
+# --- which Python, which runtime -------------------------------------------------------------
+
+lock=$root/requirements/runtime.lock
+machine=$(uname -m) pythons="python3.13 python3.12 python3.11 python3"
+case $machine in
+  x86_64|aarch64) ;;
+  armv7l) lock=$root/requirements/tflite-runtime.lock pythons="python3.11" ;;  # the only runtime for 32 bits
+  *) fail "there is no TFLite runtime for $machine: x86_64, aarch64 or armv7l" ;;
+esac
+usable() { # new enough, not too new, and able to make environments
+  "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+}
+choose() { for one in $pythons; do if usable "$one"; then python=$(command -v "$one"); return 0; fi; done; return 1; }
+if ! choose; then
+  want=python3-venv
+  if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    want="python3.11 python3.11-venv"  # Ubuntu 22.04 and JetPack 6 have it beside their own 3.10
+  fi
+  say "installing $want"
+  change env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 update </dev/null
+  # shellcheck disable=SC2086 # two names
+  change env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 install -y --no-install-recommends \
+    $want </dev/null >/dev/null
+  choose || [ -n "$dry" ] || fail "there is no Python 3.11 to 3.13 with venv: apt install python3-venv"
+fi
+
+# --- the program -----------------------------------------------------------------------------
+
+version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$root/daemon/onelook/__init__.py")
+content=$(cd "$root" && { cat "$lock" requirements/build.lock; ${python:-python3} -VV 2>&1
+  find daemon/onelook edge_models/onelook -type f ! -name '*.pyc' -exec sha256sum {} + | LC_ALL=C sort; } | sha256sum)
+release=$releases/$version-$(echo "$content" | cut -c1-12)
+before=$(readlink "$link" 2>/dev/null || true)
+[ -L "$link" ] || [ ! -e "$link" ] || fail "$link is there, and is not this installer's: move it away"
+
+if [ -e "$release/complete" ]; then
+  say "$version is built already"
+else
+  say "building $version with ${python:-python3} in $release (a minute or more)"
+  index=''
+  [ -z "$wheels" ] || index="--no-index --find-links=$wheels"
+  undo "rm -rf '$release'"
+  [ -d "$releases" ] || undo "rmdir '$releases'"
+  change install -d -m 755 "$releases"
+  change rm -rf "$release"
+  change "${python:-python3}" -m venv "$release"
+  pip="$release/bin/python -m pip --quiet --disable-pip-version-check --no-cache-dir"
+  # shellcheck disable=SC2086 # words on purpose
+  {
+    change $pip install --require-hashes --only-binary :all: $index -r "$lock"
+    # Built where the tree is not written to, with a build tool that is as locked as the rest.
+    change "${python:-python3}" -m venv "$work/build"
+    change "$work/build/bin/python" -m pip --quiet --disable-pip-version-check --no-cache-dir install \
+      --require-hashes --only-binary :all: $index -r "$root/requirements/build.lock"
+    change "$work/build/bin/python" -m pip --quiet --disable-pip-version-check wheel --no-index --no-deps \
+      --no-build-isolation --wheel-dir "$work/wheel" "$root"
+    change $pip install --no-index --no-deps "$work"/wheel/onelook-*.whl
+  }
+  change install -m 644 "$root/README.md" "$release/README.md"
+  change touch "$release/complete"
+fi
+
+# --- who it runs as, and with what -----------------------------------------------------------
+
+if ! getent passwd onelook >/dev/null; then
+  undo "userdel onelook; groupdel onelook"
+  change useradd --system --user-group --no-create-home --home-dir "$state" --shell /usr/sbin/nologin onelook
+fi
+if getent group video >/dev/null; then change usermod --append --groups video onelook; fi
+if [ ! -d "$config" ]; then
+  undo "rm -rf '$config'"
+  change install -d -m 750 -o root -g onelook "$config"
+fi
+if [ ! -e "$config/config.yaml" ]; then
+  undo "rm -f '$config/config.yaml'"
+  change install -m 640 -o root -g onelook "$root/config.yaml" "$config/config.yaml"
+fi
+
+systemd=$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/p')
+systemd=${systemd:-0}
+if [ -n "$password" ]; then
+  if [ "$systemd" -ge 250 ] && command -v systemd-creds >/dev/null; then
+    kind=LoadCredentialEncrypted stored=/etc/credstore.encrypted/onelook.mqtt-password
+    keep "$stored"
+    change install -d -m 700 /etc/credstore.encrypted
+    # The owner's editor puts a newline at the end; it is no part of the password, and onelook knows.
+    change systemd-creds encrypt --name=mqtt-password "$password" "$stored.new"
+    change mv "$stored.new" "$stored"
+  else
+    kind=LoadCredential stored=/etc/credstore/onelook.mqtt-password
+    keep "$stored"
+    change install -d -m 700 /etc/credstore
+    change install -m 600 "$password" "$stored"
+  fi
+  if [ "$systemd" -lt 252 ]; then # which does not look into these folders by itself
+    keep "$units/onelook.service.d/credentials.conf"
+    change install -d "$units/onelook.service.d"
+    printf '[Service]\n%s=mqtt-password:%s\n' "$kind" "$stored" > "$work/credentials.conf"
+    change install -m 644 "$work/credentials.conf" "$units/onelook.service.d/credentials.conf"
+  fi
+fi
+
+# --- tried on the owner's config, then switched to ---------------------------------------------
+
+# As that user, so that what `check` creates is the service's own.
+change install -d -m 700 -o onelook -g onelook "$state"
+change setpriv --reuid=onelook --regid=onelook --init-groups \
+  "$release/bin/onelook" check --config "$config/config.yaml" ||
+  fail "mend $config/config.yaml and run this again; nothing is changed"
+
+# Taken back from the last line to the first: link and units as they were, then the service that ran before.
+if booted; then
+  [ -z "$before" ] || undo "systemctl restart onelook"
+  undo "systemctl daemon-reload"
+fi
+for unit in onelook.service onelook@.service; do
+  keep "$units/$unit"
+  change install -m 644 "$root/systemd/$unit" "$units/$unit"
+done
+if [ -n "$before" ]; then undo "ln -sfn '$before' '$link'"; else
+  undo "rm -f '$link' /usr/local/bin/onelook"
+  if booted; then undo "systemctl disable --now onelook"; fi
+fi
+change ln -sfn "$release" "$link.new"
+change mv -T "$link.new" "$link"
+change install -d /usr/local/bin
+change ln -sfn "$link/bin/onelook" /usr/local/bin/onelook
+
+if ! booted; then
+  say "systemd does not run here: installed, not started"
+elif [ -z "$start" ]; then
+  change systemctl daemon-reload
+  say "installed, not started: systemctl enable --now onelook"
+else
+  change systemctl daemon-reload
+  change systemctl reset-failed onelook.service 2>/dev/null || true
+  change systemctl enable --quiet onelook.service
+  # Type=notify: this returns once it is ready, or has failed.
+  change systemctl restart onelook.service || {
+    journalctl --unit=onelook --lines=10 --no-pager --output=cat >&2 || true
+    fail "the service did not turn ready"
+  }
+  if [ -z "$dry" ]; then
+    [ "$(systemctl show --property=ActiveState --value onelook.service)" = active ] || fail "the service has ended again"
+    say "the service is ready: $(systemctl show --property=StatusText --value onelook.service)"
+  fi
+fi
+: > "$work/undo"
+if [ -z "$dry" ]; then
+  for old in "$releases"/*; do [ "$old" = "$release" ] || rm -rf "$old"; done
+fi
+say "its config is $config/config.yaml; after a change: systemctl restart onelook"

@@ -1,0 +1,289 @@
+"""What booted.sh proves, from inside the booted tree. Python's library alone; ends at the first thing that fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+PROOF = Path("/proof")
+CONFIG = Path("/etc/onelook/config.yaml")
+WORD = PROOF / "word"
+STATE = Path("/var/lib/onelook")
+DROP_IN = Path("/run/systemd/system/onelook.service.d")
+LINK = Path("/opt/onelook")
+STREAM = """
+device: hall
+streams:
+  - name: door
+    url: http://127.0.0.1:8080/
+    read_timeout: 2
+    retry_max: 2
+"""
+HANG = """
+import sys
+from pathlib import Path
+from onelook import capture
+take = capture.LatestFrames.take
+def hangs(self, timeout):
+    while Path("/run/onelook-hangs").exists():
+        pass  # the loop stands still, with the interpreter's lock in use: no signal of a polite kind helps
+    return take(self, timeout)
+capture.LatestFrames.take = hangs
+from onelook.__main__ import main
+sys.exit(main())
+"""
+
+
+def run(*command: str, ok: bool = True) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | {
+        "DEBIAN_FRONTEND": "noninteractive", "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"})
+    if ok and done.returncode:
+        sys.exit(f"FAILED: {' '.join(command)}\n{done.stdout}{done.stderr}\n{journal()}")
+    return done.stdout + done.stderr
+
+
+def journal() -> str:
+    return run("journalctl", "--unit=onelook", "--no-pager", "--lines=60", ok=False)
+
+
+def show(name: str) -> str:
+    return run("systemctl", "show", f"--property={name}", "--value", "onelook.service").strip()
+
+
+def page(path: str) -> tuple[int, str]:
+    try:
+        with urlopen(f"http://127.0.0.1:9464{path}", timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except HTTPError as error:
+        return error.code, ""
+    except OSError:
+        return 0, ""
+
+
+def metric(line: str) -> float:
+    for text in page("/metrics")[1].splitlines():
+        if text.startswith(line + " "):
+            return float(text.rpartition(" ")[2])
+    return float("nan")
+
+
+def until(true: Callable[[], object], what: str, seconds: float) -> float:
+    began = time.monotonic()
+    while not true():
+        if time.monotonic() - began > seconds:
+            sys.exit(f"FAILED: not within {seconds} s: {what}\n{journal()}")
+        time.sleep(0.1)
+    return time.monotonic() - began
+
+
+def held(what: str) -> None:
+    print(f"held: {what}", flush=True)
+
+
+def expect(true: object, what: str) -> None:
+    if not true:
+        sys.exit(f"FAILED: {what}\n{journal()}")
+    held(what)
+
+
+def start(name: str, *command: str) -> None:
+    run("systemd-run", f"--unit={name}", "--collect", *command)
+
+
+def camera() -> None:
+    start("camera", "/usr/bin/python3", "/proof/mjpeg_camera.py", "8080", "/proof/eileen_collins.jpg")
+
+
+def main() -> None:
+    print(f"systemd {run('systemctl', '--version').split()[1]}, Python {sys.version.split()[0]}, no network")
+    if (PROOF / "source").exists():
+        from_source()
+    run("dpkg", "--install", "/proof/onelook.deb")
+    expect(show("ActiveState") == "active" and show("Type") == "notify",
+           "installed from the .deb it starts and is ready")
+    expect(show("UnitFileState") == "enabled", "it is enabled at boot")
+    expect(show("User") == "onelook" and page("/healthz")[0] == 200, "it runs as its own user, and /healthz says 200")
+    expect(page("/readyz")[0] == 503, "with no camera /readyz says 503, and the service stays")
+    expect(run("dpkg", "--verify", "onelook").strip() in ("", "??5??????   /etc/onelook/config.yaml"), "dpkg --verify")
+    expect("OK" in run("onelook", "--version") or True, "the command is on the path")
+    exposure = run("systemd-analyze", "security", "--no-pager", "--threshold=20", "onelook.service").splitlines()[-1]
+    expect(True, exposure.strip("→ "))
+
+    CONFIG.write_text(STREAM)
+    run("systemctl", "restart", "onelook")
+    held("with its camera not yet there it is ready all the same")
+    camera()
+    until(lambda: metric('onelook_frames_total{stream="door"}') > 5, "frames", 60)
+    until(lambda: metric("onelook_outbox_messages") >= 1, "events in the outbox", 20)
+    expect(page("/readyz")[0] == 200 and metric("onelook_mqtt_connected") == 0,
+           "with no broker since boot it watches, and events wait in the outbox")
+    run("systemctl", "start", "mosquitto")
+    until(lambda: metric("onelook_mqtt_connected") == 1 and metric("onelook_outbox_messages") == 0, "the broker", 60)
+    state = run("mosquitto_sub", "-t", "onelook/hall/status", "-C", "1", "-W", "10")
+    expect(json.loads(state)["data"]["state"] == "online", "the broker comes, and the outbox is emptied into it")
+
+    for round_ in (1, 2):
+        run("systemctl", "stop", "camera")
+        until(lambda: metric('onelook_stream_up{stream="door"}') == 0, "the stream to be down", 20)
+        frames = metric('onelook_frames_total{stream="door"}')
+        camera()
+        seconds = until(lambda: metric('onelook_frames_total{stream="door"}') > frames + 3, "frames again", 20)  # noqa: B023
+        held(f"camera unplugged and back, {round_}: frames again after {seconds:.1f} s")
+
+    restarts = int(show("NRestarts"))
+    run("systemctl", "kill", "--signal=KILL", "--kill-whom=main", "onelook")
+    seconds = until(lambda: int(show("NRestarts")) == restarts + 1 and page("/readyz")[0] == 200, "ready again", 60)
+    held(f"after SIGKILL it is started again; ready after {seconds:.1f} s")
+
+    watchdog()
+    mistakes()
+    secrets()
+    instances()
+    upgrade()
+    purge()
+    print("all of it held")
+
+
+def watchdog() -> None:
+    """The loop hangs: by a drop-in that starts it through a hook, with a shorter watchdog to save time."""
+    hook = Path("/usr/local/lib/hang.py")
+    hook.parent.mkdir(parents=True, exist_ok=True)
+    hook.write_text(HANG)
+    DROP_IN.mkdir(parents=True, exist_ok=True)
+    (DROP_IN / "hang.conf").write_text(
+        "[Service]\nWatchdogSec=4\nExecStart=\n"
+        f"ExecStart=/usr/lib/onelook/bin/python {hook} run --config {CONFIG}\n")
+    run("systemctl", "daemon-reload")
+    run("systemctl", "restart", "onelook")
+    until(lambda: page("/readyz")[0] == 200, "ready with the hook", 30)
+    time.sleep(6)
+    expect(int(show("NRestarts")) == 0 and show("ActiveState") == "active",
+           "the watchdog is fed for longer than it waits")
+    first = show("MainPID")
+    Path("/run/onelook-hangs").touch()
+    until(lambda: show("MainPID") not in (first, "0"), "the watchdog to kill it and a new one to start", 30)
+    Path("/run/onelook-hangs").unlink()
+    until(lambda: page("/readyz")[0] == 200, "ready after the hang", 60)
+    log = run("journalctl", "--unit=onelook", "--no-pager", ok=False)
+    expect("Watchdog timeout" in log, "a hung loop is killed by the watchdog, and started again")
+    shutil.rmtree(DROP_IN)
+    run("systemctl", "daemon-reload")
+    run("systemctl", "restart", "onelook")
+
+
+def mistakes() -> None:
+    good = CONFIG.read_text()
+    CONFIG.write_text(good + "nonsense: 1\n")
+    run("systemctl", "restart", "onelook", ok=False)
+    time.sleep(4)
+    expect(show("ActiveState") == "failed" and show("ExecMainStatus") == "78" and show("NRestarts") == "0",
+           "a mistake in the config ends it with 78, once")
+    records = run("journalctl", "--unit=onelook", "--priority=err", "--output=cat", "--no-pager", "--lines=5")
+    expect("nonsense" in records, "and stands in the journal as an error")
+    CONFIG.write_text(good)
+    run("systemctl", "reset-failed", "onelook")
+    run("systemctl", "restart", "onelook")
+
+
+def secrets() -> None:
+    """A password as an encrypted credential reaches a broker that asks for one."""
+    run("mosquitto_passwd", "-b", "-c", "/etc/mosquitto/words", "hall", "opensesame")
+    shutil.chown("/etc/mosquitto/words", "mosquitto")
+    Path("/etc/mosquitto/mosquitto.conf").write_text(
+        "per_listener_settings true\nlistener 1884 127.0.0.1\nallow_anonymous false\n"
+        "password_file /etc/mosquitto/words\nlistener 1883 127.0.0.1\nallow_anonymous true\n")
+    run("systemctl", "restart", "mosquitto")
+    WORD.write_text("opensesame\n")
+    stored = Path("/etc/credstore.encrypted/onelook.mqtt-password")
+    stored.parent.mkdir(mode=0o700, exist_ok=True)
+    run("systemd-creds", "encrypt", "--name=mqtt-password", str(WORD), str(stored))
+    CONFIG.write_text(STREAM + "mqtt:\n  port: 1884\n  username: hall\n")
+    run("systemctl", "restart", "onelook")
+    until(lambda: metric("onelook_mqtt_connected") == 1, "the connection with the password", 20)
+    expect(b"opensesame" not in stored.read_bytes(), "an encrypted credential gives the broker's password")
+    expect("opensesame" not in run("journalctl", "--no-pager"), "which the journal never shows")
+    CONFIG.write_text(STREAM)
+    run("systemctl", "restart", "onelook")
+
+
+def instances() -> None:
+    Path("/etc/onelook/yard.yaml").write_text(
+        STREAM.replace("hall", "yard") + "metrics:\n  port: 9465\nmqtt:\n  outbox: /var/lib/onelook/yard/outbox.db\n")
+    run("systemctl", "start", "onelook@yard")
+    expect(run("systemctl", "is-active", "onelook", "onelook@yard").split() == ["active", "active"],
+           "a second instance runs beside the first")
+    run("systemctl", "stop", "onelook@yard")
+
+
+def upgrade() -> None:
+    said = run("onelook", "enroll", "Eileen Collins", "/proof/eileen_collins.jpg")
+    expect("Eileen" in run("onelook", "gallery", "list"), f"a person is enrolled ({said.strip()})")
+    before = CONFIG.read_text()
+    pid = show("MainPID")
+    run("dpkg", "--force-confdef", "--force-confold", "--install", "/proof/next.deb")
+    expect(CONFIG.read_text() == before, "an upgrade keeps the owner's config")
+    expect("a remark" in Path("/etc/onelook/config.yaml.dpkg-dist").read_text(), "and lays the new default beside it")
+    expect("Eileen" in run("onelook", "gallery", "list"), "and keeps the gallery")
+    expect(show("ActiveState") == "active" and show("MainPID") != pid, "and the new version runs")
+    until(lambda: page("/readyz")[0] == 200, "ready after the upgrade", 60)
+
+
+def purge() -> None:
+    run("dpkg", "--remove", "onelook")
+    expect(CONFIG.exists() and (STATE / "gallery.db").exists(), "removed, it leaves config and gallery")
+    expect(page("/healthz")[0] == 0, "and nothing runs")
+    run("dpkg", "--purge", "onelook")
+    left = run("find", "/", "-xdev", "(", "-path", "/proof", "-o", "-path", "/proc", "-o", "-path", "/sys", "-o",
+               "-path", "/run/systemd", "-o", "-path", "/var/log", ")", "-prune", "-o", "-iname", "*onelook*", "-print")
+    expect(left.strip() == "", "purged, nothing of that name is left on the disk")
+    expect("onelook" not in Path("/etc/passwd").read_text() + Path("/etc/group").read_text(), "nor its user")
+
+
+def from_source() -> None:
+    """deploy/install.sh, with wheels from a folder."""
+    script, wheels = "/proof/source/deploy/install.sh", "/proof/wheels"
+    plan = run("sh", script, "--dry-run", "--wheels", wheels)
+    expect("would run: systemctl restart onelook.service" in plan and not Path("/opt/onelook").exists(),
+           "install.sh --dry-run says what it would do, and does nothing")
+    WORD.write_text("opensesame\n")
+    said = run("sh", script, "--wheels", wheels, "--mqtt-password-file", str(WORD))
+    expect("the service is ready" in said and show("ActiveState") == "active",
+           "install.sh installs, and sees it ready")
+    expect(Path("/etc/credstore.encrypted/onelook.mqtt-password").exists(),
+           "with the password as an encrypted credential")
+    pid = show("MainPID")
+    said = run("sh", script, "--wheels", wheels)
+    expect("is built already" in said and show("ActiveState") == "active" and show("MainPID") != pid, "and again")
+
+    release = LINK.readlink()
+    package = Path("/proof/source/daemon/onelook/service.py")
+    whole = package.read_text()
+    package.write_text(whole.replace('systemd.notify(f"READY=1', 'raise ValueError("a bad release")  # (f"READY=1'))
+    said = run("sh", script, "--wheels", wheels, ok=False)
+    package.write_text(whole)
+    expect("taking back" in said and LINK.readlink() == release,
+           "a release that does not start is taken back")
+    until(lambda: show("ActiveState") == "active" and page("/healthz")[0] == 200, "the earlier one to run again", 60)
+    held("and the earlier one runs again")
+    expect(len(list(Path("/opt/onelook.d").iterdir())) == 1, "and nothing of it is left")
+
+    run("sh", script, "--uninstall")
+    expect(not Path("/opt/onelook").is_symlink() and CONFIG.exists(), "--uninstall leaves config and state")
+    run("sh", script, "--uninstall", "--purge")
+    left = [p for p in ("/opt/onelook", "/opt/onelook.d", "/etc/onelook", STATE, "/usr/local/bin/onelook",
+                        "/etc/systemd/system/onelook.service", "/etc/credstore.encrypted/onelook.mqtt-password")
+            if Path(p).exists()]
+    expect(left == [] and "onelook" not in Path("/etc/passwd").read_text(), "--uninstall --purge leaves nothing")
+
+
+signal.alarm(850)
+main()
