@@ -72,7 +72,8 @@ def write_mp4(path: Path) -> Path:
 def write_h264(path: Path) -> Path:
     """The clip as a camera sends it: H.264 without a container, one slice a picture (see rtsp_server.py)."""
     with av.open(str(path), "w", format="h264") as file:
-        stream = file.add_stream("libx264", rate=FPS, options={"preset": "veryfast", "bf": "0", "g": "10", "x264-params": "sliced-threads=0:slices=1"})
+        options = {"preset": "veryfast", "bf": "0", "g": "10", "x264-params": "sliced-threads=0:slices=1"}
+        stream = file.add_stream("libx264", rate=FPS, options=options)
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv420p"
         stream.codec_context.time_base = Fraction(1, FPS)
