@@ -65,7 +65,7 @@ def sample(features: Floats, x: Floats, y: Floats, out: Floats | None = None) ->
     to write into. Returns (K, GRID, GRID, C).
     """
     sampled = cv2.remap(features, x, y, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REPLICATE)
-    return sampled.reshape(len(x), GRID, GRID, -1)
+    return np.asarray(sampled, np.float32).reshape(len(x), GRID, GRID, -1)
 
 
 def _grid_points() -> Floats:
