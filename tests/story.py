@@ -114,6 +114,7 @@ def faces_at(
         "ethnicity": [chances(ETHNICITIES, at(person.ethnicity, time)) for person in seen],
         "emotion": [chances(EMOTIONS, at(person.emotion, time)) for person in seen],
         "quality": [at(person.quality, time) for person in seen],
+        "sizes": [at(person.size, time) for person in seen],
     }
     return Faces(**{name: np.array(value, np.float32) for name, value in values.items()})
 

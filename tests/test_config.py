@@ -344,7 +344,7 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
         "config.yaml:2: publish: must be mqtt or stdout, not `kafka`",
         "config.yaml:3: mqtt.protocol: must be 5 or 3.1.1, not `4`"]),
     ("false accept rate", STREAM + "report: {far: 0.02}\n", [
-        "config.yaml:2: report.far: must be 0.01, 0.001 or 0.0001, the rates that models are calibrated to"]),
+        "config.yaml:2: report.far: must be 0.01, 0.001, 0.0001 or 0.00001, the rates that models are calibrated to"]),
     ("retry", "streams: [{name: a, url: '0', retry_min: 5, retry_max: 1}]\n", [
         "config.yaml:1: streams[0].retry_max: must not be less than retry_min"]),
     ("broker as an address", STREAM + "mqtt: {host: 'mqtt://broker:1883'}\n", [

@@ -66,6 +66,7 @@ class Painted:
             ethnicity=np.zeros((n, 5), np.float32),
             emotion=np.zeros((n, 7), np.float32),
             quality=quality,
+            sizes=np.full(n, 80, np.float32),
         )
 
     @staticmethod

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from math import inf
 
 import numpy as np
@@ -45,7 +46,7 @@ def nobody(embeddings: Floats) -> Sequence[Match]:
 
 
 def pipeline(model: FaceModel, stream: str = "door", **hooks: object) -> Pipeline:
-    reporter = Reporter(stream, Report(), model.spec.labels, nobody, model.spec.threshold(1e-3))
+    reporter = Reporter(stream, Report(), model.spec.labels, nobody, partial(model.spec.similarities, 1e-3))
     tracker = Tracker(strong=model.score, smooth=reporter.needs)
     return Pipeline(model, tracker, reporter, **hooks)  # type: ignore[arg-type]
 

@@ -18,7 +18,7 @@ from onelook.event import Attributes, Crowd, Data, Emotion, Event, Identity, Pre
 from onelook.face import Faces, Floats
 from onelook.frame import Frame
 from onelook.match import Match
-from onelook.reporter import Reporter
+from onelook.reporter import Bar, Reporter
 from onelook.track import Tracker
 from story import (
     ATTRIBUTES,
@@ -58,11 +58,11 @@ def gallery(*names: str, **looks: Vector) -> Callable[[Floats], list[Match]]:
 
     def match(embeddings: Floats) -> list[Match]:
         if not everybody:
-            return [Match(None, -1.0, inf)] * len(embeddings)
+            return [Match(None, -1.0, inf, enrolled=0)] * len(embeddings)
         matches = []
         for cosines in embeddings @ np.array(list(everybody.values())).T:
             best, *others = sorted(zip(cosines.tolist(), everybody, strict=True), reverse=True)
-            matches.append(Match(best[1], best[0], best[0] - others[0][0] if others else inf))
+            matches.append(Match(best[1], best[0], best[0] - others[0][0] if others else inf, enrolled=len(everybody)))
         return matches
 
     return match
@@ -82,6 +82,7 @@ class Listener:
         match: Callable[[Floats], Sequence[Match]] | None = None,
         taken_for: Callable[[float], str] | None = None,
         lost: float = 2.0,
+        bar: Bar = lambda sizes, *_: np.full(len(sizes), THRESHOLD, np.float32),
     ) -> None:
         """taken_for: whom the gallery takes every face for at a second, be it who it may."""
 
@@ -92,7 +93,7 @@ class Listener:
 
         match = mistake if taken_for else match or gallery(*enrolled)
         self.time = 0.0
-        self.reporter = Reporter("door", report, LABELS, match, THRESHOLD)
+        self.reporter = Reporter("door", report, LABELS, match, bar)
         self.tracker = Tracker(confirm=0.3, lost=lost, smooth=self.reporter.needs)
         self.events: list[tuple[float, Event]] = []
         self.index = 0
@@ -187,7 +188,7 @@ def test_an_enrolled_person_is_named_within_a_second_and_only_once() -> None:
     [(time, said)] = listener.heard(Identity)
     assert time <= 1
     assert (said.state, said.name, said.previous) == ("known", "Ann", None)
-    assert said.similarity == pytest.approx(0.86, abs=0.05)
+    assert said.similarity == pytest.approx(0.95, abs=0.04)  # a face alone has 0.86; together they tell more
     assert said.confidence == 1
 
 
@@ -225,10 +226,8 @@ def test_a_stranger_who_flickers_about_the_threshold_is_never_given_the_name(fps
             look=lambda _, random=random: resembling("Ann", random.normal(THRESHOLD, 0.05)), noise=0.0
         )
         listener = Listener("Ann", report=WHO).watch(flicker, seconds=20, fps=fps)
-        assert "Ann" not in listener.names()
-        [(time, said)] = listener.heard(Identity)
-        assert time <= 3.5  # but it is said that she is not known
-        assert said.confidence < 0.9 or said.state == "unknown"
+        assert listener.names() in (["uncertain"], ["unknown"], ["uncertain", "unknown"])
+        assert listener.heard(Identity)[0][0] <= 3.5  # it is said that she is not known
 
 
 def test_a_face_too_poor_to_know_is_said_to_be_unknown_after_a_while() -> None:
@@ -241,7 +240,7 @@ def test_a_face_too_poor_to_know_is_said_to_be_unknown_after_a_while() -> None:
 def test_who_was_too_far_away_to_know_is_named_when_she_comes_near() -> None:
     ann = ANN.but(quality=lambda time: 0.1 if time < 5 else 0.9, noise=lambda time: 4.0 if time < 5 else 0.6)
     listener = Listener("Ann").watch(ann, seconds=10)
-    assert listener.names() == ["unknown", "Ann"]
+    assert listener.names() in (["unknown", "Ann"], ["uncertain", "Ann"])
     time, said = listener.heard(Identity)[-1]
     assert 5 < time < 8.5
     assert said.previous is None
@@ -334,6 +333,29 @@ def test_the_gallery_is_asked_ten_times_a_second_at_most() -> None:
 
     Listener(match=match).watch(ANN, seconds=5, fps=60)
     assert 40 <= asked <= 5 * 12.5
+
+
+def test_the_bar_is_asked_for_with_what_it_depends_on() -> None:
+    asked: list[tuple[float, int, float]] = []
+
+    def bar(sizes: Floats, people: int, agreement: Floats) -> Floats:
+        asked.append((float(sizes[0]), people, float(agreement[0])))
+        return np.full(len(sizes), THRESHOLD, np.float32)
+
+    Listener("Ann", "Bob", bar=bar).watch(ANN.but(size=33, noise=1.0), seconds=5)
+    assert {size for size, _, _ in asked} == {33}
+    assert {people for _, people, _ in asked} == {2}
+    assert asked[0][2] == pytest.approx(1)
+    assert asked[-1][2] == pytest.approx(1 / np.sqrt(2), abs=0.1)  # as little as two such faces agree
+
+
+def test_many_poor_looks_make_one_good_one() -> None:
+    """A face alone is below the bar; all of them together are not."""
+    ann = ANN.but(noise=2.5)
+    alone = [float(faces.embeddings[0] @ look_of("Ann")) for faces, _ in film([ann], 10)]
+    assert np.mean(np.array(alone) > 0.6) < 0.05
+    listener = Listener("Ann", "Bob", bar=lambda sizes, *_: np.full(len(sizes), 0.6)).watch(ann, seconds=10)
+    assert listener.names()[-1] == "Ann"
 
 
 # --- attributes -------------------------------------------------------------------------------
@@ -523,6 +545,10 @@ def test_a_crowd_that_never_rests_is_counted_all_the_same() -> None:
 # --- switches ---------------------------------------------------------------------------------
 
 
+def nobody_passes(*_: object) -> Floats:
+    raise AssertionError("nobody was to be recognised")
+
+
 def forbidden(_: Floats) -> list[Match]:
     raise AssertionError("nobody was to be recognised")
 
@@ -544,7 +570,7 @@ def test_a_reporter_that_says_nothing_needs_nothing() -> None:
 
 def test_a_reporter_names_what_has_to_be_averaged_for_it() -> None:
     def needs(report: Report) -> frozenset[str]:
-        return Reporter("door", report, LABELS, forbidden, THRESHOLD).needs
+        return Reporter("door", report, LABELS, forbidden, nobody_passes).needs
 
     assert needs(EVERYTHING) == {"attributes", "age", "gender", "ethnicity", "emotion"}
     assert needs(Report(emotion=False, age=False)) == {"gender"}
@@ -558,7 +584,9 @@ def test_a_hundred_people_each_come_and_are_named_once() -> None:
         Person(f"p{i}", place=(60 + 110 * (i % 12), 60 + 110 * (i // 12)), size=50, visible=between((0, 4)))
         for i in range(100)
     ]
-    listener = Listener(*(f"p{i}" for i in range(50)), report=Report(settle=0.5)).watch(*people, seconds=7)
+    listener = Listener(
+        *(f"p{i}" for i in range(50)), report=Report(settle=0.5), bar=lambda sizes, *_: np.full(len(sizes), 0.6)
+    ).watch(*people, seconds=7)
     assert sorted(listener.names(), key=str) == sorted([f"p{i}" for i in range(50)] + ["unknown"] * 50)
     states = [data.state for _, data in listener.heard(Presence)]
     assert (states.count("appeared"), states.count("left")) == (100, 100)

@@ -46,6 +46,13 @@ def similarity(landmarks: Floats) -> Floats:
     return np.stack([np.stack([a, -b, x], 1), np.stack([b, a, y], 1)], 1).astype(np.float32)
 
 
+def sizes(landmarks: Floats) -> Floats:
+    """Side (K,) of the template as it lies over each face, in the pixels of `landmarks` (K, 5, 2)."""
+    a, b = similarity(landmarks)[:, :, 0].T
+    side: Floats = np.hypot(a, b) * np.float32(TEMPLATE_SIZE)
+    return side
+
+
 def grid(landmarks: Floats) -> tuple[Floats, Floats]:
     """Where on the feature map to read each face.
 

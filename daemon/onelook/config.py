@@ -100,8 +100,8 @@ def _number_is_text(value: object) -> object:
 
 
 def _calibrated(value: float) -> float:
-    if value not in (1e-2, 1e-3, 1e-4):
-        raise ValueError("must be 0.01, 0.001 or 0.0001, the rates that models are calibrated to")
+    if value not in (1e-2, 1e-3, 1e-4, 1e-5):
+        raise ValueError("must be 0.01, 0.001, 0.0001 or 0.00001, the rates that models are calibrated to")
     return value
 
 

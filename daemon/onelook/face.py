@@ -38,6 +38,8 @@ class Faces:
     """(N, 7) probabilities."""
     quality: Floats
     """(N,) 0 to 1: how far the embedding can be trusted; weighs votes."""
+    sizes: Floats
+    """(N,) side, in pixels of the network's input, of the 112 template laid over the face: what it saw of it."""
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -55,5 +57,5 @@ class Faces:
         return cls(
             boxes=empty(4), scores=empty(), landmarks=empty(5, 2), embeddings=empty(embedding_size),
             attributes=empty(40), age=empty(), gender=empty(), ethnicity=empty(5), emotion=empty(7),
-            quality=empty(),
+            quality=empty(), sizes=empty(),
         )

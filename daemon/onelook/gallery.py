@@ -138,7 +138,7 @@ class Gallery:
         self._version: int | None = None  # PRAGMA data_version that the memory agrees with
         self._seal: _Seal | None = None
         self._memory = _Memory()
-        self._means: Floats | None = None  # (P, D), row i for the i-th person in memory
+        self._means: tuple[Floats, list[float]] | None = None  # (P, D) and lengths, as _means gives them
         self._looked: float | None = None
 
     @classmethod
@@ -186,25 +186,25 @@ class Gallery:
         """The nearest person for each row of `embeddings`, (N, D) of unit length.
 
         A person is the mean of their templates, weighted by quality, not the best of them.
-        With "best", every further photo is a further chance for a stranger to resemble it, so
-        a false accept rate that was calibrated on pairs holds for nobody who is well enrolled;
-        the mean keeps what the photos agree on.
+        With "best", every further photo is a further chance for a stranger to resemble it;
+        the mean keeps what the photos agree on. `Match.agreement` tells how much of them that
+        is: a mean is nearer to everybody than one photo, see `ModelSpec.similarities`.
         """
         if self.model_sha is None:
             raise ValueError("a gallery opened without a model has nothing to compare with")
         if not self._memory.people:
-            return [Match(None, -1.0, math.inf)] * len(embeddings)
+            return [Match(None, -1.0, math.inf, 1.0, 0)] * len(embeddings)
         if self._means is None:
             self._means = _means(list(self._memory.people.values()))
-        names = list(self._memory.people)
-        similarities = embeddings @ self._means.T
+        names, (means, lengths) = list(self._memory.people), self._means
+        similarities = embeddings @ means.T
         rows = np.arange(len(embeddings))
         best = similarities.argmax(axis=1)
         nearest = similarities[rows, best]
         similarities[rows, best] = -np.inf
         margin = nearest - similarities.max(axis=1)
         return [
-            Match(names[person], min(max(cosine, -1.0), 1.0), ahead)
+            Match(names[person], min(max(cosine, -1.0), 1.0), ahead, lengths[person], len(names))
             for person, cosine, ahead in zip(best.tolist(), nearest.tolist(), margin.tolist(), strict=True)
         ]
 
@@ -621,15 +621,16 @@ def _unpacked(plain: bytes, model: str) -> Template:
     )
 
 
-def _means(people: list[tuple[Template, ...]]) -> Floats:
-    """(P, D): the unit mean of each person's templates, weighted by quality."""
+def _means(people: list[tuple[Template, ...]]) -> tuple[Floats, list[float]]:
+    """(P, D): the unit mean of each person's templates, weighted by quality; and the means' lengths before."""
     templates = [template for kept in people for template in kept]
     weights = np.array([max(template.quality, 1e-3) for template in templates], np.float32)
     weighted = np.stack([template.embedding for template in templates]) * weights[:, None]
     starts = np.cumsum([0, *(len(kept) for kept in people[:-1])])
     means: Floats = np.add.reduceat(weighted, starts, axis=0)
-    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
-    return means
+    lengths = np.linalg.norm(means, axis=1)
+    means /= np.maximum(lengths, 1e-12)[:, None]
+    return means, (lengths / np.add.reduceat(weights, starts)).tolist()
 
 
 def _migrate(db: sqlite3.Connection) -> None:

@@ -12,3 +12,7 @@ class Match(NamedTuple):
     """Cosine to that person, -1 to 1; without meaning if there is no name."""
     margin: float
     """How much nearer that person is than the best other one; infinite if there is no other."""
+    agreement: float = 1.0
+    """Length of the mean of that person's templates before it was made unit length: 1 where all are the same."""
+    enrolled: int = 1
+    """How many people it is the nearest of: the more there are, the nearer somebody is by chance."""

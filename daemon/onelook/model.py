@@ -243,4 +243,5 @@ class FaceModel:
             embeddings=embeddings, attributes=sigmoid(parts["attributes"]), age=np.clip(age, 0, 110),
             gender=sigmoid(parts["gender"][:, 0]), ethnicity=softmax(parts["ethnicity"]),
             emotion=softmax(parts["emotion"]), quality=sigmoid(parts["quality"][:, 0]),
+            sizes=align.sizes(found.landmarks),
         )

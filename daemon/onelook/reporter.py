@@ -1,6 +1,6 @@
 """Reporter: tracks become events, and only what changed becomes one.
 
-    reporter = Reporter("door", config.report, labels, match=gallery.match, threshold=0.42)
+    reporter = Reporter("door", config.report, labels, match=gallery.match, bar=partial(spec.similarities, 1e-3))
     tracker = Tracker(smooth=reporter.needs)
     for frame in frames:
         faces = model(frame.image)
@@ -31,11 +31,16 @@ from onelook.track import Track, Trait
 
 Matcher: TypeAlias = Callable[[Floats], Sequence[Match]]
 """(N, D) embeddings to N matches."""
+Bar: TypeAlias = Callable[[Floats, int, Floats], Floats]
+"""(N,) sizes of faces, how many people are enrolled, and (N,) agreement of what is compared, to (N,) similarities
+from which it is that person; see `ModelSpec.similarities`."""
 
 # Identity.
 VOTE = 0.1  # s: what one vote stands for; neighbouring frames say the same thing, and share it
 SELDOM = 3.0  # votes: the most that a single face has, where frames come slowly
 CLEAR = 0.1  # cosine: a similarity this far from the threshold counts in full, a nearer one less
+NARROW = 0.03  # cosine: less than this above the threshold is no knowledge yet, but no stranger either
+LOOKS = 50.0  # votes: for which faces are averaged; more of them tell people better apart, fewer see a change sooner
 TWINS = 0.02  # cosine: two enrolled people this close to each other cannot be told apart
 MEMORY = 16.0  # votes: what is remembered of them; new votes push out old ones
 RESERVE = 2.0  # votes: for nobody, so that a few frames never are a majority
@@ -68,16 +73,16 @@ class Labels(Protocol):
 class Reporter:
     """Says what changes in one stream. No clock: times are those of the frames."""
 
-    def __init__(self, stream: str, report: Report, labels: Labels, match: Matcher, threshold: float) -> None:
+    def __init__(self, stream: str, report: Report, labels: Labels, match: Matcher, bar: Bar) -> None:
         """Nothing said yet.
 
         match: asked for the nearest enrolled person of each face; never, if identity is off.
-        threshold: similarity from which two faces are one person, for the chosen false accept rate.
+        bar: similarity from which a face is the person that it is nearest to, for the chosen false accept rate.
 
         Raises OwnerError if `report` asks for an attribute that the network does not know.
         """
         self.stream = stream
-        identity = _Identity(match, threshold) if report.identity else None
+        identity = _Identity(match, bar) if report.identity else None
         self._topics: list[_Topic] = []
         needs: set[Trait] = set()
         if report.presence:
@@ -165,8 +170,20 @@ class _Ballot:
     doubt: float | None  # since when the votes do not bear out what was said, or the silence
     said: Verdict | None = None
     name: str | None = None  # the last one said
+    looks: Floats | None = None  # (D,) mean of the faces that voted, not of unit length: its length tells
+    seen: float = 0.0  # votes in that mean
     votes: dict[Verdict, float] = field(default_factory=dict)
     similarities: dict[Verdict, float] = field(default_factory=dict)  # times their votes
+
+    def look(self, embedding: Floats, weight: float) -> tuple[Floats, float]:
+        """Average a face in; the mean as a unit vector, and the length that it had: 1 if all faces were alike."""
+        self.seen = self.seen * (1 - weight / LOOKS) + weight
+        if self.looks is None:
+            self.looks = embedding.copy()
+        else:
+            self.looks += np.float32(weight / self.seen) * (embedding - self.looks)
+        length = max(float(np.linalg.norm(self.looks)), 1e-6)
+        return self.looks / np.float32(length), length
 
     def cast(self, verdict: Verdict, weight: float, similarity: float) -> None:
         """Add a vote."""
@@ -182,6 +199,8 @@ class _Ballot:
         everybody = sum(self.votes.values())
         best = max(self.votes, key=self.votes.__getitem__, default=UNKNOWN)
         share = self.votes.get(best, 0) / (everybody + RESERVE)
+        if best == UNCERTAIN and self.said == UNKNOWN:
+            return None  # nobody has to hear that a stranger came a little nearer to somebody
         if best != self.said and share >= (SURE if self.said else ENOUGH):
             return best
         if self.said:
@@ -197,11 +216,15 @@ class _Ballot:
 
 
 class _Identity:
-    """Who people are, by votes."""
+    """Who people are, by votes.
 
-    def __init__(self, match: Matcher, threshold: float) -> None:
+    Each vote is cast by the mean of the faces so far, as a stranger's mean stays a stranger's while
+    a friend's comes nearer to the photos; what a single bad face says is averaged away.
+    """
+
+    def __init__(self, match: Matcher, bar: Bar) -> None:
         self._match = match
-        self._threshold = threshold
+        self._bar = bar
         self._ballots: dict[int, _Ballot] = {}
 
     def look(self, moment: _Moment) -> Iterator[Identity]:
@@ -237,25 +260,35 @@ class _Identity:
                 rows.append(track.row)
         if not rows:
             return
-        matches = self._match(moment.faces.embeddings[rows])
-        qualities = moment.faces.quality[rows].tolist()
-        for ballot, match, quality in zip(voters, matches, qualities, strict=True):
-            verdict, clearness = self._judge(match)
-            votes = min((moment.time - ballot.voted) / VOTE, SELDOM)
+        faces, qualities = moment.faces.embeddings[rows], moment.faces.quality[rows].tolist()
+        votes = [
+            min((moment.time - ballot.voted) / VOTE, SELDOM) * max(quality, 1e-3)
+            for ballot, quality in zip(voters, qualities, strict=True)
+        ]
+        means, lengths = zip(
+            *(ballot.look(face, vote) for ballot, face, vote in zip(voters, faces, votes, strict=True)), strict=True
+        )
+        matches = self._match(np.stack(means))
+        agreement = np.array(lengths, np.float32) * np.array([match.agreement for match in matches], np.float32)
+        bars = self._bar(moment.faces.sizes[rows], matches[0].enrolled, agreement).tolist()
+        for ballot, match, bar, vote, quality in zip(voters, matches, bars, votes, qualities, strict=True):
+            verdict, clearness = self._judge(match, bar)
             ballot.voted = moment.time
             if quality > 0:
-                weight = votes * quality * min(max(clearness / CLEAR, 0.1), 1)
+                weight = vote * min(max(clearness / CLEAR, 0.1), 1)
                 ballot.cast(verdict, weight, nan if match.name is None else match.similarity)
 
-    def _judge(self, match: Match) -> tuple[Verdict, float]:
-        """What one face says, and how far it is from saying something else."""
+    def _judge(self, match: Match, bar: float) -> tuple[Verdict, float]:
+        """What the faces so far say, and how far it is from something else."""
         if match.name is None:
             return UNKNOWN, inf
-        above = match.similarity - self._threshold
+        above = match.similarity - bar
         if above < 0:
             return UNKNOWN, -above
         if match.margin < TWINS:
             return UNCERTAIN, above
+        if above < NARROW:
+            return UNCERTAIN, NARROW - above
         return ("known", match.name), min(above, match.margin)
 
     def _say(self, ballot: _Ballot, verdict: Verdict, where: dict[str, Any]) -> Identity:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from datetime import UTC, datetime
+from functools import partial
 from math import inf
 from pathlib import Path
 from threading import Event as Flag
@@ -179,7 +180,7 @@ def enroll(config: Config, name: str, photos: Iterable[Path]) -> list[enrolment.
 
 def _nobody(embeddings: Floats) -> list[Match]:
     """An empty gallery's answer."""
-    return [Match(None, -1.0, inf)] * len(embeddings)
+    return [Match(None, -1.0, inf, enrolled=0)] * len(embeddings)
 
 
 def _model(config: Config, stage: StageMaker = lambda name: nullcontext()) -> FaceModel:  # noqa: ARG005
@@ -195,11 +196,11 @@ def _pipeline(
     refresh: Callable[[float], object] = lambda time: None,  # noqa: ARG005
     stage: StageMaker = lambda name: nullcontext(),  # noqa: ARG005
 ) -> Pipeline:
-    threshold = model.spec.threshold(config.report.far)
-    reporter = Reporter(stream, config.report, model.spec.labels, match, threshold)
+    bar = partial(model.spec.similarities, config.report.far)
+    reporter = Reporter(stream, config.report, model.spec.labels, match, bar)
     tracking = config.tracking
     tracker = Tracker(confirm=tracking.confirm, lost=tracking.lost, iou=tracking.iou, strong=model.score,
-                      alike=threshold, smooth=reporter.needs)
+                      alike=model.spec.threshold(1e-3), smooth=reporter.needs)
     return Pipeline(model, tracker, reporter, refresh=refresh, stage=stage)
 
 

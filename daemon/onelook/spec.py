@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeAlias
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from onelook.errors import OwnerError
 
+Floats: TypeAlias = NDArray[np.float32]
 Ratio = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -51,6 +54,8 @@ class Threshold(_Part):
     far: Ratio = Field(description="Share of different people that would pass, on held-out pairs.")
     similarity: float
     tar: Ratio = Field(description="Share of same people that pass.")
+    size: float = Field(default=80, gt=0, description="Of the face: see `Faces.sizes`.")
+    pairs: int = Field(default=0, ge=0, description="Different people's pairs that it was calibrated on; 0: not told.")
 
 
 class Training(_Part):
@@ -84,14 +89,49 @@ class ModelSpec(_Part):
     labels: Labels
     detector: Detector
     thresholds: list[Threshold]
+    averaging: float = Field(
+        default=0.5, ge=0, le=1, description="How fast thresholds rise where embeddings are means; see `similarities`."
+    )
     training: Training
     licence: str
 
-    def threshold(self, far: float) -> float:
-        """Similarity calibrated to the false-accept rate nearest to `far`. Raises SpecError if there is none."""
+    def threshold(self, far: float, size: float = 80) -> float:
+        """Similarity from which two faces count as one person's, at a false accept rate of `far`.
+
+        size: of the smaller face, see `Faces.sizes`. Raises SpecError if the model is not calibrated.
+        """
+        return float(self.similarities(far, np.array([size], np.float32))[0])
+
+    def similarities(self, far: float, sizes: Floats, people: int = 1, agreement: Floats | float = 1.0) -> Floats:
+        """Similarity (N,) from which a face of each of `sizes` (N,) counts as the nearest of `people` enrolled.
+
+        A stranger is compared with everybody: with each comparison at a rate of f, about people * f of the
+        strangers would pass (Grother & Ngan, NISTIR 8271, 2019). So each is made at far / people, and `far` is the
+        share of strangers who pass however many are enrolled; down to the strictest rate that was calibrated.
+
+        agreement: (N,) product of the lengths that the two embeddings had before they were made unit length, if
+        they are means of several faces. A mean has less chance in it than one face, and is nearer to everybody,
+        strangers too: their similarities spread as agreement ** -averaging, which `calibrate` measures.
+
+        Between calibrated rates and sizes, linear in their logarithms; beyond them, as at the last.
+        Raises SpecError if the model is not calibrated.
+        """
         if not self.thresholds:
             raise SpecError("The model is not calibrated: model.json has no thresholds.")
-        return min(self.thresholds, key=lambda row: abs(row.far - far)).similarity
+        rate = np.log(far / max(people, 1))
+        known = sorted({row.size for row in self.thresholds})
+        bars = []
+        for size in known:
+            rows = sorted((np.log(row.far), row.similarity) for row in self.thresholds if row.size == size)
+            bars.append(np.interp(rate, *zip(*rows, strict=True)))
+        single = np.interp(np.log(np.maximum(sizes, 1)), np.log(known), bars)
+        bar: Floats = (single * np.clip(agreement, 0.2, 1) ** -self.averaging).astype(np.float32)
+        return bar
+
+    @property
+    def strictest(self) -> float:
+        """The least false accept rate that the model is calibrated to."""
+        return min((row.far for row in self.thresholds), default=1.0)
 
 
 def load(folder: Path) -> tuple[ModelSpec, bytes]:

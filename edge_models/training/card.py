@@ -57,7 +57,7 @@ def main(model: Path, readme: Path) -> None:
     if record["model"] != spec.sha256:
         raise SystemExit("metrics.json was measured on another network: run evaluate first.")
     figures = table(record["metrics"])
-    thresholds = "\n".join(f"| {t.far:g} | {t.similarity:.3f} | {100 * t.tar:.1f} % |" for t in spec.thresholds)
+    thresholds = "\n".join(f"| {t.size:g} | {t.far:g} | {t.similarity:.3f} | {100 * t.tar:.1f} % |" for t in spec.thresholds)
     (model / "MODEL_CARD.md").write_text(f"""# Model card: onelook {spec.version}
 
 One network, one file, one look at a frame: boxes, five landmarks, identity embedding ({spec.embedding_size} numbers),
@@ -78,11 +78,11 @@ there counts as false unless YuNet saw it too.
 
 ## Thresholds
 
-Similarity (cosine) for each false accept rate, calibrated at 80 px on all pairs of FairFace's validation faces, with the
-true accept rate on held-out identities of CelebA and VGGFace2 (other pictures than LFW's, and harder):
+Similarity (cosine) for each size of face and false accept rate, calibrated on pairs of held-out people, with the true
+accept rate on held-out identities of CelebA and VGGFace2 (other pictures than LFW's, and harder):
 
-| false accept rate | similarity | true accept rate |
-|---|---|---|
+| face, px | false accept rate | similarity | true accept rate |
+|---|---|---|---|
 {thresholds}
 
 At the strict rates most true pairs of single pictures are missed: tracks gather many pictures of a person, but an

@@ -31,4 +31,5 @@ python -m edge_models.training.export "$RUNS/second" edge_models/onelook --faces
   --scenes "$DATA/scenes"
 python -m edge_models.training.evaluate edge_models/onelook --data "$DATA"/{lfw,faces,fer,rafdb,fairface}.npz \
   --pictures "$RAW/testdata" --reference "$DATA/reference_detections.json"
+python -m edge_models.training.calibrate edge_models/onelook --data "$DATA"/{faces,fairface}.npz
 python -m edge_models.training.card edge_models/onelook README.md

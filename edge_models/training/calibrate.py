@@ -1,0 +1,167 @@
+"""Similarity thresholds for stated false accept rates, by size of face, into MODEL/model.json.
+
+    python -m edge_models.training.calibrate MODEL --data faces.npz [fairface.npz ...]
+
+A face on a frame is compared with a photo that somebody was enrolled from: so the pairs here are a face at
+each of SIZES against one at REFERENCE pixels, through the exported file and onelook's own FaceModel.
+Impostors: all pairs of held-out faces of different people. Genuine: all pairs within a held-out identity.
+A rate is only given where at least EXCEED impostor pairs lie beyond it; a stricter one would be a guess.
+
+People are enrolled from several photos, and a track is many faces: `averaging` measures what means do to the
+similarities of strangers.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from onelook.face import Floats
+from onelook.model import FaceModel
+from onelook.spec import ModelSpec, Threshold
+
+if TYPE_CHECKING:
+    from edge_models.training.evaluate import Packed
+
+FARS = (1e-2, 1e-3, 1e-4, 1e-5)
+SIZES = (112, 80, 48, 32, 24)
+"""Sides, in pixels of the network's input, of the faces' aligned 112 template."""
+REFERENCE = 112
+"""The same of the enrolled photo, which enrolment looks at from nearby."""
+EXCEED = 20
+MISLABELLED = 0.6
+"""Cosine of the teacher's embeddings from which two "different" people are taken for one with two labels."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Held:
+    """Held-out faces described at one size."""
+
+    embeddings: Floats
+    """(N, D) unit length."""
+    found: np.ndarray
+    """(N,) whether the network found the face at all."""
+
+
+def different(identity: np.ndarray, teacher: Floats | None = None) -> np.ndarray:
+    """(N, N) True where two faces are of two people. Faces without a label ('') are each a person of their own.
+
+    teacher: (N, D) embeddings of a strong recogniser, zero where there are none; a pair that it is sure of
+    is left out, because public labels name some people twice.
+    """
+    apart = (identity[:, None] != identity[None]) | (identity == "")[:, None]
+    np.fill_diagonal(apart, False)
+    if teacher is not None:
+        apart &= teacher @ teacher.T < MISLABELLED
+    return apart
+
+
+def thresholds(
+    held: dict[int, Held], identity: np.ndarray, apart: np.ndarray, fars: Sequence[float] = FARS,
+    reference: int = REFERENCE,
+) -> list[Threshold]:
+    """A threshold for each size and false accept rate, the sizes largest first.
+
+    held: size -> the same N faces described at it; `reference` among the sizes. identity: (N,) labels, '' where
+    unknown. apart: (N, N), see `different`. Found faces alone are counted: what is not found is not accepted.
+    """
+    photos = held[reference]
+    together = (identity[:, None] == identity[None]) & (identity != "")[:, None]
+    np.fill_diagonal(together, False)
+    rows = []
+    for size in sorted(held, reverse=True):
+        faces = held[size]
+        both = faces.found[:, None] & photos.found[None]
+        similarity = faces.embeddings @ photos.embeddings.T
+        impostor, genuine = np.sort(similarity[apart & both]), similarity[together & both]
+        for far in fars:
+            if len(impostor) * far < EXCEED:
+                continue
+            bar = float(np.quantile(impostor, 1 - far))
+            tar = float((genuine > bar).mean()) if len(genuine) else 0.0
+            rows.append(Threshold(far=far, similarity=round(bar, 4), tar=round(tar, 4), size=size, pairs=len(impostor)))
+    return rows
+
+
+def averaging(held: dict[int, Held], identity: np.ndarray, size: int = 80, reference: int = REFERENCE) -> float:
+    """The exponent g for which strangers' means, at similarity * agreement ** g, pass as often as single faces do.
+
+    People are means of one, three or five photos at `reference`, faces means of one or four at `size`; agreement is
+    the product of the two means' lengths. Found by trying: least squares of the thresholds at two rates.
+    """
+    photos, faces = held[reference], held[size]
+    usable = photos.found & faces.found & (identity != "")
+    trials = []
+    for of_photos, of_faces in ((1, 1), (1, 4), (3, 1), (3, 4), (5, 1), (5, 4)):
+        people, tracks, owner = [], [], []
+        for name in np.unique(identity[usable]):
+            mine = np.flatnonzero(usable & (identity == name))
+            if len(mine) < of_photos + of_faces:
+                continue
+            people.append(photos.embeddings[mine[:of_photos]].mean(0))
+            rest = mine[of_photos:]
+            for start in range(0, len(rest) - of_faces + 1, of_faces):
+                tracks.append(faces.embeddings[rest[start:start + of_faces]].mean(0))
+                owner.append(len(people) - 1)
+        if len(people) < 20:
+            continue
+        a, b = np.stack(tracks), np.stack(people)
+        agreement = np.linalg.norm(a, axis=1)[:, None] * np.linalg.norm(b, axis=1)[None]
+        others = np.ones(agreement.shape, bool)
+        others[np.arange(len(a)), owner] = False
+        trials.append(((a @ b.T / agreement)[others], agreement[others]))
+    if len(trials) < 2:
+        raise ValueError("too few people with several faces to measure what averaging does")
+    far = np.array([1e-2, 3e-3])
+    single = np.quantile(trials[0][0], 1 - far)
+
+    def miss(exponent: float) -> float:
+        return sum(float(((np.quantile(s * a**exponent, 1 - far) - single) ** 2).sum()) for s, a in trials[1:])
+
+    return float(min(np.arange(0, 1.01, 0.02), key=miss))
+
+
+def held_out(model: FaceModel, packs: Sequence[Packed], sizes: Sequence[int]
+             ) -> tuple[dict[int, Held], np.ndarray, np.ndarray]:
+    """The packs' test faces at each size; their identities (N,), '' where unknown; their teacher's view (N, 256)."""
+    from edge_models.training.evaluate import describe  # needs torch
+
+    identity = np.concatenate([
+        p.table["identity"][p.rows("test")] if "identity" in p.table else np.full(len(p.rows("test")), "") for p in packs])
+    teacher = np.concatenate([
+        p.table["teacher"][p.rows("test")].astype(np.float32) if "teacher" in p.table
+        else np.zeros((len(p.rows("test")), 256), np.float32) for p in packs])
+    held = {}
+    for size in sizes:
+        parts = [describe(model, p, p.rows("test"), size, "held out") for p in packs]
+        held[size] = Held(np.concatenate([faces.embeddings for faces, _ in parts]),
+                          np.concatenate([found for _, found in parts]))
+    return held, identity, teacher
+
+
+def main() -> None:
+    """Describe, calibrate, write."""
+    from edge_models.training.evaluate import Packed
+
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("model", type=Path)
+    ask.add_argument("--data", type=Path, nargs="+", required=True, help="packed .npz files with a test split")
+    ask.add_argument("--threads", type=int, default=1)
+    options = ask.parse_args()
+    model = FaceModel(options.model, threads=options.threads)
+    held, identity, teacher = held_out(model, [Packed(file) for file in options.data], SIZES)
+    rows = thresholds(held, identity, different(identity, teacher))
+    spec = model.spec.model_copy(update={"thresholds": rows, "averaging": round(averaging(held, identity), 2)})
+    (options.model / "model.json").write_text(ModelSpec.model_validate(spec.model_dump()).model_dump_json(indent=1) + "\n")
+    for row in rows:
+        print(f"{row.size:4} px  FAR {row.far:g}  similarity {row.similarity:.4f}  TAR {row.tar:.4f}  of {row.pairs} pairs")
+    print(f"averaging {spec.averaging:.2f}")
+
+
+if __name__ == "__main__":
+    main()
