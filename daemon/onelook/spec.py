@@ -122,8 +122,8 @@ class ModelSpec(_Part):
         known = sorted({row.size for row in self.thresholds})
         bars = []
         for size in known:
-            rows = sorted((np.log(row.far), row.similarity) for row in self.thresholds if row.size == size)
-            bars.append(np.interp(rate, *zip(*rows, strict=True)))
+            rows = sorted((row for row in self.thresholds if row.size == size), key=lambda row: row.far)
+            bars.append(float(np.interp(rate, np.log([r.far for r in rows]), [r.similarity for r in rows])))
         single = np.interp(np.log(np.maximum(sizes, 1)), np.log(known), bars)
         bar: Floats = (single * np.clip(agreement, 0.2, 1) ** -self.averaging).astype(np.float32)
         return bar
