@@ -6,7 +6,7 @@ SOURCE ?=
 BROKER ?=
 UV     := $(VENV)/bin/uv
 
-.PHONY: help demo test test-training lint lock wheel clean
+.PHONY: help demo test test-training golden lint lock wheel clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
 
@@ -16,7 +16,11 @@ demo: $(VENV)/demo.done  ## see it work; SOURCE=rtsp://...|/dev/video0|file.mp4 
 test: $(VENV)/test.done lint  ## everything: linters, types, layers, tests
 	@sh deploy/system-packages.sh
 	@echo "Running the tests (a few minutes)..."
-	@PYTHONPATH="$(CURDIR)/daemon:$(CURDIR)" $(BIN)/python -m pytest -q
+	@$(BIN)/python -m pytest -q
+
+golden: $(VENV)/test.done  ## write the golden replay anew, after a new network; read its diff
+	@$(BIN)/python -m pytest -q tests/test_replay.py -k golden --golden
+	@git --no-pager diff --stat -- tests/golden
 
 lint: $(VENV)/test.done  ## style, types and layers
 	@echo "Checking style, types and layers..."

@@ -281,7 +281,7 @@ def test_a_small_face_in_a_large_photo_is_looked_at_from_nearby(studio: Studio, 
     far = Painted()(read_picture(photo))
     assert far.quality[0] < 0.4
     assert verdict(gallery, photo)[0]
-    assert gallery.templates("Ada")[0].quality == 1.0
+    assert gallery.templates("Ada")[0].quality > 2 * far.quality[0]
 
 
 def test_enrolling_again_adds_nothing_and_does_not_even_look(studio: Studio, gallery: Gallery) -> None:

@@ -25,6 +25,9 @@ from onelook.picture import Image, PictureError, read_picture
 
 VIEW = 4.0
 """Sides of the square that a face is looked at in, in sides of the face."""
+KNOWN = 88
+"""Pixels of a face's longer side that it is looked at in, where it has more: the network was trained on
+faces of 20 to 112, and describes one of 126 hardly better than one of 20."""
 SMALLEST = 48
 """Pixels of the face's shorter side: below, recognisers lose more than other photos make up for."""
 ALONE = 2.0
@@ -236,16 +239,17 @@ def _again(image: Image, face: Faces, model: Model) -> Faces:
     A photo is scaled to the network's input: what is 300 pixels wide in a telephone's photo may
     have been 40 to it, and a portrait's face larger than any that it was trained on.
     """
-    view, corner = _around(image, face.boxes[0], VIEW)
-    faces = model(view)
-    shift = np.concatenate([corner, corner])
-    overlap = _overlap(faces.boxes + shift, face.boxes[0])
+    box = face.boxes[0]
+    view, corner = _around(image, box, VIEW)
+    scale = min(1.0, KNOWN / float(max(box[2:] - box[:2])))
+    side = round(len(view) * scale)
+    faces = model(np.asarray(cv2.resize(view, (side, side), interpolation=cv2.INTER_AREA), np.uint8))
+    faces.boxes[:] = faces.boxes / scale + np.concatenate([corner, corner])
+    faces.landmarks[:] = faces.landmarks / scale + corner
+    overlap = _overlap(faces.boxes, box)
     if not len(faces) or overlap.max() < 0.4:
         return face
-    again = faces.take([int(overlap.argmax())])
-    again.boxes[:] += shift
-    again.landmarks[:] += corner
-    return again
+    return faces.take([int(overlap.argmax())])
 
 
 def _around(image: Image, box: Floats, times: float) -> tuple[Image, Floats]:

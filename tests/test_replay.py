@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
@@ -18,8 +20,10 @@ import pytest
 from clip import COMES, EILEEN, FPS, GOES, GRACE, SECONDS, head, write_mp4
 from daemon_process import onelook, write_config
 from onelook import publish
+from onelook.model import shipped
 
 Told = list[dict[str, Any]]
+GOLDEN = Path(__file__).parent / "golden" / "clip.jsonl"
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +86,7 @@ def test_events_are_dated_by_their_place_in_the_recording(told: Told) -> None:
     times = [seconds(event) for event in told]
 
     assert times == sorted(times)
-    assert 0 <= times[0]
+    assert times[0] >= 0
     assert times[-1] < SECONDS
     for event in told:
         if "frame" in event["data"]:
@@ -95,6 +99,33 @@ def test_what_is_printed_are_events_and_nothing_else(told: Told, replayed: subpr
     assert kinds <= set(publish.KINDS) - {"status"}
     assert "Traceback" not in replayed.stderr
     assert "frame/s" not in replayed.stderr  # no progress bar into a pipe
+
+
+def plain(event: dict[str, Any]) -> dict[str, Any]:
+    """An event as the golden file holds it: when, what, and each of its data by its path; no id."""
+
+    def leaves(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+        if isinstance(value, dict | list):
+            for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from leaves(inner, f"{path}.{key}")
+        else:
+            yield path, round(value, 3) if isinstance(value, float) else value
+
+    return {"seconds": round(seconds(event), 3), "type": event["type"], **dict(leaves(event["data"], "data"))}
+
+
+def test_it_is_event_by_event_the_golden_replay(told: Told, pytestconfig: pytest.Config) -> None:
+    """Where a new network or another policy is meant to tell another story: `make golden`, and read its diff."""
+    now = [{"model": hashlib.sha256((shipped() / "model.tflite").read_bytes()).hexdigest()}, *map(plain, told)]
+    if pytestconfig.getoption("--golden"):
+        GOLDEN.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in now))
+
+    then = [json.loads(line) for line in GOLDEN.read_text().splitlines()]
+
+    assert now[0] == then[0], "the network has changed: run `make golden`, and look at its diff before you commit it"
+    assert [each.get("type") for each in now] == [each.get("type") for each in then]
+    for mine, golden in zip(now, then, strict=True):
+        assert mine == pytest.approx(golden, rel=0.005, abs=0.02)  # numbers: machines round their last bits differently
 
 
 # --- the story -----------------------------------------------------------------------------------
@@ -163,7 +194,8 @@ def test_what_is_drawn_can_be_played_and_shows_the_faces(
     assert len(drawn) == len(plain) == round(SECONDS * FPS)
     assert [time for time, _ in drawn] == pytest.approx([time for time, _ in plain], abs=0.002)
     assert drawn[0][1].shape == plain[0][1].shape
-    changed = [float((np.abs(a.astype(int) - b).max(2) > 60).mean()) for (_, a), (_, b) in zip(plain, drawn, strict=True)]
+    pairs = [(a.astype(int), b) for (_, a), (_, b) in zip(plain, drawn, strict=True)]
+    changed = [float((np.abs(a - b).max(2) > 60).mean()) for a, b in pairs]
     assert changed[0] == 0  # nobody is a track in the first frame
     assert min(changed[10:15]) > 0.001
 
