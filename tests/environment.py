@@ -30,14 +30,14 @@ def environment(name: str, requirements: str, python: str | Path = sys.executabl
             pytest.skip(f"{python} cannot make environments (apt install python3-venv)")
         locked = folder / "requirements.txt"
         locked.write_text(requirements)
-        pip(own, "--require-hashes", "--only-binary", ":all:", "-r", locked)
+        pip(own, "install", "--require-hashes", "--only-binary", ":all:", "-r", locked)
         complete.touch()
     return own
 
 
-def pip(python: Path, *arguments: str | Path) -> None:
-    """`pip install` in that environment; skips the test where the package index cannot be reached."""
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
+def pip(python: str | Path, verb: str, *arguments: str | Path) -> None:
+    """`pip VERB` in that environment; skips the test where the package index cannot be reached."""
+    command = [python, "-m", "pip", verb, "--quiet", "--disable-pip-version-check", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode and UNREACHABLE.search(done.stderr):
         pytest.skip("the package index cannot be reached")

@@ -27,8 +27,7 @@ mqtt: {outbox: null}
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(folder)]
-    subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True)
+    pip(sys.executable, "wheel", "--no-deps", "--wheel-dir", folder, REPOSITORY)
     (wheel,) = folder.glob("*.whl")
     return wheel
 
@@ -37,7 +36,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def installed(wheel: Path) -> Path:
     """Folder of the programs of an environment with the wheel and what it needs to run, no more."""
     python = environment("wheel", (LOCKS / "runtime.lock").read_text())
-    pip(python, "--no-deps", "--force-reinstall", wheel)
+    pip(python, "install", "--no-deps", "--force-reinstall", wheel)
     return python.parent
 
 

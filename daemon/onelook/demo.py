@@ -39,6 +39,10 @@ from onelook.video import VideoWriter
 Image = NDArray[np.uint8]
 
 WIDTH, HEIGHT, FPS, SECONDS = 640, 480, 12, 24
+MARGIN = 40
+"""Pixels: how near to the sides of the picture people turn round."""
+TALL = 2.25
+"""Height of head and shoulders, in faces."""
 PORTRAITS = Path(__file__).parent / "portraits"
 ENROLLED = "Eileen Collins"
 
@@ -124,79 +128,102 @@ def _say(text: str) -> None:
 
 
 @dataclass(frozen=True)
-class _Head:
-    """A head cut out of a portrait, with a soft rim."""
+class _Bust:
+    """Head and shoulders cut out of a portrait."""
 
     pixels: NDArray[np.float32]
     alpha: NDArray[np.float32]
 
     @classmethod
-    def cut(cls, portrait: str, box: tuple[int, int, int, int]) -> _Head:
-        """`box`: x, y, width, height of the face in the portrait."""
+    def cut(cls, portrait: str, box: tuple[int, int, int, int], *, hair: float) -> _Bust:
+        """`box`: x, y, width, height of the face in the portrait; `hair`: how far hair or hat reach, in its widths."""
         x, y, w, h = box
-        left, top, right, low = x - round(0.45 * w), y - round(0.4 * h), x + round(1.45 * w), y + round(1.3 * h)
-        pixels = read_picture(PORTRAITS / portrait)[max(0, top):low, max(0, left):right].astype(np.float32)
-        height, width = pixels.shape[:2]
-        v, u = np.mgrid[-1:1:height * 1j, -1:1:width * 1j]
-        rim = np.clip((1.0 - np.sqrt(u**2 + v**2)) / 0.12, 0, 1)
-        return cls(pixels, rim.astype(np.float32)[..., None])
+        picture = read_picture(PORTRAITS / portrait)
+        picture = picture[max(0, y - 3 * h // 4) : y + 3 * h // 2, max(0, x - w) : x + 2 * w]
+        scale = 256 / len(picture)
+        picture = np.asarray(cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
+        left, top, wide, high = (scale * v for v in (min(x, w), min(y, 3 * h // 4), w, h))
+        middle = round(left + wide / 2)
 
-    def paste(self, canvas: NDArray[np.float32], x: float, y: float, height: int) -> None:
-        """Lay the head on the canvas, middle at x, y, `height` pixels high; what hangs over is cut off."""
-        width = round(self.pixels.shape[1] * height / self.pixels.shape[0])
-        how = cv2.INTER_AREA if height < self.pixels.shape[0] else cv2.INTER_LINEAR
-        pixels, alpha = (cv2.resize(a, (width, height), interpolation=how) for a in (self.pixels, self.alpha))
+        def ellipse(mask: NDArray[np.uint8], down: float, across: float, along: float, what: int) -> None:
+            axes = round(across * wide), round(along * high)
+            cv2.ellipse(mask, (middle, round(top + down * high)), axes, 0, 0, 360, (what,), -1)
+
+        # Somewhere round the face is hair, below it are shoulders, the rest is background: GrabCut
+        # (Rother et al., 2004) finds the border.
+        mask = np.full(picture.shape[:2], cv2.GC_BGD, np.uint8)
+        ellipse(mask, 0.35, hair, 0.95, cv2.GC_PR_FGD)
+        ellipse(mask, 1.9, 1.4, 0.85, cv2.GC_PR_FGD)
+        ellipse(mask, 0.5, 0.42, 0.5, cv2.GC_FGD)
+        ellipse(mask, 1.6, 0.6, 0.45, cv2.GC_FGD)
+        scratch = np.zeros((2, 1, 65))
+        cv2.grabCut(picture, mask, (0, 0, 0, 0), scratch[0], scratch[1], 4, cv2.GC_INIT_WITH_MASK)
+        parts = cv2.connectedComponents(((mask == cv2.GC_FGD) | (mask == cv2.GC_PR_FGD)).astype(np.uint8))[1]
+        alpha = (parts == parts[round(top + high / 2), middle]).astype(np.float32)
+        alpha = np.asarray(cv2.GaussianBlur(alpha, (0, 0), 1.2), np.float32)
+        alpha *= np.clip(np.arange(len(alpha), 0, -1, dtype=np.float32) / 40, 0, 1)[:, None]  # nothing carries them
+        return cls(picture.astype(np.float32), alpha[..., None])
+
+    def sized(self, face: float) -> _Bust:
+        """The same with a face `face` pixels high."""
+        scale = TALL * face / len(self.pixels)
+        pixels, alpha = (
+            np.asarray(cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.float32)
+            for part in (self.pixels, self.alpha)
+        )
+        return _Bust(pixels, alpha[..., None])
+
+    def paste(self, canvas: NDArray[np.float32], x: float, y: float) -> None:
+        """Lay it on the canvas, middle at x, y; what hangs over is cut off."""
+        height, width = self.pixels.shape[:2]
         left, top = round(x - width / 2), round(y - height / 2)
         x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + width, WIDTH), min(top + height, HEIGHT)
-        if x1 >= x2 or y1 >= y2:
-            return
-        part = (slice(y1 - top, y2 - top), slice(x1 - left, x2 - left))
-        share = alpha[part].reshape(y2 - y1, x2 - x1, 1)
-        canvas[y1:y2, x1:x2] = canvas[y1:y2, x1:x2] * (1 - share) + pixels[part] * share
+        if x1 < x2 and y1 < y2:
+            part = (slice(y1 - top, y2 - top), slice(x1 - left, x2 - left))
+            below = canvas[y1:y2, x1:x2]
+            below += self.alpha[part] * (self.pixels[part] - below)
 
 
 @dataclass(frozen=True)
 class _Walker:
-    """Somebody crossing the picture."""
+    """Somebody who walks up and down."""
 
-    head: _Head
-    height: int
+    bust: _Bust
     start: tuple[float, float]
-    speed: tuple[float, float]
+    speed: float
     enters: float
     leaves: float
+
+    def paste(self, canvas: NDArray[np.float32], time: float) -> None:
+        if self.enters <= time < self.leaves:
+            room = WIDTH - 2 * MARGIN
+            way = (self.start[0] - MARGIN + self.speed * time) % (2 * room)
+            self.bust.paste(canvas, MARGIN + (way if way < room else 2 * room - way), self.start[1])
 
 
 def compose(path: Path) -> None:
     """Write the crowd as a video: two portraits in many sizes, moving, overlapping, coming and going."""
     random = np.random.default_rng(3)
-    eileen = _Head.cut("eileen_collins.jpg", (178, 65, 92, 112))
-    grace = _Head.cut("grace_hopper.jpg", (177, 123, 178, 224))
+    busts = (
+        _Bust.cut("eileen_collins.jpg", (178, 65, 92, 112), hair=0.95),
+        _Bust.cut("grace_hopper.jpg", (177, 123, 178, 224), hair=0.7),
+    )
     walkers = []
     for i in range(14):
-        height = (190, 150, 120, 96, 80, 66, 56)[i // 2]
-        right = i % 4 < 2
-        x = random.uniform(60, WIDTH - 60)
-        y = 90 + (HEIGHT - 190) * (((i * 5) % 14) / 13)
-        speed = (1 if right else -1) * random.uniform(6, 22)
-        enters = 0.0 if i % 3 else float(random.uniform(1, 6))
-        walkers.append(_Walker(grace if i % 2 else eileen, height, (x, y), (speed, random.uniform(-2, 2)),
-                               enters, SECONDS if i % 5 else SECONDS - 6))
-    walkers.sort(key=lambda walker: walker.height)  # the near ones hide the far ones
-    wall = cv2.resize(random.uniform(90, 165, (6, 8, 3)).astype(np.float32), (WIDTH, HEIGHT),
-                      interpolation=cv2.INTER_CUBIC)
+        face = (33, 39, 47, 56, 70, 88, 112)[i // 2]  # the near ones, last, hide the far ones
+        walkers.append(_Walker(
+            busts[i % 2].sized(face), (MARGIN + (0.618 * i % 1) * (WIDTH - 2 * MARGIN), 60 + 3.5 * (face - 33)),
+            speed=(1 if i % 4 < 2 else -1) * random.uniform(6, 22),
+            enters=0.0 if i % 3 else float(random.uniform(1, 6)), leaves=SECONDS if i % 5 else SECONDS - 6,
+        ))  # fmt: skip
+    down = np.linspace(0, 1, HEIGHT, dtype=np.float32)[:, None, None]
+    wall = np.array([150, 160, 168], np.float32) - down * np.array([66, 68, 68], np.float32)
     with VideoWriter(path) as video:
         for n in tqdm(range(SECONDS * FPS), "composing the crowd", unit="frame", disable=None, leave=False):
-            time = n / FPS
-            noise = random.normal(0, 3, (HEIGHT, WIDTH, 3))
-            canvas = (wall + noise).astype(np.float32)
+            canvas = wall + random.normal(0, 3, (HEIGHT, WIDTH, 1)).astype(np.float32)
             for walker in walkers:
-                if walker.enters <= time < walker.leaves:
-                    # Back and forth between the walls.
-                    way = (walker.start[0] + walker.speed[0] * time) % (2 * WIDTH)
-                    walker.head.paste(canvas, way if way < WIDTH else 2 * WIDTH - way,
-                                      walker.start[1] + walker.speed[1] * time, walker.height)
-            video.write(np.clip(canvas, 0, 255).astype(np.uint8), time)
+                walker.paste(canvas, n / FPS)
+            video.write(np.clip(canvas, 0, 255).astype(np.uint8), n / FPS)
 
 
 # --- broker and listener -------------------------------------------------------------------------
@@ -317,7 +344,8 @@ class _Best:
         named = sum(len(self._captions.lines(t.id)) for t in tracks if t.row is not None and t.state == "confirmed")
         if named > self._most or self.picture is None:
             self._most = named
-            self.picture = drawn(frame.image, tracks, self._captions)
+            zoom = max(1, round(1280 / frame.image.shape[1]))  # words need room
+            self.picture = drawn(frame.image, tracks, self._captions, zoom)
 
 
 def _figures(page: str, seconds: float) -> dict[str, float]:

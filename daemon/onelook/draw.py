@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
+from functools import cache
 
 import cv2
 import numpy as np
+import PIL.Image
 from numpy.typing import NDArray
+from PIL import ImageDraw, ImageFont
 
 from onelook.event import Attributes, Emotion, Event, Identity
 from onelook.track import Track
 
 Image = NDArray[np.uint8]
+Colour = tuple[int, int, int]
 
-KNOWN, UNKNOWN, UNSURE = (40, 200, 90), (240, 170, 30), (170, 170, 170)
+KNOWN, UNKNOWN, UNSURE, INK = (64, 214, 120), (255, 186, 66), (190, 190, 190), (20, 20, 20)
 
 
 class Captions:
@@ -42,33 +47,64 @@ class Captions:
         first = identity.name or identity.state if identity else "..."
         second = []
         if looks and looks.age is not None:
-            second.append(f"{(looks.gender or ' ')[0]}{looks.age:.0f}")
+            second.append(" ".join(filter(None, [looks.gender, f"{looks.age:.0f}"])))
         if emotion:
             second.append(emotion.emotion)
-        return [first, " ".join(second)] if second else [first]
+        return [first, ", ".join(second)] if second else [first]
 
-    def colour(self, track: int) -> tuple[int, int, int]:
+    def colour(self, track: int) -> Colour:
         """Green for the known, amber for strangers, grey while unsure."""
         identity = self._names.get(track)
         return {"known": KNOWN, "unknown": UNKNOWN}.get(identity.state if identity else "", UNSURE)
 
 
-def drawn(image: Image, tracks: Sequence[Track], captions: Captions) -> Image:
-    """A copy of `image` (H, W, 3) RGB with boxes, landmarks and captions of the tracks in view."""
-    canvas = image.copy()
-    for track in tracks:
-        if track.row is None or track.state == "tentative":
-            continue
-        x1, y1, x2, y2 = (round(float(v)) for v in track.box)
+def drawn(image: Image, tracks: Sequence[Track], captions: Captions, zoom: int = 1) -> Image:
+    """A copy of `image` (H, W, 3) RGB, `zoom` times as large, with the tracks in view.
+
+    Each has its box, its landmarks and its captions; the nearest lie on top.
+    """
+    canvas = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC) if zoom > 1 else image.copy()
+    seen = [track for track in tracks if track.row is not None and track.state != "tentative"]
+    seen.sort(key=lambda track: float(track.box[3] - track.box[1]))
+    for track in seen:
         colour = captions.colour(track.id)
-        thick = max(1, round((y2 - y1) / 60))
+        x1, y1, x2, y2 = (round(float(v) * zoom) for v in track.box)
+        thick = max(1, round((y2 - y1) / 70))
         cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thick, cv2.LINE_AA)
-        for x, y in track.landmarks:
+        for x, y in track.landmarks * zoom:
             cv2.circle(canvas, (round(float(x)), round(float(y))), thick, colour, -1, cv2.LINE_AA)
-        scale = float(np.clip((y2 - y1) / 160, 0.32, 0.7))
-        line = round(24 * scale) + 2
-        for i, text in enumerate(captions.lines(track.id)):
-            place = (x1, y2 + line * (i + 1) - 2)
-            for shade, width in (((0, 0, 0), 3), (colour, 1)):
-                cv2.putText(canvas, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, shade, width, cv2.LINE_AA)
-    return canvas
+    paper = PIL.Image.fromarray(canvas)
+    pen = ImageDraw.Draw(paper)
+    for track in seen:
+        _label(pen, track.box * zoom, captions.lines(track.id), captions.colour(track.id), paper.size)
+    return np.array(paper)
+
+
+def _label(
+    pen: ImageDraw.ImageDraw, box: NDArray[np.float64], lines: Sequence[str], colour: Colour, size: tuple[int, int]
+) -> None:
+    """Dark words on a coloured ground, under the box, or over it where the picture ends; within the picture."""
+    x1, y1, x2, y2 = (float(v) for v in box)
+    font = _font(round(float(np.clip((y2 - y1) / 6, 11, 22))))
+    words = "\n".join(map(_writable, lines))
+    left, top, right, low = pen.multiline_textbbox((0, 0), words, font=font, spacing=2)
+    width, height = right - left + 6, low - top + 6
+    x = min(max(0.0, (x1 + x2 - width) / 2), size[0] - width)
+    y = y2 + 2 if y2 + 2 + height <= size[1] else max(0.0, y1 - 2 - height)
+    pen.rectangle((x, y, x + width, y + height), fill=colour)
+    pen.multiline_text((x + 3 - left, y + 3 - top), words, font=font, spacing=2, fill=INK, align="center")
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    try:
+        return ImageFont.truetype("DejaVuSans.ttf", size)
+    except OSError:
+        return ImageFont.load_default(size)
+
+
+def _writable(text: str) -> str:
+    """The text, without accents where the font at hand, Pillow's own, knows none."""
+    if text.isascii() or isinstance(getattr(_font(11), "path", None), str):
+        return text
+    return unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode() or "?"
