@@ -328,7 +328,7 @@ def weather(canvases: Tensor) -> Tensor:
     x = x * each(0.92, 1.08, 3)
     blur = some(0.2)
     x[blur] = functional.avg_pool2d(functional.pad(x[blur], (1, 1, 1, 1), mode="replicate"), 3, 1)
-    soft = some(0.15)  # out of focus: as if enlarged from fewer pixels
+    soft = some(0.25)  # out of focus: as if enlarged from fewer pixels
     if len(soft):
         times = float(2 ** (1 + 2 * torch.rand(1)))
         less = functional.interpolate(x[soft], scale_factor=1 / times, mode="area")
@@ -363,10 +363,10 @@ PLANS = {
     ),
     # Frames as cameras give them: bodies, streets and rooms around the faces, at every size.
     "frames": (
-        (0.52, 96, ((1, 32), (2, 12), (3, 3), (4, 2)), 12, 4),
-        (0.20, 192, ((1, 6), (2, 3), (4, 1)), 12, 2),
-        (0.18, 320, ((1, 1), (2, 1)), 6, 1),
-        (0.10, 448, ((2, 1),), 4, 0),
+        (0.42, 96, ((1, 32), (2, 12), (3, 3), (4, 2)), 12, 4),
+        (0.22, 192, ((1, 6), (2, 3), (4, 1)), 12, 2),
+        (0.24, 320, ((1, 1), (2, 1)), 6, 1),
+        (0.12, 448, ((2, 1),), 4, 0),
     ),
 }
 

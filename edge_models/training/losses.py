@@ -124,9 +124,10 @@ def description(embedding: Tensor, traits: Tensor, labels: dict[str, Tensor]) ->
     taught = labels["teacher"].abs().sum(1) > 0
     student, teacher = unit[taught], labels["teacher"][taught]
     alike = (student * teacher).sum(1)
-    losses["embedding"] = (1 - alike).mean()
-    losses["relation"] = (student @ student.T - teacher @ teacher.T).square().mean() if taught.any() else alike.sum()
-    losses["quality"] = functional.mse_loss(part["quality"][taught, 0].sigmoid(), alike.detach().clamp(0, 1))
+    if taught.any():
+        losses["embedding"] = (1 - alike).mean()
+        losses["relation"] = (student @ student.T - teacher @ teacher.T).square().mean()
+        losses["quality"] = functional.mse_loss(part["quality"][taught, 0].sigmoid(), alike.detach().clamp(0, 1))
 
     known = labels["attributes"] != 0
     if known.any():

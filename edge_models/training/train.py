@@ -47,6 +47,8 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ask.add_argument("--seed", type=int, default=1)
     ask.add_argument("--start", type=Path, help="checkpoint whose weights to start from")
+    ask.add_argument("--freeze-norms", action="store_true", help="train with the norms' running figures: canvases "
+                     "of a close face and of a street differ, and the daemon's frames are the latter")
     ask.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
     ask.add_argument("--seconds", type=float, default=math.inf, help="stop, resumable, after so long")
     return ask.parse_args()
@@ -124,11 +126,15 @@ def main() -> None:
     endless = data.Batches(faces, scenes, device, options.seed + step, options.times, options.plans)
     batches = iter(DataLoader(endless, batch_size=None, num_workers=options.workers,
                               prefetch_factor=3 if options.workers else None))
-    began, means, counts = time.monotonic(), {}, 0
+    began, means = time.monotonic(), {}
     log = (options.run / "log.csv").open("a", newline="")
     table = csv.writer(log)
     while step < options.steps and time.monotonic() - began < options.seconds:
         network.train()
+        if options.freeze_norms:
+            for module in network.modules():
+                if isinstance(module, torch.nn.BatchNorm2d):
+                    module.eval()
         batch = next(batches)
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step, options.steps, options.decay, options.rate, options.warm)
@@ -152,16 +158,15 @@ def main() -> None:
         optimiser.step()
         step += 1
         seen += len(where)
-        counts += 1
         for name, value in terms.items():
-            means[name] = means.get(name, 0.0) + float(value.detach())
+            means.setdefault(name, []).append(float(value.detach()))
         if step % 200 == 0:
-            row = {k: round(v / counts, 4) for k, v in means.items()}
+            row = {k: round(sum(v) / len(v), 4) for k, v in means.items()}
             print(step, seen, f"{seen / 1e6:.2f}M faces", f"{time.monotonic() - began:.0f}s",
                   f"{optimiser.param_groups[0]['lr']:.2e}", row, flush=True)
             table.writerow([step, seen, round(time.monotonic() - began), *itertools.chain(*row.items())])
             log.flush()
-            means, counts = {}, 0
+            means = {}
         if step % options.save_every == 0 or step == options.steps:
             save(last, network, optimiser, step, seen)
         if step % 2500 == 0 or step == options.steps:
