@@ -791,9 +791,12 @@ def test_a_host_that_cannot_be_one_is_told(host: str) -> None:
         MqttPublisher(config.Mqtt(host=host), "pi", Outbox())
 
 
-def test_a_password_needs_a_name() -> None:
-    with pytest.raises(OwnerError, match=r"mqtt\.username is missing"):
-        MqttPublisher(config.Mqtt(password=SecretStr("x")), "pi", Outbox())
+def test_with_a_password_alone_the_device_is_the_user(tmp_path: Path) -> None:
+    with (
+        Broker(tmp_path / "broker", users={"pi": "opensesame"}) as broker,
+        MqttPublisher(config.Mqtt(port=broker.port, password=SecretStr("opensesame")), "pi", Outbox()),
+    ):
+        wait_until(lambda: "u'pi'" in broker.log, "the device to be let in by its name")
 
 
 def test_a_bug_in_delivering_reaches_the_frame_loop(

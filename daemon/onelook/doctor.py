@@ -95,13 +95,12 @@ def examine(
     streams: Sequence[config.Stream],
     model: config.Model,
     mqtt: config.Mqtt | None,
-    client: str,
+    device: str,
     folders: Iterable[Path],
 ) -> Iterator[Finding]:
     """Check everything but the speed; findings come as they are found.
 
-    mqtt: none where nothing is published to a broker. client: a client id that no running daemon
-    uses. folders: where onelook keeps things.
+    mqtt: none where nothing is published to a broker. folders: where onelook keeps things.
     """
     yield _runtime()
     yield _kernels(model)
@@ -113,7 +112,7 @@ def examine(
     for stream in streams:
         yield _camera(stream)
     if mqtt is not None:
-        yield from _broker(mqtt, client)
+        yield from _broker(mqtt, device)
     yield _clock()
     for folder in dict.fromkeys(folders):
         yield _disk(folder)
@@ -353,7 +352,7 @@ def _camera_advice(trouble: str) -> str:
 # --- the broker ------------------------------------------------------------------------------
 
 
-def _broker(mqtt: config.Mqtt, client_id: str) -> Iterator[Finding]:
+def _broker(mqtt: config.Mqtt, device: str) -> Iterator[Finding]:
     place = f"{mqtt.host}:{mqtt.port}"
     try:
         socket.create_connection((mqtt.host, mqtt.port), timeout=5).close()
@@ -369,7 +368,7 @@ def _broker(mqtt: config.Mqtt, client_id: str) -> Iterator[Finding]:
         yield certificate
         if certificate.state == "fault":
             return
-    yield _greeting(mqtt, client_id, place)
+    yield _greeting(mqtt, device, place)
 
 
 _TLS_PORT = "check that mqtt.port is the broker's TLS port, often 8883"
@@ -400,8 +399,8 @@ def _certificate(host: str, port: int, tls: config.Tls) -> Finding:
     return Finding(name, "ok", f"the broker's is trusted, for {days:.0f} days more")
 
 
-def _greeting(mqtt: config.Mqtt, client_id: str, place: str) -> Finding:
-    """What the broker says to this user and password. A client id of our own leaves the daemon's connection alone."""
+def _greeting(mqtt: config.Mqtt, device: str, place: str) -> Finding:
+    """What the broker says to this user and password."""
     answered, answer = threading.Event(), ""
 
     def on_connect(_client: Client, _data: object, _flags: object, code: Any, _properties: object) -> None:
@@ -409,10 +408,12 @@ def _greeting(mqtt: config.Mqtt, client_id: str, place: str) -> Finding:
         answer = code.getName()
         answered.set()
 
-    client = Client(CallbackAPIVersion.VERSION2, client_id=client_id,
+    # Not the daemon's own client id: the broker would end that one's connection.
+    client = Client(CallbackAPIVersion.VERSION2, client_id=f"{mqtt.prefix}-{device}-doctor",
                     protocol=MQTTv5 if mqtt.protocol == "5" else MQTTv311)
-    if mqtt.username is not None:
-        client.username_pw_set(mqtt.username, mqtt.password.get_secret_value() if mqtt.password is not None else None)
+    if mqtt.username is not None or mqtt.password is not None:
+        secret = mqtt.password.get_secret_value() if mqtt.password is not None else None
+        client.username_pw_set(mqtt.username or device, secret)
     if mqtt.tls is not None:
         client.tls_set_context(tls_context(mqtt.tls))
     client.on_connect = on_connect

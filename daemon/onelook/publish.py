@@ -574,10 +574,8 @@ class MqttPublisher:
         )
         client.reconnect_delay_set(*BACKOFF)
         secret = mqtt.password.get_secret_value() if mqtt.password is not None else None
-        if mqtt.username is not None:
-            client.username_pw_set(mqtt.username, secret)
-        elif secret is not None:
-            raise OwnerError("mqtt.username is missing: a password alone is not enough.")
+        if mqtt.username is not None or secret is not None:
+            client.username_pw_set(mqtt.username or self._device, secret)
         if mqtt.tls is not None:
             client.tls_set_context(tls_context(mqtt.tls))
         client.on_pre_connect = self._on_pre_connect

@@ -131,7 +131,7 @@ def doctor(config: Config) -> Iterator[Finding]:
         folders.append(config.mqtt.outbox.parent)
     return examine(
         streams=config.streams, model=config.model, mqtt=config.mqtt if config.publish == "mqtt" else None,
-        client=f"{config.mqtt.prefix}-{config.device}-doctor", folders=folders,
+        device=config.device, folders=folders,
     )
 
 
