@@ -66,8 +66,7 @@ ln -s ../lib/onelook/bin/onelook "$payload/usr/bin/onelook"
 install -m 644 "$root/config.yaml" "$payload/etc/onelook/config.yaml"
 install -m 644 "$root/README.md" "$payload/usr/share/doc/onelook/README.md"
 install -d "$payload/usr/share/onelook"
-cp "$root"/deploy/alerts.yaml "$root"/deploy/prometheus.yaml "$root"/deploy/dashboard.json \
-  "$payload/usr/share/onelook/" 2>/dev/null || true
+cp "$root"/deploy/alerts.yaml "$root"/deploy/prometheus.yaml "$root"/deploy/dashboard.json "$payload/usr/share/onelook/"
 install -d "$payload/usr/lib/systemd/system"
 
 cp -a "$root/deploy/debian" "$work/onelook/debian"

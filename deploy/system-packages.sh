@@ -2,7 +2,7 @@
 # Installs what the tests need of the system, where this user may; says what will be skipped where not.
 set -u
 want="mosquitto gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
-gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav systemd libseccomp2"
+gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav systemd libseccomp2 prometheus shellcheck"
 command -v dpkg-query >/dev/null || { echo "Not a Debian system: tests that need mosquitto or GStreamer may be skipped."; exit 0; }
 missing=""
 for package in $want; do
@@ -20,7 +20,7 @@ apt="$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout
 $apt update </dev/null && $apt install -y --no-install-recommends $missing </dev/null >/dev/null \
   || echo "apt could not install:$missing. Tests that need them are skipped and say so."
 case $missing in
-  # Debian starts a broker when it installs one; the tests bring their own, and nothing shall be left running.
-  *mosquitto*) $sudo systemctl disable --now mosquitto >/dev/null 2>&1 ;;
+  # Debian starts these when it installs them; the tests bring their own, and nothing shall be left running.
+  *mosquitto*|*prometheus*) $sudo systemctl disable --now mosquitto prometheus >/dev/null 2>&1 ;;
 esac
 exit 0

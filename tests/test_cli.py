@@ -18,7 +18,7 @@ from onelook.gallery import Gallery
 from onelook.model import shipped
 
 Done = subprocess.CompletedProcess[str]
-COMMANDS = ("run", "check", "replay", "enroll", "gallery", "demo", "schema")
+COMMANDS = ("run", "check", "doctor", "replay", "enroll", "gallery", "demo", "schema")
 STREAM = "streams: [{name: door, url: rtsp://cam/1}]\n"
 
 
@@ -306,6 +306,21 @@ def test_the_journal_gets_a_priority_with_every_line(bad_config: Path) -> None:
     assert code == 1
     assert lines[-1] == "<2>ZeroDivisionError: division by zero"
     assert all(line.startswith("<2>") for line in lines)
+
+
+def test_as_json_each_line_is_a_record_with_its_priority_in_the_journal(bad_config: Path) -> None:
+    done = onelook("run", "--log", "json", "--config", bad_config)
+    code, lines = in_the_journal(FAILS, "check", "--log", "json", "--config", bad_config)
+
+    assert done.returncode == 78
+    [told] = [json.loads(line) for line in done.stderr.splitlines()]
+    assert told.keys() == {"time", "level", "logger", "message"}
+    assert told["level"] == "error"
+    assert "did you mean `device`?" in told["message"]
+    assert code == 1
+    [bug] = lines  # one record, its traceback in it
+    assert bug.startswith("<2>{")
+    assert "Traceback" in json.loads(bug[3:])["traceback"]
 
 
 def test_another_programs_journal_is_not_ours(bad_config: Path) -> None:

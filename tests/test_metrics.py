@@ -370,3 +370,7 @@ def test_two_daemons_in_one_process_do_not_share_numbers() -> None:
     one.dropped("door")
 
     assert scrape(other)["onelook_frames_dropped_total"][labels(stream="door")] == 0
+
+
+def test_a_scraper_can_tell_whether_the_clock_is_right(metrics: Metrics) -> None:
+    assert abs(scrape(metrics)["onelook_time_seconds"][labels()] - time.time()) < 5

@@ -14,6 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,8 @@ from onelook.errors import OwnerError
 if TYPE_CHECKING:
     from onelook.config import Config
 
+log = logging.getLogger("onelook")
+
 OWNER = 78  # EX_CONFIG of sysexits.h; the systemd unit knows that starting again will not help
 SYSTEM_CONFIG = Path("/etc/onelook/config.yaml")
 
@@ -33,11 +36,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Whatever is under way ends as with Ctrl-C; `run` puts its own, orderly end in place.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     arguments = _parser().parse_args(argv)
-    _log_to_stderr(logging.DEBUG if arguments.verbose else arguments.level)
+    _log_to_stderr(logging.DEBUG if arguments.verbose else arguments.level, arguments.log)
     try:
         return int(arguments.command(arguments) or 0)
     except OwnerError as error:
-        sys.stderr.write(_with_priority(logging.ERROR, str(error)) + "\n")
+        if arguments.log == "json":
+            log.error("%s", error)  # noqa: TRY400 - whose mistake it is needs no traceback
+        else:
+            sys.stderr.write(_with_priority(logging.ERROR, str(error)) + "\n")
         return OWNER
     except KeyboardInterrupt:
         return 0
@@ -58,11 +64,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(level=logging.WARNING)
     parser.add_argument("--version", action="version", version=f"onelook {__version__}")
     parser.add_argument("-v", "--verbose", action="store_true", help="say more on stderr")
+    parser.add_argument("--log", choices=("text", "json"), default="text", help="form of a line on stderr")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
     everywhere = _Parser(add_help=False)
     everywhere.add_argument(
         "-v", "--verbose", action="store_true", default=argparse.SUPPRESS, help="say more on stderr"
+    )
+    everywhere.add_argument(
+        "--log", choices=("text", "json"), default=argparse.SUPPRESS, help="form of a line on stderr; default: text"
     )
     config = _Parser(add_help=False)
     config.add_argument(
@@ -286,13 +296,16 @@ def _print(text: str) -> None:
 # --- logging -------------------------------------------------------------------------------------
 
 
-def _log_to_stderr(level: int) -> None:
+def _log_to_stderr(level: int, form: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
-    if _in_journal():
+    if form == "json":
+        handler.setFormatter(_JsonFormatter())
+    elif _in_journal():
         handler.setFormatter(_JournalFormatter("%(name)s: %(message)s"))
-        sys.excepthook = _log_bug
     else:
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+    if form == "json" or _in_journal():
+        sys.excepthook = _log_bug
     logging.basicConfig(handlers=[handler], level=logging.WARNING)  # of the libraries
     logging.getLogger("onelook").setLevel(level)
 
@@ -319,6 +332,21 @@ class _JournalFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         return _with_priority(record.levelno, super().format(record))
+
+
+class _JsonFormatter(logging.Formatter):
+    """A record a line: time, level, logger, message, and where a bug came from."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        told = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            told["traceback"] = self.formatException(record.exc_info)
+        return _with_priority(record.levelno, json.dumps(told, ensure_ascii=False))
 
 
 def _log_bug(kind: type[BaseException], bug: BaseException, trace: TracebackType | None) -> None:

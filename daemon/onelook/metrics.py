@@ -118,6 +118,8 @@ class Metrics:
         self._waiting = gauge("outbox_messages", "Events that wait for the broker.")
         self._outbox_dropped = counter("outbox_dropped", "Events that were never delivered.", "reason")
         self._model = Info("onelook_model", "The network in use.", registry=registry)
+        # A scraper compares it with its own: a board without a clock of its own may be years off.
+        gauge("time_seconds", "This machine's clock, since the epoch.").set_function(time.time)
 
         for stream in streams:
             for metric in (self._frames, self._dropped, self._faces, self._tracks, self._up):

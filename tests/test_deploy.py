@@ -1,0 +1,118 @@
+"""What stands in deploy/: its rules fire when they should, its dashboard asks for metrics that there are."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from onelook.metrics import Metrics
+from onelook.outbox import REASONS
+
+DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
+SCRIPTS = [*DEPLOY.glob("*.sh"), *(DEPLOY / "debian").glob("p*")]
+ELSEWHERE = {"up", "onelook_board_temperature_celsius", "onelook_board_throttled"}
+"""Prometheus's own, and what only some boards tell."""
+
+
+def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
+    if shutil.which(str(command[0])) is None:
+        pytest.skip(f"{command[0]} is not installed (Debian: prometheus, shellcheck)")
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=60, check=False)
+
+
+def exported() -> set[str]:
+    metrics = Metrics(CollectorRegistry(), ["door"], drop_reasons=REASONS)
+    metrics.model(version="1")
+    text = generate_latest(metrics._registry).decode()
+    return {sample.name for family in text_string_to_metric_families(text) for sample in family.samples}
+
+
+def asked(expression: str) -> set[str]:
+    """The metrics that a query names."""
+    return set(re.findall(r"\b(?:onelook|process)_\w+|\bup\b", re.sub(r'"[^"]*"', "", expression)))
+
+
+def test_each_alert_fires_when_it_should_and_only_then() -> None:
+    done = run("promtool", "test", "rules", DEPLOY / "alerts.test.yaml")
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_each_alert_is_tried() -> None:
+    rules = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"][0]["rules"]
+    tried = yaml.safe_load((DEPLOY / "alerts.test.yaml").read_text())["tests"]
+    firing = {case["alertname"] for test in tried for case in test["alert_rule_test"] if case.get("exp_alerts")}
+
+    assert firing == {rule["alert"] for rule in rules}
+
+
+def test_prometheus_takes_its_config() -> None:
+    assert run("promtool", "check", "config", DEPLOY / "prometheus.yaml").returncode == 0
+
+
+def test_alerts_ask_for_metrics_that_there_are() -> None:
+    rules = yaml.safe_load((DEPLOY / "alerts.yaml").read_text())["groups"][0]["rules"]
+
+    assert set().union(*(asked(rule["expr"]) for rule in rules)) - ELSEWHERE <= exported()
+
+
+def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
+    dashboard = json.loads((DEPLOY / "dashboard.json").read_text())
+    expressions = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", [])]
+
+    assert len(expressions) > 20
+    assert set().union(*map(asked, expressions)) - ELSEWHERE <= exported()
+
+
+def test_the_dashboards_panels_do_not_overlap() -> None:
+    taken: set[tuple[int, int]] = set()
+    for panel in json.loads((DEPLOY / "dashboard.json").read_text())["panels"]:
+        at = panel["gridPos"]
+        cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
+        assert not cells & taken, panel["title"]
+        taken |= cells
+
+
+def test_what_compose_mounts_is_there() -> None:
+    services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
+
+    assert set(services) == {"onelook", "mosquitto", "prometheus", "grafana"}
+    mounts = [volume.split(":")[0] for service in services.values() for volume in service["volumes"]]
+    for source in mounts:
+        assert not source.startswith(".") or (DEPLOY / source).exists(), source
+    assert services["onelook"]["read_only"]
+    assert services["onelook"]["cap_drop"] == ["ALL"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_the_scripts_are_sound(script: Path) -> None:
+    done = run("shellcheck", "--severity=warning", script)
+
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_dry_run_of_the_install_changes_nothing(tmp_path: Path) -> None:
+    if Path("/opt/onelook").exists() or Path("/etc/onelook").exists():
+        pytest.skip("onelook is installed here")
+    done = run("sh", DEPLOY / "install.sh", "--dry-run")
+
+    assert done.returncode == 0, done.stderr
+    assert "--require-hashes" in done.stdout
+    assert not Path("/opt/onelook").exists()
+    assert not Path("/opt/onelook.d").exists()
+    assert not Path("/etc/onelook").exists()
+
+
+def test_an_option_that_there_is_not_is_told() -> None:
+    done = run("sh", DEPLOY / "install.sh", "--unistall")
+
+    assert done.returncode == 1
+    assert "there is no option --unistall" in done.stderr
