@@ -1,6 +1,6 @@
 """A network camera, with nothing but Python's library: one picture round and round as MJPEG over HTTP.
 
-mjpeg_camera.py PORT PICTURE.jpg
+mjpeg_camera.py PORT PICTURE.jpg [SECONDS BETWEEN PICTURES]
 """
 
 import sys
@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 PICTURE = Path(sys.argv[2]).read_bytes()
+PAUSE = float(sys.argv[3]) if len(sys.argv) > 3 else 0.1
 
 
 class Camera(BaseHTTPRequestHandler):
@@ -20,7 +21,7 @@ class Camera(BaseHTTPRequestHandler):
             while True:
                 head = f"--picture\r\nContent-Type: image/jpeg\r\nContent-Length: {len(PICTURE)}\r\n\r\n"
                 self.wfile.write(head.encode() + PICTURE + b"\r\n")
-                time.sleep(0.1)
+                time.sleep(PAUSE)
         except OSError:
             pass  # the client has gone
 
