@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args()
-    chance = random.Random(options.seed)
+    chance = random.Random(options.seed)  # noqa: S311 - repeatable on purpose
     with ExitStack() as house:
         folder = Path(house.enter_context(tempfile.TemporaryDirectory(prefix="onelook-soak-")))
         broker = house.enter_context(Broker(folder / "broker"))
