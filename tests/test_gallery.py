@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import pytest
 
 from onelook import gallery as module
 from onelook.face import Floats
-from onelook.gallery import Gallery, GalleryBusyError, GalleryError, clean_name
+from onelook.gallery import Gallery, GalleryBusyError, GalleryError, Note, Stranger, clean_name
 
 MODEL = "a1" * 32
 OTHER_MODEL = "b2" * 32
@@ -504,7 +506,7 @@ def test_another_models_templates_are_refused_with_what_to_do(two: Path) -> None
     assert "for 2 of its 2 people" in sentence
     assert MODEL[:12] in sentence
     assert OTHER_MODEL[:12] in sentence
-    assert "enroll everybody again" in sentence
+    assert "onelook gallery migrate FOLDER" in sentence
     with open_gallery(two, model=None) as gallery:
         assert [person.name for person in gallery.people()] == ["Ada", "Ben"]
         with pytest.raises(ValueError, match="without a model"):
@@ -526,7 +528,7 @@ def test_an_older_gallery_is_brought_up_to_date_once(two: Path, monkeypatch: pyt
             for _ in range(2):
                 with open_gallery(two) as gallery:
                     assert [person.name for person in gallery.people()] == ["Ada", "Ben"]
-            assert sql(two, "PRAGMA user_version") == [(2,)]
+            assert sql(two, "PRAGMA user_version") == [(len(module.MIGRATIONS),)]
             assert sql(two, "SELECT note FROM person") == [(None,), (None,)]
         with pytest.raises(GalleryError, match="newer onelook"):
             older.refresh(1.0)
@@ -537,9 +539,189 @@ def test_a_migration_that_fails_changes_nothing(two: Path, monkeypatch: pytest.M
         steps = ("ALTER TABLE person ADD COLUMN note BLOB", "ALTER TABLE nothing ADD COLUMN note BLOB")
         newer.setattr(module, "MIGRATIONS", (*module.MIGRATIONS, steps))
         refusal(two)
-    assert sql(two, "PRAGMA user_version") == [(1,)]
+    assert sql(two, "PRAGMA user_version") == [(len(module.MIGRATIONS),)]
     with open_gallery(two) as gallery:
         assert len(gallery.people()) == 2
+
+
+def test_a_gallery_of_the_first_release_is_read_and_brought_up_to_date(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as older:
+        older.setattr(module, "MIGRATIONS", module.MIGRATIONS[:1])
+        older.setattr(module.Gallery, "_load", lambda self, db: None)
+        with open_gallery(home) as gallery, gallery.transaction():
+            gallery.add("Ada", face(1), 0.9, "ada.jpg")
+    assert sql(home, "PRAGMA user_version") == [(1,)]
+    with open_gallery(home) as gallery:
+        [ada] = gallery.people()
+        assert (ada.name, ada.note) == ("Ada", Note())
+        gallery.annotate("Ada", Note(purpose="the door"))
+    assert sql(home, "PRAGMA user_version") == [(len(module.MIGRATIONS),)]
+
+
+# --- purpose, consent, lifetime -----------------------------------------------------------------
+
+
+def test_on_what_ground_somebody_is_enrolled_is_kept_sealed_and_seen_by_others(two: Path) -> None:
+    signed = Note("to open the door", "signed on paper, 2026-01-02", datetime(2030, 1, 1, tzinfo=UTC))
+    with open_gallery(two) as watching, open_gallery(two) as gallery:
+        watching.refresh(0.0)
+        gallery.annotate("Ada", Note("a first try"))
+        gallery.annotate("Ada", signed)
+        assert watching.refresh(2.0)
+        assert [person.note for person in watching.people()] == [signed, Note()]
+        with pytest.raises(GalleryError, match="Nobody named Cy"):
+            gallery.annotate("Cy", signed)
+    assert b"paper" not in (two / "gallery.db").read_bytes()
+    assert b"first try" not in (two / "gallery.db").read_bytes()
+    assert sql(two, "SELECT count(*) FROM note") == [(1,)]
+    with open_gallery(two) as gallery:
+        assert gallery.people()[0].note == signed
+        assert gallery.forget("Ada") == 3
+    assert sql(two, "SELECT count(*) FROM note") == [(0,)]
+
+
+def test_what_has_outlived_its_time_is_destroyed(two: Path) -> None:
+    with open_gallery(two) as gallery:
+        now = datetime.now(UTC)
+        gallery.annotate("Ben", Note(until=now + timedelta(days=10)))
+        assert gallery.expire(now=now) == {}
+        assert gallery.expire(timedelta(days=1), now) == {}
+        assert gallery.expire(now=now + timedelta(days=11)) == {"Ben": 1}
+        assert gallery.expire(timedelta(days=30), now + timedelta(days=31)) == {"Ada": 3}
+        assert gallery.people() == []
+    assert sql(two, "SELECT count(*) FROM template") == [(0,)]
+
+
+def test_of_an_enrolled_person_only_the_old_templates_go(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Later(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # type: ignore[override]
+            return datetime.now(tz) + timedelta(days=20)
+
+    with open_gallery(two) as gallery:
+        with monkeypatch.context() as later:
+            later.setattr(module, "datetime", Later)
+            gallery.add("Ada", face(1, 8), 0.9, "new.jpg")
+        assert gallery.expire(timedelta(days=30), datetime.now(UTC) + timedelta(days=31)) == {"Ada": 3, "Ben": 1}
+        assert [template.source for template in gallery.templates("Ada")] == ["new.jpg"]
+
+
+# --- strangers ----------------------------------------------------------------------------------
+
+
+def stranger(person: int, day: int = 1, crop: bytes | None = None) -> Stranger:
+    seen = datetime(2026, 1, day, tzinfo=UTC)
+    return Stranger("door", seen, seen + timedelta(seconds=9), face(person), 0.7, crop)
+
+
+def test_strangers_are_kept_sealed_bounded_and_until_they_are_dropped(two: Path) -> None:
+    with open_gallery(two) as gallery:
+        for day in range(1, 9):
+            gallery.keep_stranger(stranger(100 + day, day, b"a picture" if day == 8 else None), most=5)
+        kept = gallery.strangers()
+        assert [each.first.day for each in kept] == [4, 5, 6, 7, 8]
+        np.testing.assert_allclose(kept[0].embedding, face(104), atol=1e-6)
+        assert (kept[0].stream, kept[0].quality, kept[0].crop, kept[0].model) == ("door", 0.7, None, MODEL)
+        assert kept[-1].crop == b"a picture"
+        raw = (two / "gallery.db").read_bytes()
+        assert b"a picture" not in raw
+        assert b"door" not in raw
+        assert gallery.drop_strangers(before=datetime(2026, 1, 6, tzinfo=UTC)) == 2
+        assert gallery.drop_strangers([gallery.strangers()[0].number]) == 1
+        assert [each.first.day for each in gallery.strangers()] == [7, 8]
+        assert len(gallery.people()) == 2
+
+
+def test_who_is_forgotten_is_forgotten_as_a_stranger_too(two: Path) -> None:
+    with open_gallery(two) as gallery:
+        gallery.keep_stranger(stranger(1))
+        gallery.keep_stranger(stranger(50))
+        sealed = [row[0] for row in sql(two, "SELECT sealed FROM stranger ORDER BY id")]
+        assert gallery.forget("Ada", alike=0.5) == 3
+        [left] = gallery.strangers()
+        np.testing.assert_allclose(left.embedding, face(50), atol=1e-6)
+    raw = (two / "gallery.db").read_bytes()
+    assert sealed[0][:16] not in raw
+    assert sealed[1][:16] in raw
+
+
+# --- another key, another model -----------------------------------------------------------------
+
+
+def test_a_new_key_opens_everything_and_the_old_one_nothing(two: Path) -> None:
+    with open_gallery(two) as watching, open_gallery(two) as gallery:
+        gallery.annotate("Ada", Note("the door"))
+        gallery.keep_stranger(stranger(50))
+        before = [row[0] for row in sql(two, "SELECT sealed FROM template")]
+        old = (two / "gallery.key").read_bytes()
+        assert gallery.rotate() == 2 + 4 + 1 + 1
+        assert (two / "gallery.key").read_bytes() != old
+        assert stat.S_IMODE((two / "gallery.key").stat().st_mode) == 0o600
+        gallery.add("Cy", face(3), 0.9, "cy.jpg")
+        assert watching.refresh(1.0)
+        assert len(watching.people()) == 3
+    raw = (two / "gallery.db").read_bytes()
+    assert not any(piece[:16] in raw for piece in before)
+    assert sorted(file.name for file in two.iterdir()) == ["gallery.db", "gallery.key"]
+    with open_gallery(two) as gallery:
+        assert [person.note.purpose for person in gallery.people()] == ["the door", None, None]
+        assert len(gallery.strangers()) == 1
+    (two / "gallery.key").write_bytes(old)
+    assert "is not the one that sealed" in refusal(two)
+
+
+@pytest.mark.parametrize("moment", ["before", "after"])
+def test_interrupted_while_the_key_changes_one_of_the_two_opens_it(
+    two: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Before the rows are sealed anew, and after it but before the new key is in the old one's place."""
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with open_gallery(two) as gallery, monkeypatch.context() as power_cut:
+        power_cut.setattr(*(("onelook.gallery._Seal.close", killed) if moment == "before" else
+                            (Gallery, "_settle_key", killed)))  # fmt: skip
+        with pytest.raises(KeyboardInterrupt):
+            gallery.rotate()
+    assert (two / "gallery.key.new").exists()
+    with open_gallery(two) as gallery:
+        assert len(gallery.people()) == 2
+        gallery.add("Cy", face(3), 0.9, "cy.jpg")
+        gallery.rotate()
+    with open_gallery(two) as gallery:
+        assert len(gallery.people()) == 3
+    assert not (two / "gallery.key.new").exists()
+
+
+def test_systemds_key_is_changed_by_the_owner(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    credentials = two / "credentials"
+    credentials.mkdir()
+    (two / "gallery.key").rename(credentials / "gallery-key")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
+    (two / "mine").write_bytes(bytes(range(32)))
+    with open_gallery(two) as gallery:
+        with pytest.raises(GalleryError, match="comes from systemd"):
+            gallery.rotate()
+        with pytest.raises(GalleryError, match="There is no key"):
+            gallery.rotate(two / "nothing")
+        gallery.rotate(two / "mine")
+    (two / "mine").replace(credentials / "gallery-key")
+    with open_gallery(two) as gallery:
+        assert len(gallery.people()) == 2
+
+
+def test_a_persons_templates_can_be_renewed_with_another_models(two: Path) -> None:
+    with open_gallery(two, model=None) as gallery, gallery.transaction():
+        for person in gallery.people():
+            gallery.renew(
+                person.name, [replace(old, embedding=-old.embedding, model=OTHER_MODEL) for old in person.templates]
+            )
+    with open_gallery(two, model=OTHER_MODEL) as gallery:
+        assert [len(person.templates) for person in gallery.people()] == [3, 1]
+        assert gallery.match(-face(1)[None])[0].name == "Ada"
 
 
 # --- several processes --------------------------------------------------------------------------

@@ -18,10 +18,10 @@ import re
 import secrets
 import sqlite3
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Self
 
@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 CREDENTIAL = "gallery-key"
 """Name of the systemd credential that holds the key."""
 KEY_BYTES = 32
+WORD = b"onelook gallery"
+"""Sealed with the key, so that a wrong one is told from damage."""
 APPLICATION_ID = 0x31_4C_4F_4F
 """Marks an SQLite file as a gallery ("1LOO")."""
 PATIENCE_MS = 5000
@@ -55,6 +57,16 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             model TEXT NOT NULL,
             sealed BLOB NOT NULL
         )""",
+    ),
+    (
+        # What a person agreed to. A changed note is a new row, so that it is seen as templates are.
+        """CREATE TABLE note (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            person INTEGER NOT NULL REFERENCES person (id),
+            sealed BLOB NOT NULL
+        )""",
+        # Tracks of people whom nobody has enrolled, kept for a while where the owner wants that.
+        "CREATE TABLE stranger (id INTEGER PRIMARY KEY AUTOINCREMENT, model TEXT NOT NULL, sealed BLOB NOT NULL)",
     ),
 )
 """Entry n: the statements that lead from schema n to n + 1. Only ever append."""
@@ -86,6 +98,18 @@ class Template:
     """UTC."""
 
 
+@dataclass(frozen=True, slots=True)
+class Note:
+    """On what ground a person is enrolled."""
+
+    purpose: str | None = None
+    """What the templates are kept for."""
+    consent: str | None = None
+    """How and when the person agreed, in the owner's words."""
+    until: datetime | None = None
+    """UTC; then the person is forgotten. None: for as long as the gallery's lifetime says."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Person:
     """One enrolled person."""
@@ -93,6 +117,7 @@ class Person:
     name: str
     templates: tuple[Template, ...]
     """At least one; oldest first."""
+    note: Note = Note()
 
     @property
     def first(self) -> datetime:
@@ -103,6 +128,27 @@ class Person:
     def last(self) -> datetime:
         """When the newest template was added, UTC."""
         return self.templates[-1].added
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Stranger:
+    """A track of somebody who is not enrolled."""
+
+    stream: str
+    first: datetime
+    """UTC; when the track began."""
+    last: datetime
+    """UTC; when it was last seen."""
+    embedding: Floats = field(repr=False)
+    """(D,) unit length: the mean of the track's faces."""
+    quality: float
+    """0 to 1: of the mean."""
+    crop: bytes | None = field(default=None, repr=False)
+    """JPEG of the face, only where the owner wants it kept."""
+    number: int = 0
+    """Its place in the gallery; 0 before it is stored."""
+    model: str = ""
+    """sha256 of the model that made the embedding; the gallery's own if empty."""
 
 
 def clean_name(name: str) -> str:
@@ -176,7 +222,8 @@ class Gallery:
     def people(self) -> list[Person]:
         """Everybody, by name, as of `open`, the last `refresh` that saw a change, or our own change."""
         people = sorted(self._memory.people.items(), key=lambda item: (item[0].casefold(), item[0]))
-        return [Person(name, templates) for name, templates in people]
+        notes = self._memory.notes_by_name()
+        return [Person(name, templates, notes.get(name, Note())) for name, templates in people]
 
     def templates(self, name: str) -> tuple[Template, ...]:
         """What is kept of one person, oldest first; empty if nobody of that name is enrolled."""
@@ -294,29 +341,265 @@ class Gallery:
             self._means = None
         return True
 
-    def forget(self, name: str) -> int:
+    def annotate(self, name: str, note: Note) -> None:
+        """Stores on what ground somebody is enrolled, in the place of what stood there.
+
+        Raises GalleryError if nobody of that name is enrolled or the file cannot be written.
+        """
+        name = clean_name(name)
+        with self.transaction():
+            db, memory = self._connected(), self._memory
+            person = memory.numbers.get(name)
+            if person is None:
+                raise GalleryError(f"Nobody named {name} is enrolled.")
+            with self._sentences():
+                db.execute("DELETE FROM note WHERE person = ?", (person,))
+                number = _next_number(db, "note")
+                about = {
+                    "purpose": note.purpose,
+                    "consent": note.consent,
+                    "until": None if note.until is None else note.until.isoformat(),
+                }
+                sealed = self._sealed(json.dumps(about).encode(), "note", number, person)
+                db.execute("INSERT INTO note VALUES (?, ?, ?)", (number, person, sealed))
+            memory.notes = {key: kept for key, kept in memory.notes.items() if kept[0] != person}
+            memory.notes[number] = person, note
+
+    def renew(self, name: str, templates: Sequence[Template]) -> None:
+        """Puts `templates` in the place of all that is kept of a person: other photos, or another model's.
+
+        Raises GalleryError if nobody of that name is enrolled or the file cannot be written.
+        """
+        name = clean_name(name)
+        with self.transaction():
+            db, memory = self._connected(), self._memory
+            person = memory.numbers.get(name)
+            if person is None or not templates:
+                raise GalleryError(f"Nobody named {name} is enrolled, or there is nothing to renew them with.")
+            new = memory.only({number for number, (whose, _) in memory.rows.items() if whose != name}, keep=name)
+            with self._sentences():
+                db.execute("DELETE FROM template WHERE person = ?", (person,))
+                for template in templates:
+                    number = _next_number(db, "template")
+                    sealed = self._sealed(_packed(template), "template", number, person, template.model)
+                    db.execute("INSERT INTO template VALUES (?, ?, ?, ?)", (number, person, template.model, sealed))
+                    new.add(number, name, person, template)
+            self._recall(new)
+
+    def forget(self, name: str, *, alike: float | None = None) -> int:
         """Removes a person; returns how many templates that were, 0 if nobody of that name is enrolled.
 
+        alike: strangers of at least this similarity go too, as they may be tracks of the same person.
+
         No byte of them is left in the gallery's files: rows are overwritten with zeros as they
-        go, and the file is then written anew without the gaps. (What a drive keeps of blocks
-        that it has freed is beyond any program's reach; there it is ciphertext.) Raises
-        GalleryError if the file cannot be written; then run it again.
+        go, the file is then written anew without the gaps, and read to see that it is true. (What a
+        drive keeps of blocks that it has freed is beyond any program's reach; there it is ciphertext.)
+        Raises GalleryError if the file cannot be written, or if anything was found left; then run it again.
         """
         name = clean_name(name)
         self._sync(PATIENCE_MS)
         if self._db is None:
             return 0
+        gone = self._remove([name], alike)
+        return gone.get(name, 0)
+
+    def expire(self, lifetime: timedelta | None = None, now: datetime | None = None) -> dict[str, int]:
+        """Destroys what has outlived its time as `forget` does; gives how many templates of whom.
+
+        lifetime: the most that a template is kept; none: no limit but the people's own (`Note.until`). now: UTC.
+        """
+        now = now or datetime.now(UTC)
+        self._sync(PATIENCE_MS)
+        memory = self._memory
+        left = {name for name, note in memory.notes_by_name().items() if note.until is not None and note.until <= now}
+        over = {
+            number
+            for number, (name, template) in memory.rows.items()
+            if name in left or (lifetime is not None and template.added + lifetime <= now)
+        }
+        if self._db is None or not over:
+            return {}
+        kept = {name for number, (name, _) in memory.rows.items() if number not in over}
+        partly = [number for number in over if memory.rows[number][0] in kept]
+        gone = self._remove([name for name in memory.people if name not in kept], None, partly)
+        for name, count in gone.items():
+            log.info("%d templates had outlived their time%s", count, "" if name in kept else ", and their person")
+        return gone
+
+    def _remove(self, names: Sequence[str], alike: float | None, rows: Sequence[int] = ()) -> dict[str, int]:
+        """Destroys people, and single templates by their numbers; how many templates of whom."""
+        gone: dict[str, int] = {}
         with self.transaction():
             db, memory = self._connected(), self._memory
-            person = memory.numbers.get(name)
-            removed = len(memory.people.get(name, ()))
+            doomed = [number for number, (name, _) in memory.rows.items() if name in names or number in rows]
+            people = [memory.numbers[name] for name in names if name in memory.numbers]
+            for number in doomed:
+                name = memory.rows[number][0]
+                gone[name] = gone.get(name, 0) + 1
+            strangers: list[int] = []
+            if alike is not None and names and doomed:
+                looks = np.stack([memory.rows[number][1].embedding for number in doomed])
+                models = {memory.rows[number][1].model for number in doomed}
+                strangers = [
+                    each.number
+                    for each in self._strangers(db)
+                    if each.model in models and float((looks @ each.embedding).max()) >= alike
+                ]
             with self._sentences():
-                db.execute("DELETE FROM template WHERE person = ?", (person,))
-                db.execute("DELETE FROM person WHERE id = ?", (person,))
-            self._recall(memory.only({number for number, (whose, _) in memory.rows.items() if whose != name}))
+                pieces: list[bytes] = []
+                for table, column, numbers in (
+                    ("template", "id", doomed),
+                    ("note", "person", people),
+                    ("person", "id", people),
+                    ("stranger", "id", strangers),
+                ):
+                    pieces += _removed(db, table, column, numbers)
+            self._recall(memory.only(memory.rows.keys() - set(doomed)))
         with self._sentences():
-            db.execute("VACUUM")
-        return removed
+            self._connected().execute("VACUUM")
+        self._prove_gone(pieces)
+        return gone
+
+    def _prove_gone(self, pieces: Sequence[bytes]) -> None:
+        """Raises GalleryError if the gallery's files still hold any of the sealed `pieces`."""
+        for file in (self.path, self.path.with_name(self.path.name + "-journal")):
+            try:
+                raw = file.read_bytes()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise GalleryError(f"The gallery {file} cannot be read: {error.strerror}.") from error
+            if any(piece[at : at + 16] in raw for piece in pieces for at in range(0, len(piece) - 15, 256)):
+                raise GalleryError(f"{file} still holds bytes of what was to be destroyed: run the same again.")
+
+    # --- strangers ----------------------------------------------------------------------------
+
+    def keep_stranger(self, stranger: Stranger, *, most: int = 500) -> None:
+        """Stores a track of somebody unknown; of more than `most` the oldest go.
+
+        Raises GalleryError if the file cannot be written.
+        """
+        model = stranger.model or self.model_sha
+        if model is None:
+            raise ValueError("a stranger's embedding needs a model")
+        about = {
+            "stream": stranger.stream,
+            "first": stranger.first.isoformat(),
+            "last": stranger.last.isoformat(),
+            "quality": stranger.quality,
+            "crop": len(stranger.crop or b""),
+        }
+        plain = json.dumps(about).encode() + b"\n" + (stranger.crop or b"") + stranger.embedding.astype("<f4").tobytes()
+        with self.transaction():
+            db = self._connected()
+            with self._sentences():
+                number = _next_number(db, "stranger")
+                sealed = self._sealed(plain, "stranger", number, model)
+                db.execute("INSERT INTO stranger VALUES (?, ?, ?)", (number, model, sealed))
+                db.execute("DELETE FROM stranger WHERE id <= ?", (number - most,))
+
+    def strangers(self) -> list[Stranger]:
+        """All that are kept, oldest first."""
+        self._sync(PATIENCE_MS)
+        if self._db is None:
+            return []
+        return self._strangers(self._db)
+
+    def _strangers(self, db: sqlite3.Connection) -> list[Stranger]:
+        with self._sentences():
+            rows = db.execute("SELECT id, model, sealed FROM stranger ORDER BY id").fetchall()
+        if not rows:
+            return []
+        seal, kept = self._seal or self._unlock(db), []
+        for number, model, sealed in rows:
+            about, _, rest = self._unsealed(seal, sealed, "stranger", number, model).partition(b"\n")
+            told = json.loads(about)
+            kept.append(
+                Stranger(
+                    stream=told["stream"],
+                    first=datetime.fromisoformat(told["first"]),
+                    last=datetime.fromisoformat(told["last"]),
+                    embedding=np.frombuffer(rest[told["crop"] :], "<f4").astype(np.float32),
+                    quality=told["quality"],
+                    crop=rest[: told["crop"]] or None,
+                    number=number,
+                    model=model,
+                )
+            )
+        return kept
+
+    def drop_strangers(self, numbers: Sequence[int] | None = None, *, before: datetime | None = None) -> int:
+        """Destroys strangers by their numbers, or those last seen before `before` (UTC); how many."""
+        self._sync(PATIENCE_MS)
+        if self._db is None:
+            return 0
+        if before is not None:
+            numbers = [each.number for each in self._strangers(self._db) if each.last < before]
+        if not numbers:
+            return 0
+        with self.transaction(), self._sentences():
+            pieces = _removed(self._connected(), "stranger", "id", numbers)
+        return len(pieces)
+
+    # --- the key ------------------------------------------------------------------------------
+
+    def rotate(self, new_key: Path | None = None) -> int:
+        """Seals everything anew under a new key; gives how many rows.
+
+        new_key: a file with the key to be used from now on, which the owner then puts in the old one's place
+        (needed where systemd hands the key over); none: one is made, and is in `key_file` when this returns.
+        Interrupted at any moment, the gallery opens, with the old key or the new. Raises GalleryError.
+        """
+        if self._key_path() != self.key_file and new_key is None:
+            raise GalleryError(
+                f"The key comes from systemd ({self._key_path()}), where onelook cannot put another: give the file "
+                f"with the new key, and put it in the credential's place afterwards."
+            )
+        self._sync(PATIENCE_MS)
+        if self._db is None:
+            raise GalleryError(f"There is no gallery at {self.path} whose key could be changed.")
+        coming = self._coming_key()
+        if new_key is None:
+            coming.unlink(missing_ok=True)
+            _create_key(coming)
+        fresh = _Seal(_key_in(new_key or coming, own=new_key is None) or _missing(new_key or coming))
+        count = 0
+        with self.transaction():
+            db, seal = self._connected(), self._seal or self._unlock(self._connected())
+            with self._sentences():
+                db.execute("UPDATE lock SET sealed = ?", (fresh.close(WORD, "lock"),))
+                for table, columns in (
+                    ("person", ()), ("template", ("person", "model")), ("note", ("person",)), ("stranger", ("model",))
+                ):  # fmt: skip
+                    names = ", ".join(("id", "sealed", *columns))
+                    for number, sealed, *bound in db.execute(f"SELECT {names} FROM {table}").fetchall():  # noqa: S608
+                        plain = self._unsealed(seal, sealed, table, number, *bound)
+                        row = (fresh.close(plain, table, number, *bound), number)
+                        db.execute(f"UPDATE {table} SET sealed = ? WHERE id = ?", row)  # noqa: S608
+                        count += 1
+            self._seal = fresh
+        with self._sentences():
+            self._connected().execute("VACUUM")
+        if new_key is None:
+            self._settle_key()
+        return count
+
+    def _coming_key(self) -> Path:
+        return self.key_file.with_name(self.key_file.name + ".new")
+
+    def _settle_key(self) -> None:
+        """Puts the new key into the old one's place."""
+        try:
+            self._coming_key().replace(self.key_file)
+            _keep_entry(self.key_file.parent)
+        except FileNotFoundError:
+            return  # another process was quicker
+        except OSError as error:
+            raise GalleryError(
+                f"The new key {self._coming_key()} cannot be put in the place of {self.key_file} "
+                f"({error.strerror}): rename it by hand."
+            ) from error
+        log.info("the gallery has a new key")
 
     def _connected(self) -> sqlite3.Connection:
         if self._db is None:
@@ -411,6 +694,12 @@ class Gallery:
             if person not in names:
                 raise self._damaged(f"template {number} belongs to nobody")
             memory.add(number, names[person], person, _unpacked(plain, model))
+        rows = {number for (number,) in db.execute("SELECT id FROM note")}
+        memory.notes = {number: kept for number, kept in memory.notes.items() if number in rows}
+        query = "SELECT id, person, sealed FROM note WHERE id > ?"
+        for number, person, sealed in db.execute(query, (max(memory.notes, default=0),)):
+            plain = self._unsealed(seal, sealed, "note", number, person)
+            memory.notes[number] = person, _note(json.loads(plain))
         self._refuse_other_models(memory)
         self._recall(memory)
         self._version = version
@@ -425,17 +714,17 @@ class Gallery:
             raise GalleryError(
                 f"The gallery {self.path} holds templates of another model ({models}; the model here is "
                 f"{self.model_sha[:12]}) for {len({name for name, _ in strange})} of its "
-                f"{len(memory.people)} people, and embeddings of two models cannot be compared: move the "
-                f"file away and enroll everybody again, or run `onelook gallery forget NAME` and "
-                f"`onelook enroll NAME PHOTO...` for each of them."
+                f"{len(memory.people)} people, and embeddings of two models cannot be compared: run "
+                f"`onelook gallery migrate FOLDER` with the folder that the photos are kept in, or move the "
+                f"file away and enroll everybody again."
             )
 
     def _found(self, db: sqlite3.Connection) -> None:
         """Makes an empty file a gallery, and a key if there is none, within the transaction begun."""
-        key = self._read_key() or self._create_key()
+        key = self._read_key() or _create_key(self.key_file)
         _migrate(db)
         db.execute(f"PRAGMA application_id = {APPLICATION_ID:d}")
-        db.execute("INSERT INTO lock VALUES (?)", (_Seal(key).close(b"onelook gallery", "lock"),))
+        db.execute("INSERT INTO lock VALUES (?)", (_Seal(key).close(WORD, "lock"),))
 
     def _unlock(self, db: sqlite3.Connection) -> _Seal:
         key, where = self._read_key(), self._key_path()
@@ -449,10 +738,24 @@ class Gallery:
         try:
             seal.open(row and row[0], "lock")  # no row in a damaged file
         except InvalidTag:
+            if renewed := self._unlock_with_coming(row):
+                return renewed
             raise GalleryError(
                 f"The key {where} is not the one that sealed the gallery {self.path}: put the right key "
                 f"there, or move the gallery away and enroll everybody again."
             ) from None
+        return seal
+
+    def _unlock_with_coming(self, row: tuple[object] | None) -> _Seal | None:
+        """The new key, where `rotate` was interrupted before it could put it into the old one's place."""
+        if self._key_path() != self.key_file or (key := _key_in(self._coming_key(), own=True)) is None:
+            return None
+        seal = _Seal(key)
+        try:
+            seal.open(row and row[0], "lock")
+        except InvalidTag:
+            return None
+        self._settle_key()
         return seal
 
     def _sealed(self, plain: bytes, kind: str, *bound: object) -> bytes:
@@ -517,41 +820,7 @@ class Gallery:
     def _read_key(self) -> bytes | None:
         """The 32 bytes, or none if there is no key yet. Raises GalleryError if it cannot serve."""
         path = self._key_path()
-        try:
-            raw, mode = path.read_bytes(), path.stat().st_mode
-        except FileNotFoundError:
-            return None
-        except OSError as error:
-            raise GalleryError(f"The key {path} cannot be read: {error.strerror}.") from error
-        if path == self.key_file and mode & 0o077:  # systemd sees to its credentials' mode itself
-            raise _open_to_others("key", path, mode)
-        if len(raw) == KEY_BYTES:
-            return raw
-        if re.fullmatch(rb"[0-9A-Fa-f]{64}", raw.strip()):
-            return bytes.fromhex(raw.decode())
-        raise GalleryError(
-            f"The key {path} is no key: it holds {len(raw)} bytes, where a key is 32 random bytes, as they "
-            f"are or as 64 hexadecimal digits."
-        )
-
-    def _create_key(self) -> bytes:
-        """Written aside and then linked: a key is there whole or not at all, and never replaced."""
-        folder, key = self.key_file.parent, secrets.token_bytes(KEY_BYTES)
-        aside = self.key_file.with_name(f".{self.key_file.name}.{secrets.token_hex(4)}")
-        try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            try:
-                _write_private(aside, key.hex().encode() + b"\n")
-                self.key_file.hardlink_to(aside)
-            finally:
-                aside.unlink(missing_ok=True)
-            entry = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-            os.fsync(entry)  # or a power cut could keep the templates and lose their key
-            os.close(entry)
-        except OSError as error:
-            raise _uncreatable("key", self.key_file, error) from error
-        log.info("made the gallery's key %s", self.key_file)
-        return key
+        return _key_in(path, own=path == self.key_file)  # systemd sees to its credentials' mode itself
 
 
 class _Memory:
@@ -561,18 +830,25 @@ class _Memory:
         self.rows: dict[int, tuple[str, Template]] = {}  # row of table template -> whose, what
         self.numbers: dict[str, int] = {}  # name -> row of table person
         self.people: dict[str, tuple[Template, ...]] = {}
+        self.notes: dict[int, tuple[int, Note]] = {}  # row of table note -> row of table person, what
 
     def add(self, number: int, name: str, person: int, template: Template) -> None:
         self.rows[number] = name, template
         self.numbers[name] = person
         self.people[name] = (*self.people.get(name, ()), template)
 
-    def only(self, numbers: set[int]) -> _Memory:
-        """A copy that has no other templates, and nobody who has none of these."""
+    def notes_by_name(self) -> dict[str, Note]:
+        whose = dict(self.notes.values())
+        return {name: whose[person] for name, person in self.numbers.items() if person in whose}
+
+    def only(self, numbers: Collection[int], keep: str | None = None) -> _Memory:
+        """A copy that has no other templates, and nobody who has none of these, but for `keep`."""
         memory = _Memory()
         for number, (name, template) in self.rows.items():
             if number in numbers:
                 memory.add(number, name, self.numbers[name], template)
+        here = {*memory.numbers.values(), self.numbers.get(keep or "")}
+        memory.notes = {number: kept for number, kept in self.notes.items() if kept[0] in here}
         return memory
 
 
@@ -592,6 +868,71 @@ class _Seal:
         if not isinstance(sealed, bytes) or len(sealed) < 12 + 16:  # a damaged file can hold anything
             raise InvalidTag
         return self._cipher.decrypt(sealed[:12], sealed[12:], _place(bound))
+
+
+def _key_in(path: Path, *, own: bool) -> bytes | None:
+    """The 32 bytes of a key's file; none if there is no file. own: others must not be able to read it."""
+    try:
+        raw, mode = path.read_bytes(), path.stat().st_mode
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise GalleryError(f"The key {path} cannot be read: {error.strerror}.") from error
+    if own and mode & 0o077:
+        raise _open_to_others("key", path, mode)
+    if len(raw) == KEY_BYTES:
+        return raw
+    if re.fullmatch(rb"[0-9A-Fa-f]{64}", raw.strip()):
+        return bytes.fromhex(raw.decode())
+    raise GalleryError(
+        f"The key {path} is no key: it holds {len(raw)} bytes, where a key is 32 random bytes, as they "
+        f"are or as 64 hexadecimal digits."
+    )
+
+
+def _missing(path: Path) -> bytes:
+    raise GalleryError(f"There is no key {path}.")
+
+
+def _create_key(path: Path) -> bytes:
+    """Written aside and then linked: a key is there whole or not at all, and never replaced."""
+    folder, key = path.parent, secrets.token_bytes(KEY_BYTES)
+    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            _write_private(aside, key.hex().encode() + b"\n")
+            path.hardlink_to(aside)
+        finally:
+            aside.unlink(missing_ok=True)
+        _keep_entry(folder)
+    except OSError as error:
+        raise _uncreatable("key", path, error) from error
+    log.info("made the gallery's key %s", path)
+    return key
+
+
+def _keep_entry(folder: Path) -> None:
+    """A folder's entries reach the disk: or a power cut could keep the templates and lose their key."""
+    entry = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(entry)
+    finally:
+        os.close(entry)
+
+
+def _removed(db: sqlite3.Connection, table: str, column: str, numbers: Sequence[int]) -> list[bytes]:
+    """Deletes rows of ours; gives what they had sealed."""
+    pieces = []
+    for number in numbers:
+        pieces += db.execute(f"SELECT sealed FROM {table} WHERE {column} = ?", (number,)).fetchall()  # noqa: S608
+        db.execute(f"DELETE FROM {table} WHERE {column} = ?", (number,))  # noqa: S608
+    return [piece for (piece,) in pieces]
+
+
+def _note(told: dict[str, str | None]) -> Note:
+    until = told["until"]
+    return Note(told["purpose"], told["consent"], None if until is None else datetime.fromisoformat(until))
 
 
 def _place(bound: tuple[object, ...]) -> bytes:

@@ -1,0 +1,170 @@
+"""Open-set identification: of people at the door, who is named rightly, and how many strangers are named at all.
+
+    python -m edge_models.training.openset MODEL --data faces.npz [--out MODEL/openset.json]
+
+Held-out people with several photos are enrolled from one to three of them (112 px); their other photos come to the
+door, at 80 px, and so do held-out people who are not enrolled. The gallery is padded to each of ENROLLED with real
+templates of others. Each photo comes once as a single frame, and once as a track: FRAMES frames of the same photo,
+each turned, shifted, scaled, blurred, lit and compressed anew, of which the mean is compared; that is all that can be
+had of a track without films of held-out people, so a track here knows no new pose. Where people have enough
+photos, tracks of PHOTOS different ones show the other end. A true track lies between the two.
+
+FPIR: share of strangers for whom anybody is named. DIR: share of the enrolled who are named, rightly (Grother, Quinn
+and Phillips, NIST IR 7709, 2010). Reported at thresholds that give an FPIR of 1 % and 0.1 % on these strangers, and
+at the threshold that the daemon takes for a `far` of the config, with what FPIR that has in truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+from edge_models.training.calibrate import MISLABELLED
+from edge_models.training.evaluate import Packed, describe
+
+from onelook.face import Floats
+from onelook.model import FaceModel
+from onelook.spec import ModelSpec
+
+ENROLLED = (100, 1000, 10_000)
+FRAMES = 10
+PHOTOS = 4
+TEMPLATES = 3
+SIZE, REFERENCE = 80, 112
+
+
+class Shaken(Packed):
+    """Photos as a camera has them from frame to frame."""
+
+    def __init__(self, file: Path, seed: int) -> None:
+        """`seed`: of this frame."""
+        super().__init__(file)
+        self.random = np.random.default_rng(seed)
+
+    def patch(self, row: int) -> np.ndarray:
+        """RGB patch of one face, a little different each time."""
+        image, random = super().patch(row), self.random
+        side = image.shape[0]
+        turn = cv2.getRotationMatrix2D((side / 2, side / 2), random.normal(0, 5), np.exp(random.normal(0, 0.06)))
+        turn[:, 2] += random.normal(0, 2, 2)
+        image = cv2.warpAffine(image, turn, (side, side), borderMode=cv2.BORDER_REPLICATE)
+        blur = abs(random.normal(0, 1))
+        if blur > 0.2:
+            image = cv2.GaussianBlur(image, (0, 0), blur)
+        light = 255 * (image / 255.0) ** np.exp(random.normal(0, 0.25)) * np.exp(random.normal(0, 0.1))
+        quality = [cv2.IMWRITE_JPEG_QUALITY, int(random.integers(40, 90))]
+        return cv2.imdecode(cv2.imencode(".jpg", np.clip(light, 0, 255).astype(np.uint8), quality)[1], cv2.IMREAD_COLOR)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Probes:
+    """Who comes to the door."""
+
+    looks: Floats
+    """(N, D) means of faces, not of unit length."""
+    who: np.ndarray
+    """(N,) row of the gallery; -1: a stranger."""
+
+
+def judged(probes: Probes, people: Floats) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each probe (N,): its nearest person, the similarity, and the agreement of what was compared."""
+    own, theirs = np.linalg.norm(probes.looks, axis=1), np.linalg.norm(people, axis=1)
+    similarity = (probes.looks / own[:, None]) @ (people / theirs[:, None]).T
+    best = similarity.argmax(1)
+    return best, similarity[np.arange(len(best)), best], own * theirs[best]
+
+
+def rates(probes: Probes, people: Floats, spec: ModelSpec, fars: tuple[float, ...] = (1e-2, 1e-3)) -> dict[str, float]:
+    """DIR at two FPIRs, and both at the daemon's own thresholds."""
+    best, similarity, agreement = judged(probes, people)
+    stranger, right = probes.who < 0, best == probes.who
+    score = similarity * np.clip(agreement, 0.2, 1) ** spec.averaging
+    out: dict[str, float] = {"strangers": int(stranger.sum()), "enrolled": int((~stranger).sum()),
+                             "rank_1": round(float(right[~stranger].mean()), 4)}
+    for fpir in (1e-2, 1e-3):
+        bar = np.sort(score[stranger])[::-1][max(round(fpir * stranger.sum()), 0)]
+        out[f"dir_at_fpir_{fpir:g}"] = round(float((right & (score > bar))[~stranger].mean()), 4)
+    sizes = np.full(len(best), SIZE, np.float32)
+    for far in fars:
+        for name, count, agreed in (("", len(people), agreement), ("uncorrected_", 1, 1.0)):
+            passed = similarity >= spec.similarities(far, sizes, count, agreed)
+            out[f"{name}fpir_at_far_{far:g}"] = round(float(passed[stranger].mean()), 4)
+            out[f"{name}dir_at_far_{far:g}"] = round(float((passed & right)[~stranger].mean()), 4)
+    return out
+
+
+def main() -> None:
+    """Describe, identify, write."""
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("model", type=Path)
+    ask.add_argument("--data", type=Path, required=True, help="faces.npz")
+    ask.add_argument("--threads", type=int, default=1)
+    ask.add_argument("--out", type=Path)
+    options = ask.parse_args()
+    model, packed = FaceModel(options.model, threads=options.threads), Packed(options.data)
+    rows = packed.rows("test")
+    identity, teacher = packed.table["identity"][rows], packed.table["teacher"][rows].astype(np.float32)
+    photos, seen = describe(model, packed, rows, REFERENCE, "photos")
+    frames, found = describe(model, packed, rows, SIZE, "frames")
+    shaken = [describe(model, Shaken(options.data, seed), rows, SIZE, f"track {seed}") for seed in range(FRAMES)]
+    found &= np.all([ok for _, ok in shaken], axis=0)
+    track = np.mean([faces.embeddings for faces, _ in shaken], axis=0)
+    usable = found & seen
+
+    people, names, left = [], [], {}
+    for name in np.unique(identity[usable & (identity != "")]):
+        mine = np.flatnonzero(usable & (identity == name))
+        if len(mine) < 2:
+            continue
+        count = min(TEMPLATES, len(mine) - 1)
+        people.append(photos.embeddings[mine[:count]].mean(0))
+        left[len(names)] = mine[count:]
+        names.append(name)
+    taken = np.isin(identity, names)
+    strangers = np.flatnonzero(usable & ~taken)
+    # Labels name some people twice: whom the teacher takes for an enrolled person is no stranger.
+    strangers = strangers[(teacher[strangers] @ teacher[taken].T).max(1) < MISLABELLED]
+
+    others = packed.rows("train")
+    labels = packed.table["identity"][others]
+    _, first = np.unique(labels, return_index=True)
+    one_each = np.zeros(len(others), bool)
+    one_each[first] = True
+    one_each |= labels == ""
+    others = others[one_each]
+    apart = (packed.table["teacher"][others].astype(np.float32) @ teacher.T).max(1) < MISLABELLED
+    others = np.random.default_rng(3).permutation(others[apart])[: max(ENROLLED)]
+    padding, there = describe(model, packed, others, REFERENCE, "others")
+    padding_looks = padding.embeddings[there]
+
+    result: dict[str, object] = {"model": model.spec.sha256, "averaging": model.spec.averaging,
+                                 "people": len(names), "size": SIZE}
+    for count in ENROLLED:
+        known = min(count, len(names))
+        gallery = np.concatenate([np.stack(people[:known]), padding_looks[: count - known]])
+        mine = np.concatenate([left[i] for i in range(known)])
+        who = np.concatenate([np.repeat(np.arange(known), [len(left[i]) for i in range(known)]),
+                              np.full(len(strangers), -1)])
+        at_door = np.concatenate([mine, strangers])
+        result[f"{len(gallery)}.frame"] = rates(Probes(frames.embeddings[at_door], who), gallery, model.spec)
+        result[f"{len(gallery)}.track"] = rates(Probes(track[at_door], who), gallery, model.spec)
+        several, whose = [], []
+        for i in range(known):
+            for start in range(0, len(left[i]) - PHOTOS + 1, PHOTOS):
+                several.append(frames.embeddings[left[i][start:start + PHOTOS]].mean(0))
+                whose.append(i)
+        looks = np.concatenate([np.stack(several), track[strangers]])
+        result[f"{len(gallery)}.photos"] = rates(
+            Probes(looks, np.concatenate([whose, np.full(len(strangers), -1)])), gallery, model.spec)
+    text = json.dumps(result, indent=1)
+    print(text)
+    if options.out:
+        options.out.write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()
