@@ -10,8 +10,9 @@ to show one face, large, sharp and turned to the camera.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from onelook.errors import OwnerError
 from onelook.face import Faces, Floats
-from onelook.gallery import Gallery, GalleryError, clean_name
+from onelook.gallery import Gallery, GalleryError, Note, clean_name
 from onelook.picture import Image, PictureError, read_picture
 
 VIEW = 4.0
@@ -92,12 +93,14 @@ def enroll(
     *,
     threshold: float,
     quality: float = 0.2,
+    note: Note | None = None,
 ) -> list[Verdict]:
     """Adds what is usable of `photos` to the person `name`; returns a verdict for each, in order.
 
     `threshold` is the cosine from which the model takes two faces for one person: a face that is
     so near to somebody else enrolled is refused, because two names for one face make both
-    uncertain for ever. `quality` is the least that the model must think of the face, 0 to 1.
+    uncertain for ever. `quality` is the least that the model must think of the face, 0 to 1. `note` says
+    on what ground the person is enrolled; none: as noted before.
 
     The person's photos are stored all at once when all have been looked at: interrupted before
     that, nothing has changed; run again, nothing is added twice. Raises GalleryError for a bad
@@ -124,13 +127,97 @@ def enroll(
         if candidate is not None:
             candidates[len(verdicts)] = candidate
         verdicts.append(Verdict(photo, True, "is enrolled already"))
-    if candidates:
-        with gallery.transaction():
-            for place, new in candidates.items():
-                if gallery.add(name, new.embedding, new.quality, new.photo.name, new.sha256):
-                    reason = f"is enrolled: a face of {new.pixels} pixels, quality {new.quality:.2f}"
-                    verdicts[place] = Verdict(new.photo, True, reason)
+    annotated = note is not None and (candidates or gallery.templates(name))
+    with gallery.transaction() if candidates or annotated else nullcontext():
+        for place, new in candidates.items():
+            if gallery.add(name, new.embedding, new.quality, new.photo.name, new.sha256):
+                reason = f"is enrolled: a face of {new.pixels} pixels, quality {new.quality:.2f}"
+                verdicts[place] = Verdict(new.photo, True, reason)
+        if annotated and note is not None:
+            gallery.annotate(name, note)
     return verdicts
+
+
+def enroll_all(
+    people: Mapping[str, Sequence[Path]],
+    model: Model,
+    gallery: Gallery,
+    *,
+    threshold: float,
+    note: Note | None = None,
+    dry_run: bool = False,
+    progress: Callable[[Sequence[Path]], Iterable[Path]] = lambda photos: photos,
+) -> dict[str, list[Verdict]]:
+    """Enrols everybody of `people`, as `enroll` does; the verdicts by name.
+
+    dry_run: what would come of it all, as if those before were enrolled, with nothing stored. progress: hands on the
+    photos that it is given, and may tell how far it is. Raises GalleryError as `enroll` does.
+    """
+    verdicts = {}
+    with gallery.rehearsal() if dry_run else nullcontext():
+        for name, photos in people.items():
+            verdicts[name] = enroll(
+                name, progress(photos), model, gallery, threshold=threshold, note=None if dry_run else note,
+            )
+    if dry_run:
+        return {name: [_would(verdict) for verdict in told] for name, told in verdicts.items()}
+    return verdicts
+
+
+def _would(verdict: Verdict) -> Verdict:
+    return replace(verdict, reason=verdict.reason.replace("is enrolled:", "would be enrolled:"))
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """What came of one person when another model took over."""
+
+    name: str
+    photos: int
+    """Photos from which there are templates now; 0: the person is as before."""
+    missing: int
+    """Templates whose photos were not found, or cannot be used any more."""
+
+
+def migrate(
+    folder: Path, model: Model, gallery: Gallery, model_sha: str, *, quality: float = 0.2
+) -> list[Migrated]:
+    """Enrols everybody anew with `model` from the photos in `folder` that they were enrolled from, by name.
+
+    The photos are known by their bytes, wherever in the folder they lie and whatever they are called. A person of
+    whom no photo is found keeps the old templates. gallery: opened without a model, so that it opens at
+    all. All is stored at once, at the end. Raises EnrollError for the folder, GalleryError for the gallery.
+    """
+    try:
+        photos = [file for file in sorted(folder.rglob("*")) if _is_picture(file)]
+    except OSError as error:
+        raise EnrollError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error
+    if not photos:
+        raise EnrollError(f"The folder {folder} holds no photos.")
+    by_bytes = {}
+    for photo in photos:
+        with suppress(_Refusal):
+            by_bytes[_sha256(photo)] = photo
+    told, renewed = [], {}
+    for person in gallery.people():
+        new = []
+        old = [template for template in person.templates if template.model != model_sha]
+        for template in old:
+            with suppress(_Refusal, PictureError, KeyError):
+                face = _face(read_picture(by_bytes[template.sha256 or ""]), model, quality)
+                new.append(
+                    replace(
+                        template, embedding=face.embeddings[0], quality=float(face.quality[0]), model=model_sha
+                    )
+                )
+        told.append(Migrated(person.name, len(new), len(old) - len(new)))
+        if new:
+            renewed[person.name] = [*(kept for kept in person.templates if kept.model == model_sha), *new]
+    if renewed:
+        with gallery.transaction():
+            for name, templates in renewed.items():
+                gallery.renew(name, templates)
+    return told
 
 
 def folder_people(folder: Path) -> dict[str, list[Path]]:

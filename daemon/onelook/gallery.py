@@ -186,6 +186,7 @@ class Gallery:
         self._memory = _Memory()
         self._means: tuple[Floats, list[float]] | None = None  # (P, D) and lengths, as _means gives them
         self._looked: float | None = None
+        self._rehearsing = False
 
     @classmethod
     def open(cls, path: Path, key_file: Path, model_sha: str | None = None) -> Self:
@@ -277,7 +278,7 @@ class Gallery:
         Keep it short: other processes that want to change the gallery wait for its end.
         Raises GalleryError if the file cannot be written.
         """
-        if self._db is not None and self._db.in_transaction:
+        if self._rehearsing or (self._db is not None and self._db.in_transaction):
             yield
             return
         self._sync(PATIENCE_MS)
@@ -300,6 +301,18 @@ class Gallery:
             self._recall(before)
             self._seal = self._version = None  # read all of it again at the next look
             raise
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[None]:
+        """What is added within is known until its end, and never stored: to see what would come of it."""
+        before = self._memory
+        self._recall(before.only(before.rows))
+        self._rehearsing = True
+        try:
+            yield
+        finally:
+            self._rehearsing = False
+            self._recall(before)
 
     def add(
         self, name: str, embedding: Floats, quality: float, source: str, sha256: str | None = None
@@ -326,6 +339,10 @@ class Gallery:
             memory = self._memory
             if sha256 is not None and any(old.sha256 == sha256 for old in memory.people.get(name, ())):
                 return False
+            if self._rehearsing:
+                self._memory.add(-1 - len(memory.rows), name, -1, template)
+                self._means = None
+                return True
             db = self._connected()
             with self._sentences():
                 person = memory.numbers.get(name)

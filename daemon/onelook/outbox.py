@@ -209,6 +209,27 @@ class Outbox:
             self._tell(reason, count)
         return gone["expired"]
 
+    def forget(self, name: str) -> int:
+        """Destroy what waits about an enrolled person; how many events.
+
+        No byte of the name is left in the file: what was delivered long ago is overwritten too.
+        """
+        with self._lock:
+            about = [
+                waiting.number
+                for waiting in self._waiting.values()
+                if name in (getattr(waiting.event.data, "name", None), getattr(waiting.event.data, "previous", None))
+            ]
+            dropped = self._forget(about)
+            if self._disk is not None and not self._disk_fails:
+                try:
+                    self._disk.execute("VACUUM")
+                    self._disk.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                except sqlite3.DatabaseError as error:
+                    self._fail(error)
+        self._tell("forgotten", dropped)
+        return dropped
+
     def sync(self) -> None:
         """Have what was written reach the disk itself: from here on a power cut does not lose it.
 

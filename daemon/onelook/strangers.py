@@ -1,0 +1,168 @@
+"""Strangers: tracks of people whom nobody knows, kept for a while, gathered into clusters, and given a name.
+
+    for cluster in clusters(gallery.strangers(), similarity=0.5):
+        print(cluster.id, len(cluster.strangers), cluster.first, cluster.last)
+    name_cluster(gallery, "u17", "Ada", similarity=0.5)
+
+Only where the owner asked for it: a template of somebody who never agreed is kept here, so few of them are
+kept, sealed as the enrolled are, and for days at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import cv2
+import numpy as np
+from scipy.cluster.hierarchy import fcluster, linkage
+
+from onelook.face import Faces, Floats
+from onelook.frame import Frame
+from onelook.gallery import Gallery, GalleryError, Stranger, clean_name
+from onelook.track import Track
+
+LASTS = 2.0
+"""Seconds for which somebody must have been seen to be worth keeping."""
+WORTH = 0.3
+"""Least quality of the mean of a track's faces, 0 to 1."""
+TEMPLATES = 10
+"""Most tracks of a cluster that become templates, the best first."""
+CROP = 160
+"""Pixels of a kept picture's side."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """Tracks that look like one person's."""
+
+    id: str
+    """`u` and the number of its oldest track; the same until that one is dropped."""
+    strangers: tuple[Stranger, ...]
+    """Oldest first."""
+
+    @property
+    def first(self) -> datetime:
+        """When it was first seen, UTC."""
+        return min(each.first for each in self.strangers)
+
+    @property
+    def last(self) -> datetime:
+        """When it was last seen, UTC."""
+        return max(each.last for each in self.strangers)
+
+    @property
+    def streams(self) -> tuple[str, ...]:
+        """Where."""
+        return tuple(sorted({each.stream for each in self.strangers}))
+
+
+def clusters(strangers: Sequence[Stranger], similarity: float) -> list[Cluster]:
+    """Gathers tracks into people; the most often seen first.
+
+    similarity: cosine from which two tracks are taken for one person. Average linkage, which neither chains
+    strangers together by way of a third, nor demands that all pairs of a person's tracks be near.
+    """
+    if not strangers:
+        return []
+    looks = np.stack([each.embedding for each in strangers]).astype(np.float64)
+    if len(strangers) == 1:
+        labels = np.array([1])
+    else:
+        # Of unit vectors the squared distance is twice one minus the cosine.
+        far = np.maximum(1 - looks @ looks.T, 0)[np.triu_indices(len(looks), 1)]
+        labels = fcluster(linkage(far, "average"), max(1 - similarity, 1e-6), "distance")
+    found = []
+    for label in np.unique(labels).tolist():
+        mine = tuple(strangers[row] for row in np.flatnonzero(labels == label).tolist())
+        found.append(Cluster(f"u{min(each.number for each in mine)}", mine))
+    return sorted(found, key=lambda cluster: (-len(cluster.strangers), cluster.first))
+
+
+def name_cluster(gallery: Gallery, cluster: str, name: str, similarity: float) -> int:
+    """Enrols a cluster, by its id, as `name`, and drops its tracks; how many templates that makes.
+
+    similarity: as of `clusters`; from it on, a cluster that is like somebody enrolled under another name is refused.
+    Raises GalleryError with one sentence, also where there is no such cluster.
+    """
+    name = clean_name(name)
+    found = clusters([each for each in gallery.strangers() if each.model == gallery.model_sha], similarity)
+    chosen = next((each for each in found if each.id == cluster), None)
+    if chosen is None:
+        there = ", ".join(each.id for each in found) or "none"
+        raise GalleryError(f"There is no cluster {cluster} of unknown people; there are: {there}.")
+    best = sorted(chosen.strangers, key=lambda each: -each.quality)[:TEMPLATES]
+    mean = np.mean([each.embedding for each in best], axis=0)
+    match = gallery.match((mean / np.linalg.norm(mean))[None].astype(np.float32))[0]
+    if match.name not in (None, name) and match.similarity >= similarity:
+        raise GalleryError(
+            f"{cluster} looks like {match.name}, who is enrolled (similarity {match.similarity:.2f}): "
+            f"give it that name, or forget one of the two."
+        )
+    with gallery.transaction():
+        for each in best:
+            source = f"seen on {each.stream}, {each.first:%Y-%m-%d %H:%M} UTC"
+            gallery.add(name, each.embedding, each.quality, source)
+        gallery.drop_strangers([each.number for each in chosen.strangers])
+    return len(best)
+
+
+@dataclass(slots=True)
+class _Seen:
+    first: datetime
+    last: datetime
+    embedding: Floats
+    quality: float
+    unknown: bool = False
+    best: float = 0.0
+    crop: bytes | None = None
+
+
+class Lookout:
+    """Notices which tracks of one stream end without a name. No clock: times are those of the frames."""
+
+    def __init__(self, stream: str, *, crops: bool = False) -> None:
+        """crops: keep a picture of each."""
+        self.stream = stream
+        self.crops = crops
+        self._seen: dict[int, _Seen] = {}
+
+    def look(
+        self, tracks: Sequence[Track], faces: Faces, frame: Frame, unknown: Collection[int]
+    ) -> Iterator[Stranger]:
+        """The strangers who have left with this frame; `unknown`: tracks that are said to be so."""
+        alive = set()
+        for track in tracks:
+            alive.add(track.id)
+            if track.state == "tentative":
+                continue
+            seen = self._seen.get(track.id)
+            if seen is None:
+                first = frame.utc - timedelta(seconds=frame.time - track.first_seen)
+                seen = self._seen[track.id] = _Seen(first, frame.utc, track.embedding, track.quality)
+            seen.unknown = track.id in unknown
+            if track.row is None:
+                continue
+            seen.last, seen.embedding, seen.quality = frame.utc, track.embedding, track.quality
+            quality = float(faces.quality[track.row])
+            if self.crops and seen.unknown and quality > seen.best:
+                seen.best, seen.crop = quality, _crop(frame, faces.boxes[track.row])
+        for number in [number for number in self._seen if number not in alive]:
+            gone = self._seen.pop(number)
+            if gone.unknown and gone.quality >= WORTH and gone.last - gone.first >= timedelta(seconds=LASTS):
+                yield Stranger(self.stream, gone.first, gone.last, gone.embedding, gone.quality, gone.crop)
+
+
+def _crop(frame: Frame, box: Floats) -> bytes:
+    """JPEG of the square around a face, half as large again."""
+    x, y = (box[:2] + box[2:]) / 2
+    half = 0.75 * float(max(box[2:] - box[:2]))
+    height, width = frame.image.shape[:2]
+    left, top = max(round(x - half), 0), max(round(y - half), 0)
+    right, bottom = min(round(x + half), width), min(round(y + half), height)
+    part = frame.image[top : max(bottom, top + 1), left : max(right, left + 1)]
+    scale = min(1.0, CROP / max(part.shape[:2]))
+    small = cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    _, data = cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return bytes(data)
