@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import onelook as package
 from onelook import __version__
-from onelook.gallery import Gallery
+from onelook.gallery import Gallery, Stranger
 from onelook.model import shipped
+from onelook.spec import load
 
 Done = subprocess.CompletedProcess[str]
 COMMANDS = ("run", "check", "doctor", "replay", "enroll", "gallery", "demo", "schema")
@@ -55,7 +60,9 @@ def bad_config(tmp_path: Path) -> Path:
 @pytest.fixture
 def gallery_config(tmp_path: Path) -> Path:
     """A config whose gallery holds Ada, twice, and Grace."""
-    file = write(tmp_path, STREAM + "gallery: {path: people.db, key_file: people.key}\n")
+    file = write(
+        tmp_path, STREAM + "gallery: {path: people.db, key_file: people.key}\nmqtt: {outbox: outbox.db}\n"
+    )
     with Gallery.open(tmp_path / "people.db", tmp_path / "people.key", "ab" * 32) as gallery:
         for number, name in enumerate(("Ada", "Ada", "Grace")):
             embedding = np.zeros(8, np.float32)
@@ -75,7 +82,10 @@ def test_it_says_its_version_and_its_commands() -> None:
         assert re.search(rf"^    {command}  +\w", told.stdout, re.MULTILINE), command
 
 
-@pytest.mark.parametrize("line", ["", "watch", "replay", "gallery", "run --conf x", "enroll Ada"])
+@pytest.mark.parametrize(
+    "line",
+    ["", "watch", "replay", "gallery", "run --conf x", "enroll Ada", "enroll", "enroll Ada --folder x"],
+)
 def test_a_wrong_command_line_is_told_by_exit_code_2(line: str) -> None:
     done = onelook(*line.split())
 
@@ -206,7 +216,7 @@ def test_a_person_can_be_forgotten(gallery_config: Path) -> None:
     assert done.stdout == "Ada is forgotten, and 2 templates destroyed\n"
 
     done = onelook("gallery", "forget", "Grace", "--json", "--config", gallery_config)
-    assert json.loads(done.stdout) == {"name": "Grace", "templates": 1}
+    assert json.loads(done.stdout) == {"name": "Grace", "templates": 1, "outbox": True}
 
     assert onelook("gallery", "list", "--config", gallery_config).stdout == "nobody is enrolled\n"
 
@@ -216,6 +226,74 @@ def test_forgetting_somebody_unknown_says_who_is_known(gallery_config: Path) -> 
 
     assert done.returncode == 78
     assert done.stderr == "Nobody named Alan is enrolled; enrolled: Ada, Grace.\n"
+
+
+def test_all_that_is_kept_of_a_person_can_be_seen(gallery_config: Path) -> None:
+    told = json.loads(onelook("gallery", "export", "Ada", "--config", gallery_config).stdout)
+    assert told.keys() == {"name", "purpose", "consent", "until", "templates"}
+    [first, second] = told["templates"]
+    assert (first["source"], first["quality"], first["sha256"]) == ("0.jpg", 0.9, f"{0:064x}")
+    assert np.frombuffer(base64.b64decode(second["embedding"]), "<f4").tolist() == [0, 1, 0, 0, 0, 0, 0, 0]
+
+    done = onelook("gallery", "export", "Alan", "--config", gallery_config)
+    assert (done.returncode, done.stderr) == (78, "Nobody named Alan is enrolled.\n")
+
+
+def test_the_gallerys_key_can_be_changed(gallery_config: Path) -> None:
+    key = (gallery_config.parent / "people.key").read_bytes()
+    done = onelook("gallery", "rotate-key", "--config", gallery_config)
+    assert (done.returncode, done.stdout) == (0, "5 entries are sealed under the new key\n")
+    assert (gallery_config.parent / "people.key").read_bytes() != key
+    assert len(onelook("gallery", "list", "--config", gallery_config).stdout.splitlines()) == 3
+
+
+def test_unknown_people_are_listed_and_named(gallery_config: Path) -> None:
+    gallery_config.write_text(gallery_config.read_text().replace("people.db", "strangers.db"))
+    done = onelook("gallery", "unknown", "--config", gallery_config)
+    assert done.stdout == "nobody unknown is kept; to keep unknown people, set gallery.unknown_days\n"
+
+    folder, model = gallery_config.parent, load(shipped())[0].sha256
+    seen = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    with Gallery.open(folder / "strangers.db", folder / "people.key", model) as gallery:
+        for axis in (0, 0, 1):
+            gallery.keep_stranger(Stranger("door", seen, seen, np.eye(256, dtype=np.float32)[axis], 0.8))
+    lines = onelook("gallery", "unknown", "--config", gallery_config).stdout.splitlines()
+    assert [line.split()[:2] for line in lines] == [["cluster", "times"], ["u1", "2"], ["u3", "1"]]
+    [first, _] = json.loads(onelook("gallery", "unknown", "--json", "--config", gallery_config).stdout)
+    assert (first["cluster"], first["times"], first["streams"]) == ("u1", 2, ["door"])
+
+    done = onelook("gallery", "name", "u1", "Ada", "--config", gallery_config)
+    assert (done.returncode, done.stdout) == (0, "Ada is enrolled from 2 tracks\n")
+    done = onelook("gallery", "name", "u1", "Ada", "--config", gallery_config)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr == "There is no cluster u1 of unknown people; there are: u3.\n"
+
+
+def test_a_folder_of_people_is_enrolled_with_a_verdict_for_each_photo(gallery_config: Path) -> None:
+    portraits = Path(package.__file__).parent / "portraits"
+    gallery_config.write_text(gallery_config.read_text().replace("people.db", "new.db"))
+    for name, file in (("Eileen Collins", "eileen_collins.jpg"), ("Grace Hopper", "grace_hopper.jpg")):
+        (gallery_config.parent / "people" / name).mkdir(parents=True)
+        shutil.copy(portraits / file, gallery_config.parent / "people" / name / "1.jpg")
+    (gallery_config.parent / "people" / "Grace Hopper" / "2.jpg").write_bytes(b"no picture")
+    folder = ("--folder", gallery_config.parent / "people", "--config", gallery_config)
+
+    dry = onelook("enroll", *folder, "--dry-run")
+    assert dry.returncode == 0, dry.stderr
+    assert "would be enrolled: a face of" in dry.stdout.splitlines()[0]
+    assert not (gallery_config.parent / "new.db").exists()
+
+    done = onelook("enroll", *folder, "--purpose", "the door", "--consent", "public domain", "--keep-days", "30")
+    assert done.returncode == 0, done.stderr
+    assert [line for line in done.stdout.splitlines() if line.endswith("photos")] == [
+        "Eileen Collins: 1 of 1 photos",
+        "Grace Hopper: 1 of 2 photos",
+    ]
+    again = json.loads(onelook("enroll", *folder, "--json").stdout)
+    assert [row["reason"] for row in again if row["accepted"]] == ["is enrolled already"] * 2
+    kept = json.loads(onelook("gallery", "export", "Grace Hopper", "--config", gallery_config).stdout)
+    assert (kept["purpose"], kept["consent"], len(kept["templates"])) == ("the door", "public domain", 1)
+    assert kept["until"] > kept["templates"][0]["added"]
 
 
 # --- ends: 0 when asked to, 1 for our bugs -------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onelook.enroll import EnrollError, enroll, folder_people
+from onelook.enroll import EnrollError, Migrated, Verdict, enroll, enroll_all, folder_people, migrate
 from onelook.face import Faces, Floats
-from onelook.gallery import Gallery, GalleryError
+from onelook.gallery import Gallery, GalleryError, Note
 from onelook.picture import Image, read_picture
 
 THRESHOLD = 0.5
@@ -375,6 +375,83 @@ def test_two_who_enroll_the_same_photo_at_once_store_it_once(studio: Studio, gal
     [told] = enroll("Ada", [photo], Slow(), gallery, threshold=THRESHOLD)
     assert (told.accepted, told.reason) == (True, "is enrolled already")
     assert enrolled(gallery) == {"Ada": ["1.png"]}
+
+
+# --- everybody at once, for show, and for another model -----------------------------------------
+
+
+def test_a_dry_run_tells_what_would_come_of_it_and_stores_nothing(studio: Studio, gallery: Gallery) -> None:
+    people = {
+        "Ada": [studio.photo("1.png"), studio.photo("blurred.png", take=4, blur=9)],
+        "Ben": [studio.photo("2.png", take=2), studio.photo("3.png", who=5)],
+    }
+    shown: list[Path] = []
+
+    def progress(photos: Sequence[Path]) -> Iterator[Path]:
+        for photo in photos:
+            shown.append(photo)
+            yield photo
+
+    def enrolled_all(dry_run: bool) -> dict[str, list[Verdict]]:
+        return enroll_all(people, Painted(), gallery, threshold=THRESHOLD, dry_run=dry_run, progress=progress)
+
+    dry = enrolled_all(dry_run=True)
+    assert not gallery.path.exists()
+    assert gallery.people() == []
+    assert shown == [*people["Ada"], *people["Ben"]]
+    wet = enrolled_all(dry_run=False)
+    assert [v.accepted for v in dry["Ada"] + dry["Ben"]] == [True, False, False, True]
+    for name, verdicts in dry.items():
+        for would, did in zip(verdicts, wet[name], strict=True):
+            assert would.reason == did.reason.replace("is enrolled:", "would be enrolled:")
+    assert dry["Ben"][0].reason.startswith("looks like Ada")
+    assert enrolled(gallery) == {"Ada": ["1.png"], "Ben": ["3.png"]}
+    again = enroll_all(people, Painted(), gallery, threshold=THRESHOLD)
+    assert again["Ada"][0].reason == again["Ben"][1].reason == "is enrolled already"
+
+
+def test_the_ground_for_enrolling_is_kept_and_can_be_renewed(studio: Studio, gallery: Gallery) -> None:
+    photo, note = studio.photo("1.png"), Note("the door", "by word of mouth")
+    enroll("Ada", [photo], Painted(), gallery, threshold=THRESHOLD, note=note)
+    enroll("Ada", [photo], Painted(), gallery, threshold=THRESHOLD)
+    assert gallery.people()[0].note == note
+    enroll("Ada", [photo], Painted(), gallery, threshold=THRESHOLD, note=Note("the till"))
+    assert gallery.people()[0].note == Note("the till")
+    enroll("Ben", [studio.photo("2.png", side=20)], Painted(), gallery, threshold=THRESHOLD, note=note)
+    assert [person.name for person in gallery.people()] == ["Ada"]
+
+
+def test_another_model_takes_over_from_the_photos_that_were_kept(studio: Studio, tmp_path: Path) -> None:
+    class Mirrored(Painted):
+        def __call__(self, image: Image) -> Faces:
+            faces = super().__call__(image)
+            faces.embeddings[:] *= -1
+            return faces
+
+    paths = tmp_path / "gallery.db", tmp_path / "gallery.key"
+    photos = [studio.photo(f"{take}.png", take=take) for take in range(3)]
+    with Gallery.open(*paths, "a1" * 32) as gallery:
+        enroll("Ada", photos, Painted(), gallery, threshold=THRESHOLD, note=Note("the door"))
+        enroll("Ben", [studio.photo("ben.png", who=5)], Painted(), gallery, threshold=THRESHOLD)
+    (studio.folder / "old").mkdir()
+    photos[0].rename(studio.folder / "old" / "renamed.png")
+    photos[1].unlink()
+    (studio.folder / "ben.png").unlink()
+    with pytest.raises(GalleryError, match="onelook gallery migrate"):
+        Gallery.open(*paths, "b2" * 32)
+    for again in range(2):
+        with Gallery.open(*paths) as gallery:
+            told = migrate(studio.folder, Mirrored(), gallery, "b2" * 32)
+        assert told == [Migrated("Ada", 0 if again else 2, 0 if again else 1), Migrated("Ben", 0, 1)]
+    with Gallery.open(*paths) as gallery:
+        gallery.forget("Ben")
+    with Gallery.open(*paths, "b2" * 32) as gallery:
+        [ada] = gallery.people()
+        assert (len(ada.templates), ada.note.purpose) == (2, "the door")
+        [match] = gallery.match(Mirrored()(read_picture(photos[2])).embeddings)
+        assert match.similarity > 0.8
+    with pytest.raises(EnrollError, match="holds no photos"), Gallery.open(*paths) as gallery:
+        migrate(studio.folder / "old" / "nowhere", Painted(), gallery, "b2" * 32)
 
 
 # --- a folder per person ------------------------------------------------------------------------

@@ -99,6 +99,32 @@ def test_expired_events_are_dropped_and_counted(path: Path | None) -> None:
     assert dropped == {"expired": 2}
 
 
+def identified(name: str, track: int = 1) -> Event:
+    data = Identity(track=track, box=(1.5, 2.25, 30.125, 40.0), frame=1, state="known", name=name, confidence=1)
+    return Event(stream="door", time=datetime.now(UTC), captured=12.5, data=data)
+
+
+def test_of_a_person_who_is_forgotten_no_byte_waits(tmp_path: Path) -> None:
+    dropped = Dropped()
+    with Outbox(tmp_path / "outbox.db", on_dropped=dropped) as outbox:
+        for track in range(200):
+            outbox.put(identified("Ada Lovelace" if track % 2 else "Ben", track), FOREVER)
+        delivered = [waiting.number for waiting in outbox.oldest(50)]
+        outbox.delete(delivered)  # their bytes are still in the file
+        assert outbox.forget("Ada Lovelace") == 75
+        assert len(outbox) == 75
+        whole = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+        assert b"Lovelace" not in whole
+        assert b"Ben" in whole
+        outbox.put(identified("Ben", 999), FOREVER)
+    assert dropped == {"forgotten": 75}
+    with Outbox(tmp_path / "outbox.db") as outbox:
+        assert len(outbox) == 76
+    with Outbox() as outbox:
+        outbox.put(identified("Ada"), FOREVER)
+        assert outbox.forget("Ada") == 1
+
+
 def test_a_full_outbox_gives_up_its_oldest(path: Path | None) -> None:
     dropped = Dropped()
     size = len(appeared(0).model_dump_json())

@@ -106,19 +106,16 @@ def _parser() -> argparse.ArgumentParser:
     enroll = commands.add_parser(
         "enroll", parents=[config, as_json, everywhere], help="teach the gallery a person's face"
     )
-    enroll.add_argument("name", metavar="NAME", help="as it shall stand in events")
-    enroll.add_argument("photos", type=Path, nargs="+", metavar="PHOTO", help="pictures of that person alone")
-    enroll.set_defaults(command=_enroll)
+    enroll.add_argument("name", metavar="NAME", nargs="?", help="as it shall stand in events")
+    enroll.add_argument("photos", type=Path, nargs="*", metavar="PHOTO", help="pictures of that person alone")
+    enroll.add_argument("--folder", type=Path, metavar="DIR", help="in their place: one folder per person, named so")
+    enroll.add_argument("--dry-run", action="store_true", help="tell what would come of it, and store nothing")
+    enroll.add_argument("--purpose", metavar="TEXT", help="what it is for; kept with the person")
+    enroll.add_argument("--consent", metavar="TEXT", help="how and when the person agreed; kept with the person")
+    enroll.add_argument("--keep-days", type=float, metavar="N", help="forget the person after so many days")
+    enroll.set_defaults(command=_enroll, error=enroll.error)
 
-    gallery = commands.add_parser("gallery", help="see or forget who is enrolled")
-    actions = gallery.add_subparsers(title="actions", metavar="ACTION", required=True)
-    people = actions.add_parser("list", parents=[config, as_json, everywhere], help="who is enrolled")
-    people.set_defaults(command=_gallery_list)
-    forget = actions.add_parser(
-        "forget", parents=[config, as_json, everywhere], help="destroy all that is kept of a person"
-    )
-    forget.add_argument("name", metavar="NAME")
-    forget.set_defaults(command=_gallery_forget)
+    _gallery_parser(commands, config, as_json, everywhere)
 
     demo = commands.add_parser("demo", parents=[everywhere], help="see it work, within a minute or two")
     demo.add_argument("source", metavar="SOURCE", nargs="?", help="a stream's URL; default: a made-up crowd")
@@ -129,6 +126,39 @@ def _parser() -> argparse.ArgumentParser:
     schema = commands.add_parser("schema", parents=[everywhere], help="print the JSON Schema of the events")
     schema.set_defaults(command=_schema)
     return parser
+
+
+def _gallery_parser(
+    commands: argparse._SubParsersAction[_Parser], config: _Parser, as_json: _Parser, everywhere: _Parser
+) -> None:
+    gallery = commands.add_parser("gallery", help="see or forget who is enrolled")
+    actions = gallery.add_subparsers(title="actions", metavar="ACTION", required=True)
+    people = actions.add_parser("list", parents=[config, as_json, everywhere], help="who is enrolled")
+    people.set_defaults(command=_gallery_list)
+    forget = actions.add_parser(
+        "forget", parents=[config, as_json, everywhere], help="destroy all that is kept of a person"
+    )
+    forget.add_argument("name", metavar="NAME")
+    forget.set_defaults(command=_gallery_forget)
+    export = actions.add_parser("export", parents=[config, everywhere], help="print all that is kept of a person")
+    export.add_argument("name", metavar="NAME")
+    export.set_defaults(command=_gallery_export)
+    unknown = actions.add_parser(
+        "unknown", parents=[config, as_json, everywhere], help="people whom nobody knows, if the config keeps them"
+    )
+    unknown.set_defaults(command=_gallery_unknown)
+    name = actions.add_parser("name", parents=[config, as_json, everywhere], help="enroll one of them")
+    name.add_argument("cluster", metavar="CLUSTER", help="as `gallery unknown` tells it, such as u17")
+    name.add_argument("name", metavar="NAME", help="as it shall stand in events")
+    name.set_defaults(command=_gallery_name)
+    migrate = actions.add_parser(
+        "migrate", parents=[config, as_json, everywhere], help="enroll everybody anew for another model"
+    )
+    migrate.add_argument("folder", type=Path, metavar="FOLDER", help="where the photos are kept, under any names")
+    migrate.set_defaults(command=_gallery_migrate)
+    rotate = actions.add_parser("rotate-key", parents=[config, everywhere], help="seal the gallery under a new key")
+    rotate.add_argument("--new-key", type=Path, metavar="FILE", help="default: one is made and put in its place")
+    rotate.set_defaults(command=_gallery_rotate_key)
 
 
 # --- commands ------------------------------------------------------------------------------------
@@ -204,18 +234,40 @@ def _replay(arguments: argparse.Namespace) -> None:
 
 
 def _enroll(arguments: argparse.Namespace) -> None:
+    if arguments.folder is not None and arguments.name is not None:
+        arguments.error("--folder names the people itself: leave NAME and PHOTO out")
+    if arguments.folder is None and not arguments.photos:
+        arguments.error("NAME and at least one PHOTO are needed, or --folder DIR")
     config = _config(arguments.config)
-    from onelook import service
+    from datetime import UTC, datetime, timedelta
 
-    verdicts = service.enroll(config, arguments.name, arguments.photos)
+    from onelook import service
+    from onelook.enroll import folder_people
+    from onelook.gallery import Note
+
+    note = None
+    if arguments.purpose or arguments.consent or arguments.keep_days is not None:
+        until = arguments.keep_days and datetime.now(UTC) + timedelta(days=arguments.keep_days)
+        note = Note(arguments.purpose, arguments.consent, until or None)
+    people = {arguments.name: arguments.photos} if arguments.folder is None else folder_people(arguments.folder)
+    told = service.enroll(config, people, note=note, dry_run=arguments.dry_run)
     if arguments.json:
-        rows = [{"photo": str(v.photo), "accepted": v.accepted, "reason": v.reason} for v in verdicts]
+        rows = [
+            {"name": name, "photo": str(verdict.photo), "accepted": verdict.accepted, "reason": verdict.reason}
+            for name, verdicts in told.items()
+            for verdict in verdicts
+        ]
         _print(json.dumps(rows, ensure_ascii=False))
     else:
-        for verdict in verdicts:
-            _print(f"{verdict.photo} {verdict.reason}")
-    if not any(verdict.accepted for verdict in verdicts):
-        raise OwnerError(f"{arguments.name} is not enrolled: none of the photos can be used.")
+        for name, verdicts in told.items():
+            for verdict in verdicts:
+                _print(f"{verdict.photo} {verdict.reason}")
+            if arguments.folder is not None:
+                _print(f"{name}: {sum(verdict.accepted for verdict in verdicts)} of {len(verdicts)} photos")
+    failed = [name for name, verdicts in told.items() if not any(verdict.accepted for verdict in verdicts)]
+    if failed:
+        be = "is" if len(failed) == 1 else "are"
+        raise OwnerError(f"{', '.join(failed)} {be} not enrolled: none of the photos can be used.")
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -260,18 +312,92 @@ def _gallery_list(arguments: argparse.Namespace) -> None:
 
 
 def _gallery_forget(arguments: argparse.Namespace) -> None:
+    config = _config(arguments.config)
+    from onelook import service
+
+    removed, done = service.forget(config, arguments.name)
+    if arguments.json:
+        _print(json.dumps({"name": arguments.name, "templates": removed, "outbox": done}, ensure_ascii=False))
+        return
+    _print(f"{arguments.name} is forgotten, and {removed} template{'s' * (removed > 1)} destroyed")
+    if not done:
+        _print("the daemon that runs here destroys what waits for its broker within a second")
+
+
+def _gallery_export(arguments: argparse.Namespace) -> None:
     section = _config(arguments.config).gallery
     from onelook.gallery import Gallery
 
     with Gallery.open(section.path, section.key_file) as gallery:
-        removed = gallery.forget(arguments.name)
-        if not removed:
-            enrolled = ", ".join(person.name for person in gallery.people()) or "nobody"
-            raise OwnerError(f"Nobody named {arguments.name} is enrolled; enrolled: {enrolled}.")
+        _print(json.dumps(gallery.export(arguments.name), indent=2, ensure_ascii=False))
+
+
+def _gallery_unknown(arguments: argparse.Namespace) -> None:
+    config = _config(arguments.config)
+    from onelook import service
+
+    found = service.unknown(config)
     if arguments.json:
-        _print(json.dumps({"name": arguments.name, "templates": removed}, ensure_ascii=False))
+        rows = [
+            {
+                "cluster": cluster.id,
+                "times": len(cluster.strangers),
+                "first": cluster.first.isoformat(),
+                "last": cluster.last.isoformat(),
+                "streams": cluster.streams,
+            }
+            for cluster in found
+        ]
+        _print(json.dumps(rows, ensure_ascii=False))
+    elif not found:
+        off = "" if config.gallery.unknown_days else "; to keep unknown people, set gallery.unknown_days"
+        _print(f"nobody unknown is kept{off}")
     else:
-        _print(f"{arguments.name} is forgotten, and {removed} template{'s' * (removed > 1)} destroyed")
+        _print("cluster  times  first             last              streams")
+        for cluster in found:
+            times = f"{len(cluster.strangers):5}  {cluster.first:%Y-%m-%d %H:%M}  {cluster.last:%Y-%m-%d %H:%M}"
+            _print(f"{cluster.id:7}  {times}  {', '.join(cluster.streams)}")
+
+
+def _gallery_name(arguments: argparse.Namespace) -> None:
+    config = _config(arguments.config)
+    from onelook import service
+
+    count = service.name_unknown(config, arguments.cluster, arguments.name)
+    if arguments.json:
+        _print(json.dumps({"name": arguments.name, "templates": count}, ensure_ascii=False))
+    else:
+        _print(f"{arguments.name} is enrolled from {count} track{'s' * (count > 1)}")
+
+
+def _gallery_migrate(arguments: argparse.Namespace) -> None:
+    config = _config(arguments.config)
+    from onelook import service
+
+    told = service.migrate(config, arguments.folder)
+    if arguments.json:
+        rows = [{"name": each.name, "photos": each.photos, "missing": each.missing} for each in told]
+        _print(json.dumps(rows, ensure_ascii=False))
+    else:
+        for each in told:
+            missing = f", {each.missing} not found or of no more use" if each.missing else ""
+            _print(f"{each.name}: enrolled anew from {each.photos} photos{missing}")
+    left = [each.name for each in told if each.missing and not each.photos]
+    if left:
+        raise OwnerError(
+            f"No photo of {', '.join(left)} was found: give another folder, or run `onelook gallery forget NAME`."
+        )
+
+
+def _gallery_rotate_key(arguments: argparse.Namespace) -> None:
+    section = _config(arguments.config).gallery
+    from onelook.gallery import Gallery
+
+    with Gallery.open(section.path, section.key_file) as gallery:
+        count = gallery.rotate(arguments.new_key)
+    _print(f"{count} entries are sealed under the new key")
+    if arguments.new_key is not None:
+        _print(f"put {arguments.new_key} in the place of the old key now: nothing else opens the gallery any more")
 
 
 # --- what commands share -------------------------------------------------------------------------

@@ -239,6 +239,10 @@ class Gallery(Section):
 
     path: OwnPath = Path("/var/lib/onelook/gallery.db")
     key_file: OwnPath = Path("/var/lib/onelook/gallery.key")
+    keep_days: Annotated[float, Field(gt=0)] | None = None  # older templates are destroyed; none: kept until forgotten
+    unknown_days: Annotated[float, Field(ge=0, le=30)] = 0  # for which strangers' tracks are kept; 0: not at all
+    unknown_most: Annotated[int, Field(ge=1, le=2000)] = 500
+    unknown_crops: bool = False
 
 
 class Tls(Section):

@@ -80,7 +80,7 @@ def demo(
             report=Report(far=1e-2),  # one person enrolled, before an audience of one
         )
         if made_up:
-            for verdict in service.enroll(config, ENROLLED, [PORTRAITS / "eileen_collins.jpg"]):
+            for verdict in service.enroll(config, {ENROLLED: [PORTRAITS / "eileen_collins.jpg"]})[ENROLLED]:
                 _say(f"{ENROLLED}'s portrait {verdict.reason}.")
         listener = house.enter_context(_Listener(host, port, config.mqtt.prefix, masked(source)))
         page = f"http://127.0.0.1:{config.metrics.port}/metrics"

@@ -24,6 +24,8 @@ from onelook.face import Faces, Floats
 from onelook.gallery import Gallery, GalleryError, Note, clean_name
 from onelook.picture import Image, PictureError, read_picture
 
+SIZE = 112.0
+"""`Faces.sizes` of a photo that is good enough, about."""
 VIEW = 4.0
 """Sides of the square that a face is looked at in, in sides of the face."""
 KNOWN = 88

@@ -10,6 +10,7 @@ owner can copy or carry away, and no second file keeps bytes of a person who was
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
 import math
@@ -18,7 +19,7 @@ import re
 import secrets
 import sqlite3
 import unicodedata
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -187,6 +188,8 @@ class Gallery:
         self._means: tuple[Floats, list[float]] | None = None  # (P, D) and lengths, as _means gives them
         self._looked: float | None = None
         self._rehearsing = False
+        self.on_forgotten: Callable[[str], object] = lambda name: None  # noqa: ARG005
+        """Told of everybody who was enrolled at the last look and is no more."""
 
     @classmethod
     def open(cls, path: Path, key_file: Path, model_sha: str | None = None) -> Self:
@@ -358,6 +361,34 @@ class Gallery:
             self._means = None
         return True
 
+    def export(self, name: str) -> dict[str, object]:
+        """All that is kept of a person, for them to see; templates as base64 of little-endian float32.
+
+        Raises GalleryError if nobody of that name is enrolled.
+        """
+        name = clean_name(name)
+        person = next((person for person in self.people() if person.name == name), None)
+        if person is None:
+            raise GalleryError(f"Nobody named {name} is enrolled.")
+        note = person.note
+        return {
+            "name": name,
+            "purpose": note.purpose,
+            "consent": note.consent,
+            "until": None if note.until is None else note.until.isoformat(),
+            "templates": [
+                {
+                    "source": template.source,
+                    "sha256": template.sha256,
+                    "quality": template.quality,
+                    "added": template.added.isoformat(),
+                    "model": template.model,
+                    "embedding": base64.b64encode(template.embedding.astype("<f4").tobytes()).decode(),
+                }
+                for template in person.templates
+            ],
+        }
+
     def annotate(self, name: str, note: Note) -> None:
         """Stores on what ground somebody is enrolled, in the place of what stood there.
 
@@ -475,6 +506,8 @@ class Gallery:
         with self._sentences():
             self._connected().execute("VACUUM")
         self._prove_gone(pieces)
+        for name in memory.people.keys() - self._memory.people.keys():
+            self.on_forgotten(name)
         return gone
 
     def _prove_gone(self, pieces: Sequence[bytes]) -> None:
@@ -634,6 +667,8 @@ class Gallery:
 
     def _sync(self, patience_ms: int) -> bool:
         """Makes the memory agree with the file; True if it did not. `patience_ms`: wait for a writer."""
+        if self._db is not None and self._db.in_transaction:
+            return False  # ours: nobody else can have changed anything
         try:
             status = self.path.stat()
         except FileNotFoundError:
@@ -718,8 +753,11 @@ class Gallery:
             plain = self._unsealed(seal, sealed, "note", number, person)
             memory.notes[number] = person, _note(json.loads(plain))
         self._refuse_other_models(memory)
+        gone = self._memory.people.keys() - memory.people.keys()
         self._recall(memory)
         self._version = version
+        for name in gone:
+            self.on_forgotten(name)
         log.info("gallery: %d people, %d templates", len(memory.people), len(memory.rows))
 
     def _refuse_other_models(self, memory: _Memory) -> None:

@@ -31,9 +31,9 @@ from onelook.event import Event
 
 log = logging.getLogger(__name__)
 
-REASONS = ("expired", "full", "refused", "unreadable")
-"""Why an event may be dropped undelivered: too old; no room; the broker denied its topic;
-its stored form is not of this version."""
+REASONS = ("expired", "forgotten", "full", "refused", "unreadable")
+"""Why an event may be dropped undelivered: too old; about a person who was forgotten; no room; the broker
+denied its topic; its stored form is not of this version."""
 
 BYTES = 4_000_000
 """Most bytes of one kind of event, where nothing else is said: about 8,000 events."""

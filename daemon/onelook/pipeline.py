@@ -13,9 +13,11 @@ from contextlib import AbstractContextManager, nullcontext
 from onelook.event import Event
 from onelook.face import Faces, Floats
 from onelook.frame import Frame
+from onelook.gallery import Stranger
 from onelook.match import Match
 from onelook.model import FaceModel
 from onelook.reporter import Reporter
+from onelook.strangers import Lookout
 from onelook.track import Track, Tracker
 
 
@@ -30,15 +32,19 @@ class Pipeline:
         *,
         refresh: Callable[[float], object] = lambda time: None,  # noqa: ARG005
         stage: Callable[[str], AbstractContextManager[object]] = lambda name: nullcontext(),  # noqa: ARG005
+        lookout: Lookout | None = None,
     ) -> None:
         """refresh: told each frame's time, so that the gallery can pick up new people. stage: entered
-        around each stage, for metrics."""
+        around each stage, for metrics. lookout: where strangers are to be kept."""
         self._model, self._tracker, self._reporter = model, tracker, reporter
         self._refresh, self._stage = refresh, stage
         self.faces: Faces = Faces.none(model.spec.embedding_size)
         """What the newest frame shows."""
         self.tracks: Sequence[Track] = ()
         """Whom it belongs to."""
+        self.strangers: list[Stranger] = []
+        """Who left with it and nobody knew."""
+        self._lookout = lookout
 
     def step(self, frame: Frame) -> list[Event]:
         """What this frame changed."""
@@ -47,7 +53,10 @@ class Pipeline:
         with self._stage("track"):
             self.tracks = self._tracker.update(self.faces, frame.time)
         with self._stage("report"):
-            return self._reporter.report(self.tracks, self.faces, frame)
+            events = self._reporter.report(self.tracks, self.faces, frame)
+            if self._lookout is not None:
+                self.strangers = list(self._lookout.look(self.tracks, self.faces, frame, self._reporter.unknown))
+        return events
 
 
 Matcher = Callable[[Floats], Sequence[Match]]

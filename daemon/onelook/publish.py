@@ -184,6 +184,9 @@ class Publisher(Protocol):
     def publish(self, event: Event) -> None:
         """Send `event` on its way."""
 
+    def forget(self, name: str) -> None:
+        """Destroy what is still here about an enrolled person."""
+
     def __enter__(self) -> Self: ...
 
     def __exit__(self, *_: object) -> None: ...
@@ -233,6 +236,9 @@ class LinesPublisher:
                 self._on_published(event, age)
                 return
         self._on_closed()
+
+    def forget(self, name: str) -> None:
+        """Nothing to do: what was written is gone from here."""
 
     def __enter__(self) -> Self:
         return self
@@ -332,6 +338,10 @@ class MqttPublisher:
             bounds: config.Bounds = getattr(self._mqtt.waiting, event.kind)
             self._outbox.put(event, bounds.expiry - _age(event))
             self._mail.put(_nothing)
+
+    def forget(self, name: str) -> None:
+        """Destroy what waits about an enrolled person, without a byte of the name left on disk."""
+        self._outbox.forget(name)
 
     def __enter__(self) -> Self:
         # Always a clean session: what must survive is in the outbox, not in the broker's memory of us.

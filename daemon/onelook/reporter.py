@@ -82,7 +82,7 @@ class Reporter:
         Raises OwnerError if `report` asks for an attribute that the network does not know.
         """
         self.stream = stream
-        identity = _Identity(match, bar) if report.identity else None
+        self._identity = identity = _Identity(match, bar) if report.identity else None
         self._topics: list[_Topic] = []
         needs: set[Trait] = set()
         if report.presence:
@@ -114,6 +114,12 @@ class Reporter:
             for topic in self._topics
             for data in topic.look(moment)
         ]
+
+
+    @property
+    def unknown(self) -> set[int]:
+        """Tracks alive that are said to be unknown."""
+        return self._identity.unknown() if self._identity else set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +250,10 @@ class _Identity:
         """How many of them were said to be known and unknown."""
         said = [self._ballots[track.id].said for track in present]
         return sum(verdict is not None and verdict[0] == "known" for verdict in said), said.count(UNKNOWN)
+
+    def unknown(self) -> set[int]:
+        """Tracks that are said to be."""
+        return {number for number, ballot in self._ballots.items() if ballot.said == UNKNOWN}
 
     def _vote(self, moment: _Moment) -> None:
         before = self._ballots

@@ -6,15 +6,16 @@ import logging
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from math import inf
 from pathlib import Path
 from threading import Event as Flag
 from typing import Literal, TextIO
 
+import numpy as np
 from prometheus_client import CollectorRegistry
 from tqdm import tqdm
 
@@ -24,17 +25,20 @@ from onelook.capture import Capture, LatestFrames, frames, masked
 from onelook.config import Config, stream_of
 from onelook.doctor import Finding, examine
 from onelook.draw import Captions, drawn
+from onelook.errors import OwnerError
 from onelook.event import Event, Status
 from onelook.face import Floats
 from onelook.frame import Frame
-from onelook.gallery import Gallery
+from onelook.gallery import Gallery, Note, clean_name
 from onelook.match import Match
 from onelook.metrics import Metrics
-from onelook.model import FaceModel
+from onelook.model import FaceModel, shipped
 from onelook.outbox import REASONS, Outbox
 from onelook.pipeline import Matcher, Pipeline
 from onelook.publish import LinesPublisher, MqttPublisher, Publisher
 from onelook.reporter import Reporter
+from onelook.spec import load
+from onelook.strangers import Cluster, Guestbook, Lookout, clusters, name_cluster
 from onelook.track import Track, Tracker
 from onelook.video import VideoWriter
 
@@ -74,6 +78,8 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             healthy=lambda: time.monotonic() - turned < STUCK, ready=lambda: bool(up),
         ))
         publisher = house.enter_context(_publisher(config, metrics, stop))
+        gallery.on_forgotten = publisher.forget
+        guests = _guestbook(config, gallery)
         inbox = LatestFrames()
 
         def on_change(stream: str, is_up: bool, reason: str | None) -> None:
@@ -107,6 +113,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
                 with metrics.stage("publish"):
                     for event in events:
                         publisher.publish(event)
+            guests.write(pipeline.strangers, turned)
             seen = sum(track.state == "confirmed" for track in pipeline.tracks)
             metrics.seen(frame.stream, faces=len(pipeline.faces), tracks=seen)
             if watch is not None:
@@ -168,14 +175,68 @@ def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO
                 break
 
 
-def enroll(config: Config, name: str, photos: Iterable[Path]) -> list[enrolment.Verdict]:
-    """Add the faces on `photos` to the gallery as `name`; a verdict for each photo."""
+def enroll(
+    config: Config, people: Mapping[str, Sequence[Path]], *, note: Note | None = None, dry_run: bool = False,
+) -> dict[str, list[enrolment.Verdict]]:
+    """Add the faces on photos to the gallery, by their people's names; a verdict for each photo, by name."""
     model = _model(config)
-    with Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256) as gallery:
-        return enrolment.enroll(
-            name, tqdm(list(photos), unit="photo", disable=None, leave=False), model, gallery,
-            threshold=model.spec.threshold(config.report.far),
+    with (
+        Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256) as gallery,
+        tqdm(total=sum(map(len, people.values())), unit="photo", disable=None, leave=False) as bar,
+    ):
+        def counted(photos: Iterable[Path]) -> Iterator[Path]:
+            for photo in photos:
+                yield photo
+                bar.update()
+
+        enrolled = len({person.name for person in gallery.people()} | set(people))
+        alike = model.spec.similarities(config.report.far, np.array([enrolment.SIZE], np.float32), enrolled)
+        return enrolment.enroll_all(
+            people, model, gallery, threshold=float(alike[0]), note=note, dry_run=dry_run, progress=counted,
         )
+
+
+def forget(config: Config, name: str) -> tuple[int, bool]:
+    """Destroy all that is kept of a person; how many templates, and whether the outbox is done with too.
+
+    Where it is not, a daemon is using it, and sees to it within a second. Raises OwnerError.
+    """
+    alike = load(config.model.path or shipped())[0].threshold(1e-2)
+    with Gallery.open(config.gallery.path, config.gallery.key_file) as gallery:
+        removed = gallery.forget(name, alike=alike)
+        if not removed:
+            enrolled = ", ".join(person.name for person in gallery.people()) or "nobody"
+            raise OwnerError(f"Nobody named {name} is enrolled; enrolled: {enrolled}.")
+    path = config.mqtt.outbox
+    if config.publish != "mqtt" or path is None or not path.exists():
+        return removed, True
+    try:
+        with Outbox(path) as outbox:
+            outbox.forget(clean_name(name))
+    except OwnerError:
+        return removed, False
+    return removed, True
+
+
+def unknown(config: Config) -> list[Cluster]:
+    """The people whom nobody knows, the most often seen first."""
+    spec, _ = load(config.model.path or shipped())
+    with Gallery.open(config.gallery.path, config.gallery.key_file, spec.sha256) as gallery:
+        return clusters([each for each in gallery.strangers() if each.model == spec.sha256], spec.threshold(1e-3))
+
+
+def name_unknown(config: Config, cluster: str, name: str) -> int:
+    """Enrol a cluster of unknown tracks; how many templates that makes. Raises OwnerError."""
+    spec, _ = load(config.model.path or shipped())
+    with Gallery.open(config.gallery.path, config.gallery.key_file, spec.sha256) as gallery:
+        return name_cluster(gallery, cluster, name, spec.threshold(1e-3))
+
+
+def migrate(config: Config, folder: Path) -> list[enrolment.Migrated]:
+    """Enrol everybody anew with the model of now, from the photos in `folder`; what came of each."""
+    model = _model(config)
+    with Gallery.open(config.gallery.path, config.gallery.key_file) as gallery:
+        return enrolment.migrate(folder, model, gallery, model.spec.sha256)
 
 
 def _nobody(embeddings: Floats) -> list[Match]:
@@ -201,7 +262,16 @@ def _pipeline(
     tracking = config.tracking
     tracker = Tracker(confirm=tracking.confirm, lost=tracking.lost, iou=tracking.iou, strong=model.score,
                       alike=model.spec.threshold(1e-3), smooth=reporter.needs)
-    return Pipeline(model, tracker, reporter, refresh=refresh, stage=stage)
+    lookout = Lookout(stream, crops=config.gallery.unknown_crops) if config.gallery.unknown_days else None
+    return Pipeline(model, tracker, reporter, refresh=refresh, stage=stage, lookout=lookout)
+
+
+def _guestbook(config: Config, gallery: Gallery) -> Guestbook:
+    keep = config.gallery.keep_days
+    return Guestbook(
+        gallery, days=config.gallery.unknown_days, most=config.gallery.unknown_most,
+        lifetime=None if keep is None else timedelta(days=keep),
+    )
 
 
 @contextmanager

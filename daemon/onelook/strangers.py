@@ -10,9 +10,11 @@ kept, sealed as the enrolled are, and for days at most.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from math import inf
 
 import cv2
 import numpy as np
@@ -23,6 +25,12 @@ from onelook.frame import Frame
 from onelook.gallery import Gallery, GalleryError, Stranger, clean_name
 from onelook.track import Track
 
+log = logging.getLogger(__name__)
+
+WRITE = 10.0
+"""Seconds between two writes: each takes tens of milliseconds on an SD card."""
+TIDY = 3600.0
+"""Seconds between two looks for what has outlived its time."""
 LASTS = 2.0
 """Seconds for which somebody must have been seen to be worth keeping."""
 WORTH = 0.3
@@ -152,6 +160,45 @@ class Lookout:
             gone = self._seen.pop(number)
             if gone.unknown and gone.quality >= WORTH and gone.last - gone.first >= timedelta(seconds=LASTS):
                 yield Stranger(self.stream, gone.first, gone.last, gone.embedding, gone.quality, gone.crop)
+
+
+class Guestbook:
+    """Stores strangers, a few at a time, and destroys what in the gallery has outlived its time."""
+
+    def __init__(
+        self, gallery: Gallery, *, days: float = 0, most: int = 500, lifetime: timedelta | None = None
+    ) -> None:
+        """days: for which strangers are kept; 0: not at all. lifetime: of templates, see `Gallery.expire`."""
+        self._gallery = gallery
+        self._days, self._most, self._lifetime = timedelta(days=days), most, lifetime
+        self._waiting: list[Stranger] = []
+        self._wrote = self._tidied = -inf
+        self._fails = False
+
+    def write(self, strangers: Sequence[Stranger], time: float) -> None:
+        """Takes note of `strangers`; the gallery is written to every `WRITE` seconds at most, and tidied hourly.
+
+        time: of the frame, in seconds. A gallery that cannot be written costs these, and is said once.
+        """
+        if self._days:
+            self._waiting = [*self._waiting, *strangers][-self._most :]
+        try:
+            if self._waiting and time - self._wrote >= WRITE:
+                self._wrote = time
+                with self._gallery.transaction():
+                    for stranger in self._waiting:
+                        self._gallery.keep_stranger(stranger, most=self._most)
+                self._waiting = []
+            if time - self._tidied >= TIDY:
+                self._tidied = time
+                self._gallery.expire(self._lifetime)
+                self._gallery.drop_strangers(before=datetime.now(UTC) - self._days)
+        except GalleryError as error:
+            if not self._fails:
+                log.warning("%s Strangers are not kept, and old templates not destroyed.", error)
+            self._fails = True
+        else:
+            self._fails = False
 
 
 def _crop(frame: Frame, box: Floats) -> bytes:
