@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import combinations
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,7 @@ def demo(
         made_up = source is None
         if source is None:
             source = str(scratch / "crowd.mp4")
+            _say(f"Composing a crowd of two people, {SECONDS} seconds of it...")
             compose(Path(source))
         config = Config(
             device="demo",
@@ -188,41 +190,55 @@ class _Bust:
 class _Walker:
     """Somebody who walks up and down."""
 
+    name: str
     bust: _Bust
+    face: float
+    """Height of the face in pixels."""
     start: tuple[float, float]
     speed: float
     enters: float
     leaves: float
 
-    def paste(self, canvas: NDArray[np.float32], time: float) -> None:
-        if self.enters <= time < self.leaves:
-            room = WIDTH - 2 * MARGIN
-            way = (self.start[0] - MARGIN + self.speed * time) % (2 * room)
-            self.bust.paste(canvas, MARGIN + (way if way < room else 2 * room - way), self.start[1])
+    def middle(self, time: float) -> tuple[float, float] | None:
+        """x and y of the bust's middle, while somebody is there."""
+        if not self.enters <= time < self.leaves:
+            return None
+        room = WIDTH - 2 * MARGIN
+        way = (self.start[0] + self.speed * time) % (2 * room)
+        return MARGIN + (way if way < room else 2 * room - way), self.start[1]
+
+
+def walkers() -> list[_Walker]:
+    """Who is in the crowd: two people, again and again, the far ones first."""
+    random = np.random.default_rng(3)
+    people = (
+        (ENROLLED, _Bust.cut("eileen_collins.jpg", (178, 65, 92, 112), hair=0.95)),
+        ("Grace Hopper", _Bust.cut("grace_hopper.jpg", (177, 123, 178, 224), hair=0.7)),
+    )
+    crowd = []
+    for i in range(14):
+        face = (33, 39, 47, 56, 70, 88, 112)[i // 2]
+        name, bust = people[i % 2]
+        crowd.append(_Walker(
+            name, bust.sized(face), face, ((0.618 * i % 1) * (WIDTH - 2 * MARGIN), 60 + 3.5 * (face - 33)),
+            speed=(1 if i % 4 < 2 else -1) * random.uniform(6, 22),
+            enters=0.0 if i % 3 else float(random.uniform(1, 6)), leaves=SECONDS if i % 5 else SECONDS - 6,
+        ))  # fmt: skip
+    return crowd
 
 
 def compose(path: Path) -> None:
     """Write the crowd as a video: two portraits in many sizes, moving, overlapping, coming and going."""
-    random = np.random.default_rng(3)
-    busts = (
-        _Bust.cut("eileen_collins.jpg", (178, 65, 92, 112), hair=0.95),
-        _Bust.cut("grace_hopper.jpg", (177, 123, 178, 224), hair=0.7),
-    )
-    walkers = []
-    for i in range(14):
-        face = (33, 39, 47, 56, 70, 88, 112)[i // 2]  # the near ones, last, hide the far ones
-        walkers.append(_Walker(
-            busts[i % 2].sized(face), (MARGIN + (0.618 * i % 1) * (WIDTH - 2 * MARGIN), 60 + 3.5 * (face - 33)),
-            speed=(1 if i % 4 < 2 else -1) * random.uniform(6, 22),
-            enters=0.0 if i % 3 else float(random.uniform(1, 6)), leaves=SECONDS if i % 5 else SECONDS - 6,
-        ))  # fmt: skip
+    crowd = walkers()
     down = np.linspace(0, 1, HEIGHT, dtype=np.float32)[:, None, None]
     wall = np.array([150, 160, 168], np.float32) - down * np.array([66, 68, 68], np.float32)
+    wall = wall + np.random.default_rng(4).normal(0, 3, (HEIGHT, WIDTH, 1)).astype(np.float32)
     with VideoWriter(path) as video:
         for n in tqdm(range(SECONDS * FPS), "composing the crowd", unit="frame", disable=None, leave=False):
-            canvas = wall + random.normal(0, 3, (HEIGHT, WIDTH, 1)).astype(np.float32)
-            for walker in walkers:
-                walker.paste(canvas, n / FPS)
+            canvas = wall.copy()
+            for walker in crowd:
+                if (middle := walker.middle(n / FPS)) is not None:
+                    walker.bust.paste(canvas, *middle)
             video.write(np.clip(canvas, 0, 255).astype(np.uint8), n / FPS)
 
 
@@ -341,11 +357,18 @@ class _Best:
     def look(self, frame: Frame, tracks: Sequence[Track], events: Sequence[Event]) -> None:
         self.frames += 1
         self._captions.hear(events)
-        named = sum(len(self._captions.lines(t.id)) for t in tracks if t.row is not None and t.state == "confirmed")
-        if named > self._most or self.picture is None:
-            self._most = named
+        seen = [track for track in tracks if track.row is not None and track.state == "confirmed"]
+        told = sum(len(self._captions.lines(track.id)) for track in seen)
+        # Who is half hidden is seen badly, and hides the words under another.
+        hidden = sum(_touch(one.box, other.box) for one, other in combinations(seen, 2))
+        if self.picture is None or told - 2 * hidden > self._most:
+            self._most = told - 2 * hidden
             zoom = max(1, round(1280 / frame.image.shape[1]))  # words need room
             self.picture = drawn(frame.image, tracks, self._captions, zoom)
+
+
+def _touch(one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    return bool((np.maximum(one[:2], other[:2]) < np.minimum(one[2:], other[2:])).all())
 
 
 def _figures(page: str, seconds: float) -> dict[str, float]:

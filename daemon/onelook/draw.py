@@ -42,15 +42,14 @@ class Captions:
                     self._emotions[emotion.track] = emotion
 
     def lines(self, track: int) -> list[str]:
-        """One or two short lines about `track`."""
+        """Up to two short lines about `track`: who it is, and what it looks like."""
         identity, looks, emotion = self._names.get(track), self._looks.get(track), self._emotions.get(track)
-        first = identity.name or identity.state if identity else "..."
-        second = []
+        first, second = [identity.name or identity.state] if identity else [], []
         if looks and looks.age is not None:
             second.append(" ".join(filter(None, [looks.gender, f"{looks.age:.0f}"])))
         if emotion:
             second.append(emotion.emotion)
-        return [first, ", ".join(second)] if second else [first]
+        return first + ([", ".join(second)] if second else [])
 
     def colour(self, track: int) -> Colour:
         """Green for the known, amber for strangers, grey while unsure."""
@@ -75,7 +74,7 @@ def drawn(image: Image, tracks: Sequence[Track], captions: Captions, zoom: int =
             cv2.circle(canvas, (round(float(x)), round(float(y))), thick, colour, -1, cv2.LINE_AA)
     paper = PIL.Image.fromarray(canvas)
     pen = ImageDraw.Draw(paper)
-    for track in seen:
+    for track in filter(lambda track: captions.lines(track.id), seen):
         _label(pen, track.box * zoom, captions.lines(track.id), captions.colour(track.id), paper.size)
     return np.array(paper)
 
