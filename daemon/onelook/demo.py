@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import combinations
-from math import inf
+from math import inf, sin
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -40,8 +40,8 @@ from onelook.video import VideoWriter
 Image = NDArray[np.uint8]
 
 WIDTH, HEIGHT, FPS, SECONDS = 640, 480, 12, 24
-MARGIN = 40
-"""Pixels: how near to the sides of the picture people turn round."""
+STEP = 80
+"""Pixels: how far to each side people walk."""
 TALL = 2.25
 """Height of head and shoulders, in faces."""
 PORTRAITS = Path(__file__).parent / "portraits"
@@ -188,14 +188,15 @@ class _Bust:
 
 @dataclass(frozen=True)
 class _Walker:
-    """Somebody who walks up and down."""
+    """Somebody who steps to and fro."""
 
     name: str
     bust: _Bust
     face: float
     """Height of the face in pixels."""
-    start: tuple[float, float]
-    speed: float
+    place: tuple[float, float]
+    pace: float
+    """Radians a second; less than nought to begin with the left foot."""
     enters: float
     leaves: float
 
@@ -203,9 +204,7 @@ class _Walker:
         """x and y of the bust's middle, while somebody is there."""
         if not self.enters <= time < self.leaves:
             return None
-        room = WIDTH - 2 * MARGIN
-        way = (self.start[0] + self.speed * time) % (2 * room)
-        return MARGIN + (way if way < room else 2 * room - way), self.start[1]
+        return self.place[0] + STEP * sin(self.pace * time), self.place[1]
 
 
 def walkers() -> list[_Walker]:
@@ -220,8 +219,8 @@ def walkers() -> list[_Walker]:
         face = (33, 39, 47, 56, 70, 88, 112)[i // 2]
         name, bust = people[i % 2]
         crowd.append(_Walker(
-            name, bust.sized(face), face, ((0.618 * i % 1) * (WIDTH - 2 * MARGIN), 60 + 3.5 * (face - 33)),
-            speed=(1 if i % 4 < 2 else -1) * random.uniform(6, 22),
+            name, bust.sized(face), face, (STEP + (0.618 * i % 1) * (WIDTH - 2 * STEP), 60 + 3.5 * (face - 33)),
+            pace=(1 if i % 4 < 2 else -1) * random.uniform(0.15, 0.4),
             enters=0.0 if i % 3 else float(random.uniform(1, 6)), leaves=SECONDS if i % 5 else SECONDS - 6,
         ))  # fmt: skip
     return crowd
