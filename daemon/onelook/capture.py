@@ -140,6 +140,7 @@ class Capture:
         self._since = 0.0
         self._delivered = 0
         self._stop = threading.Event()
+        self._leave = 0.0
         self._thread = threading.Thread(target=self._run, name=f"capture-{stream.name}", daemon=True)
 
     def __enter__(self) -> Self:
@@ -152,9 +153,18 @@ class Capture:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stop the thread, or leave it behind in a call of a dead camera, which cannot be interrupted."""
-        self._stop.set()
-        self._inbox.end(self.stream.name)
-        self._thread.join(JOIN_SECONDS if self._up else JOIN_SECONDS / 8)  # a dozen may be dead at once
+        self.stop()
+        self._thread.join(max(0.0, self._leave - time.monotonic()))
+
+    def stop(self) -> None:
+        """Tell the thread to end, without waiting; leaving the block then waits no longer than from here.
+
+        For all captures of a house at once: a dozen cameras may hang, and their waits must not add up.
+        """
+        if not self._stop.is_set():
+            self._stop.set()
+            self._inbox.end(self.stream.name)
+            self._leave = time.monotonic() + (JOIN_SECONDS if self._up else JOIN_SECONDS / 8)
 
     def _run(self) -> None:
         try:
@@ -274,5 +284,8 @@ def _dated(
         moment, utc = clock(shot.position)
         if moment < due - period / 4:  # cameras are not exact: a little early will do
             continue
+        image = shot.look()
+        if image is None:
+            continue
         due = (due if moment - due <= period else moment) + period  # nor does one late frame cost the next
-        yield Frame(stream, next(index), shot.look(), moment, utc)
+        yield Frame(stream, next(index), image, moment, utc)

@@ -87,8 +87,9 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             metrics.stream_up(stream, is_up)
             publisher.publish(_status(stream, "online" if is_up else "offline", reason))
 
-        for stream in config.streams:
-            house.enter_context(Capture(stream, inbox, on_change))
+        captures = [house.enter_context(Capture(stream, inbox, on_change)) for stream in config.streams]
+        for capture in captures:
+            house.callback(capture.stop)  # all of them before the first is waited for
         log.info("onelook %s looks at %s; metrics at %smetrics", __version__,
                  ", ".join(f"{s.name} ({masked(s.url)})" for s in config.streams), page)
         systemd.notify(f"READY=1\nSTATUS=Looking at {', '.join(names)}")

@@ -60,7 +60,8 @@ class Shot(NamedTuple):
 
     position: float | None
     """Seconds since the beginning of a file or folder; none: just now, from a camera."""
-    look: Callable[[], Image]
+    look: Callable[[], Image | None]
+    """Converts it; none: it came broken, as pictures of USB cameras do at times."""
 
 
 def is_live(url: str) -> bool:
@@ -87,7 +88,7 @@ def shots(
     elif url.isdecimal() or url.startswith("/dev/"):
         source = _device(f"/dev/video{url}" if url.isdecimal() else url)
     elif scheme in {"", "file"}:
-        source = _laps(Path(url.removeprefix("file://")).expanduser(), loop)
+        source = _laps(url.removeprefix("file://"), loop)
     else:
         raise CaptureError(
             f"{masked(url)} is of an unknown kind: "
@@ -134,13 +135,19 @@ def _network(url: str, options: dict[str, str], open_timeout: float, read_timeou
         raise CaptureError(f"{masked(url)} has hung up")
 
 
-def _laps(path: Path, loop: bool) -> Iterator[Shot]:
+def _laps(name: str, loop: bool) -> Iterator[Shot]:
     """A file or folder once, or again and again, its positions counting on."""
     begin = 0.0
     told: set[Path] = set()
     while True:
         end = None
-        lap = _pictures(path, told) if path.is_dir() or PICTURES.search(path.name) else _video(path)
+        try:
+            path = Path(name).expanduser()
+            lap = _pictures(path, told) if path.is_dir() or PICTURES.search(path.name) else _video(path)
+        except OSError as error:  # a folder that is not ours, a name that is too long
+            raise CaptureError(f"{name} cannot be read: {error.strerror}") from None
+        except RuntimeError:
+            raise CaptureError(f"{name} is not there: no user has that name") from None
         for shot, seconds in lap:
             position = begin + cast(float, shot.position)
             end = position + seconds
@@ -179,7 +186,10 @@ def _pictures(path: Path, told: set[Path]) -> Iterator[tuple[Shot, float]]:
 
     files = [path]
     if path.is_dir():
-        files = sorted((f for f in path.iterdir() if PICTURES.search(f.name)), key=by_number)
+        try:
+            files = sorted((f for f in path.iterdir() if PICTURES.search(f.name)), key=by_number)
+        except OSError as error:
+            raise CaptureError(f"{path} cannot be read: {error.strerror}") from None
     for place, file in enumerate(files):
         try:
             image = read_picture(file)
@@ -267,8 +277,10 @@ def _device(path: str) -> Iterator[Shot]:
         camera.release()
 
 
-def _retrieved(camera: cv2.VideoCapture) -> Image:
-    _, image = camera.retrieve()
+def _retrieved(camera: cv2.VideoCapture) -> Image | None:
+    whole, image = camera.retrieve()
+    if not whole or image is None or not image.size:  # a torn JPEG: OpenCV says so in any of these ways
+        return None
     return cast(Image, cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
 
