@@ -316,6 +316,8 @@ def _camera(stream: config.Stream) -> Finding:
     try:
         for shot in source:
             picture = shot.look()
+            if picture is None:
+                continue
             if count == 0:
                 first, shape = time.monotonic() - began, picture.shape[:2]
             count += 1

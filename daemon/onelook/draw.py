@@ -68,7 +68,7 @@ def drawn(image: Image, tracks: Sequence[Track], captions: Captions, zoom: int =
     for track in seen:
         colour = captions.colour(track.id)
         x1, y1, x2, y2 = (round(float(v) * zoom) for v in track.box)
-        thick = max(1, round((y2 - y1) / 70))
+        thick = min(max(1, round((y2 - y1) / 70)), 5)
         cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thick, cv2.LINE_AA)
         for x, y in track.landmarks * zoom:
             cv2.circle(canvas, (round(float(x)), round(float(y))), thick, colour, -1, cv2.LINE_AA)
