@@ -282,6 +282,7 @@ class _Listener:
 
     def __init__(self, host: str, port: int, prefix: str, source: str) -> None:
         self.counts: Counter[str] = Counter()
+        self._states: dict[str, str] = {}
         self._source = source
         self._gone = threading.Event()
         self._topic = f"{prefix}/demo/#"
@@ -313,6 +314,9 @@ class _Listener:
         self.counts[kind] += 1
         place = received.topic.split("/")[2]
         if kind == "status":
+            told, self._states[place] = self._states.get(place), data["state"]
+            if told == data["state"]:
+                return
             self._gone.set() if place == "status" and data["state"] == "offline" else None
             _say(f"{event['time'][11:19]}  {'the daemon' if place == 'status' else place} is {data['state']}"
                  + (f": {data['reason'].replace(self._source, 'it')}" if data.get("reason") else ""))
