@@ -712,6 +712,9 @@ class Gallery:
                     db.execute("BEGIN IMMEDIATE")
                     _migrate(db)
                     db.execute("COMMIT")
+        except UnicodeDecodeError as error:  # SQLite quotes the damage, and Python cannot read the quote
+            db.close()
+            raise sqlite3.DatabaseError("its schema is damaged") from error
         except sqlite3.Error:
             db.close()
             raise

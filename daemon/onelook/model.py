@@ -111,6 +111,11 @@ class FaceModel:
             self._check()
         except KeyError as error:
             raise ModelError(f"The network has no tensor named {error}.") from None
+        try:  # once, for what the runtime finds wrong only where it prepares a network for its input
+            self._frame(image=np.zeros((1, height, width, 3), image.kind))
+            self._faces(aligned=np.zeros(self._aligned.shape, self._aligned.kind))
+        except (ValueError, RuntimeError) as error:
+            raise ModelError(f"The TFLite runtime cannot run the network: {error}.") from error
         pixels = (np.arange(256, dtype=np.float32) - self.spec.input_mean) * self.spec.input_scale
         self._pixels = image.quantisation.stored(pixels, image.kind)
         # Kept from frame to frame: fresh pages for so much memory would take longer than what is done in it.

@@ -141,7 +141,7 @@ def load(folder: Path) -> tuple[ModelSpec, bytes]:
     is missing, malformed, or does not belong to the other.
     """
     try:
-        text = (folder / "model.json").read_text()
+        text = (folder / "model.json").read_bytes()
         network = (folder / "model.tflite").read_bytes()
     except OSError as error:
         raise SpecError(f"The model cannot be read: {error.filename}: {error.strerror}.") from error

@@ -59,13 +59,13 @@ ExecStart=/usr/bin/python3 -u /proof/inside.py
 StandardOutput=file:/proof/report
 StandardError=file:/proof/report
 ExecStopPost=/bin/systemctl poweroff --no-block
-TimeoutStartSec=900
+TimeoutStartSec=2500
 UNIT
 mkdir -p "$tree/etc/systemd/system/default.target.wants"
 ln -s ../proof.service "$tree/etc/systemd/system/default.target.wants/proof.service"
 
 echo "Booting it..."
-timeout --kill-after=10 960 systemd-nspawn -D "$tree" --register=no --keep-unit --private-network --console=pipe \
+timeout --kill-after=10 2600 systemd-nspawn -D "$tree" --register=no --keep-unit --private-network --console=pipe \
   -b </dev/zero > "$place/console.log" 2>&1 || true
 cat "$proof/report"
 grep -q '^all of it held' "$proof/report"
