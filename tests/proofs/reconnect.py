@@ -16,10 +16,11 @@ import tempfile
 import time
 from pathlib import Path
 
+from soak import Sample
+
 from broker import wait_until
 from clip import write_h264
 from daemon_process import Daemon, camera, write_config
-from soak import Sample
 
 RETRY_MAX, ALLOWED = 1.0, 2.0
 
