@@ -1,7 +1,9 @@
 """What every test can ask for."""
 
+import logging
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,3 +28,47 @@ def testdata() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no extra photographs at {folder} (set ONELOOK_TESTDATA)")
     return folder
+
+
+SECRETS = ("opensesame", "s3cr3t", "s3cret", "letmesee", "hunter2")
+"""Every password and camera's password that a test gives to onelook."""
+
+
+class _Ear(logging.Handler):
+    """Hears every record at every level, as text with its traceback."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.DEBUG)
+        self.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        self.heard: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.heard.append(self.format(record))
+
+
+@pytest.fixture(autouse=True)
+def no_secret_is_logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Fails a test in which a password was logged, in this process or by a daemon that the test has started."""
+    began = _said(tmp_path_factory)
+    ear, logger = _Ear(), logging.getLogger("onelook")
+    level = logger.level
+    logger.addHandler(ear)
+    logger.setLevel(logging.DEBUG)
+    try:
+        yield
+    finally:
+        logger.removeHandler(ear)
+        logger.setLevel(level)
+    for file, size in _said(tmp_path_factory).items():
+        if size != began.get(file):
+            ear.heard.append(file.read_text(errors="replace"))
+    for text in ear.heard:
+        told = [secret for secret in SECRETS if secret in text]
+        assert not told, f"a secret was logged: {text[:2000]}"
+
+
+def _said(factory: pytest.TempPathFactory) -> dict[Path, int]:
+    """What daemons have said so far, as daemon_process.Daemon keeps it: file -> size."""
+    base = factory.getbasetemp()
+    files = [*base.glob("*/stderr"), *base.glob("*/stdout"), *base.glob("*/*/stderr"), *base.glob("*/*/stdout")]
+    return {file: file.stat().st_size for file in files}
