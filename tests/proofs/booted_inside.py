@@ -114,9 +114,10 @@ def main() -> None:
     expect(show("User") == "onelook" and page("/healthz")[0] == 200, "it runs as its own user, and /healthz says 200")
     expect(page("/readyz")[0] == 503, "with no camera /readyz says 503, and the service stays")
     expect(run("dpkg", "--verify", "onelook").strip() in ("", "??5??????   /etc/onelook/config.yaml"), "dpkg --verify")
-    expect("OK" in run("onelook", "--version") or True, "the command is on the path")
+    expect(run("onelook", "--version").startswith("onelook "), "the command is on the path")
+    # Fails by itself where it is above 2.0.
     exposure = run("systemd-analyze", "security", "--no-pager", "--threshold=20", "onelook.service").splitlines()[-1]
-    expect(True, exposure.strip("→ "))
+    held(exposure.strip("→ "))
 
     CONFIG.write_text(STREAM)
     run("systemctl", "restart", "onelook")
@@ -128,7 +129,7 @@ def main() -> None:
            "with no broker since boot it watches, and events wait in the outbox")
     run("systemctl", "start", "mosquitto")
     until(lambda: metric("onelook_mqtt_connected") == 1 and metric("onelook_outbox_messages") == 0, "the broker", 60)
-    state = run("mosquitto_sub", "-t", "onelook/hall/status", "-C", "1", "-W", "10")
+    state = run("mosquitto_sub", "-h", "127.0.0.1", "-t", "onelook/hall/status", "-C", "1", "-W", "10")
     expect(json.loads(state)["data"]["state"] == "online", "the broker comes, and the outbox is emptied into it")
 
     for round_ in (1, 2):
