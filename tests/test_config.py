@@ -345,6 +345,18 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
         "config.yaml:3: mqtt.protocol: must be 5 or 3.1.1, not `4`"]),
     ("false accept rate", STREAM + "report: {far: 0.02}\n", [
         "config.yaml:2: report.far: must be 0.01, 0.001, 0.0001 or 0.00001, the rates that models are calibrated to"]),
+    ("against a preset", STREAM + "policy: {presets: [forbid_emotion_at_work], emotion: on}\n", [
+        "config.yaml:2: policy.emotion: the preset forbid_emotion_at_work allows `off` at most "
+        "(Regulation (EU) 2024/1689, article 5(1)(f)); take one of the two out"]),
+    ("no such preset", STREAM + "policy: {presets: [anything_goes]}\n", [
+        "config.yaml:2: policy.presets[0]: must be forbid_emotion_at_work, forbid_emotion_in_education, public_place "
+        "or written_consent, not `anything_goes`"]),
+    ("consent without an end", STREAM + "policy: {presets: [written_consent]}\ngallery: {path: a.db}\n", [
+        "config.yaml:3: gallery: set keep_days: the preset written_consent needs a retention time "
+        "(740 ILCS 14/15(a))"]),
+    ("consent for ever, by default", STREAM + "policy: {presets: [written_consent]}\n", [
+        "config.yaml: gallery: set keep_days: the preset written_consent needs a retention time "
+        "(740 ILCS 14/15(a))"]),
     ("retry", "streams: [{name: a, url: '0', retry_min: 5, retry_max: 1}]\n", [
         "config.yaml:1: streams[0].retry_max: must not be less than retry_min"]),
     ("broker as an address", STREAM + "mqtt: {host: 'mqtt://broker:1883'}\n", [

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from onelook.config import Report
+from onelook.config import Policy, Purposes, Report
 from onelook.errors import OwnerError
-from onelook.event import Attributes, Crowd, Data, Emotion, Event, Identity, Presence
+from onelook.event import Attributes, Crowd, Data, Emotion, Event, Identity, Mood, Presence
 from onelook.face import Faces, Floats
 from onelook.frame import Frame
 from onelook.match import Match
@@ -39,6 +39,7 @@ THRESHOLD = 0.4
 LABELS = SimpleNamespace(attributes=ATTRIBUTES, ethnicity=ETHNICITIES, emotion=EMOTIONS)
 EVERYTHING = Report(attributes=["Smiling", "Eyeglasses"], ethnicity=True)
 WHO = Report(presence=False, age=False, gender=False, emotion=False, crowd=False)
+EVERYTHING_ALLOWED = Policy()
 NOTHING = Report(presence=False, identity=False, age=False, gender=False, emotion=False, crowd=False)
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
 PICTURE = np.zeros((1, 1, 3), np.uint8)
@@ -82,6 +83,7 @@ class Listener:
         match: Callable[[Floats], Sequence[Match]] | None = None,
         taken_for: Callable[[float], str] | None = None,
         lost: float = 2.0,
+        policy: Policy = EVERYTHING_ALLOWED,
         bar: Bar = lambda sizes, *_: np.full(len(sizes), THRESHOLD, np.float32),
     ) -> None:
         """taken_for: whom the gallery takes every face for at a second, be it who it may."""
@@ -93,7 +95,7 @@ class Listener:
 
         match = mistake if taken_for else match or gallery(*enrolled)
         self.time = 0.0
-        self.reporter = Reporter("door", report, LABELS, match, bar)
+        self.reporter = Reporter("door", report, LABELS, match, bar, policy)
         self.tracker = Tracker(confirm=0.3, lost=lost, smooth=self.reporter.needs)
         self.events: list[tuple[float, Event]] = []
         self.index = 0
@@ -574,6 +576,72 @@ def test_a_reporter_names_what_has_to_be_averaged_for_it() -> None:
 
     assert needs(EVERYTHING) == {"attributes", "age", "gender", "ethnicity", "emotion"}
     assert needs(Report(emotion=False, age=False)) == {"gender"}
+
+
+# --- policy -----------------------------------------------------------------------------------
+
+THREE = (ANN, BOB, ZOE.but(age=12))
+
+
+@pytest.mark.parametrize("preset", ["forbid_emotion_at_work", "forbid_emotion_in_education"])
+def test_where_emotion_is_forbidden_no_setting_brings_it_back(preset: str) -> None:
+    policy = Policy(presets=[preset])  # type: ignore[list-item]
+    listener = Listener("Ann", report=Report(emotion=True, mood=True), policy=policy).watch(*THREE, seconds=15)
+    assert {event.kind for _, event in listener.events} == {"presence", "identity", "attributes", "crowd"}
+    assert "emotion" not in listener.reporter.needs  # nor is it averaged, or looked at
+
+
+def test_in_a_public_place_nobody_is_told_apart_and_the_crowd_has_its_mood() -> None:
+    smiling = [person.but(emotion=lambda time: "happy" if time > 10 else "sad") for person in THREE]
+    policy = Policy(presets=["public_place"])
+    listener = Listener(match=forbidden, policy=policy).watch(*smiling, seconds=25)
+    assert {event.kind for _, event in listener.events} == {"presence", "crowd", "mood"}
+    crowd = listener.heard(Crowd)[-1][1]
+    assert (crowd.count, crowd.known, crowd.unknown) == (3, 0, 0)
+    assert crowd.ages == {"under 18": 1, "18 to 64": 2, "65 and over": 0}
+    assert crowd.genders == {"female": 2, "male": 1}
+    (_, first), *_, (_, last) = listener.heard(Mood)
+    assert (first.people, first.distribution, first.valence) == (0, None, None)
+    assert last.people == 3
+    assert last.valence is not None
+    assert last.valence > 0.3
+    assert min(mood.valence for _, mood in listener.heard(Mood) if mood.valence is not None) < -0.5
+    times = [time for time, _ in listener.heard(Mood)]
+    assert all(after - before >= 5 for before, after in pairwise(times))
+    assert len(times) <= 5
+
+
+def test_two_people_are_no_crowd_to_hide_in() -> None:
+    policy = Policy(attributes="aggregate", emotion="aggregate")
+    listener = Listener("Ann", policy=policy).watch(ANN, BOB, seconds=15)
+    assert all(crowd.ages is None and crowd.genders is None for _, crowd in listener.heard(Crowd))
+    assert all(mood.distribution is None for _, mood in listener.heard(Mood))
+    assert listener.heard(Attributes) == listener.heard(Emotion) == []
+
+
+def test_identity_in_aggregates_counts_who_is_known_and_names_nobody() -> None:
+    listener = Listener("Ann", policy=Policy(identity="aggregate")).watch(ANN, ZOE, seconds=10)
+    assert listener.heard(Identity) == []
+    assert "Ann" not in "".join(event.model_dump_json() for _, event in listener.events)
+    crowd = listener.heard(Crowd)[-1][1]
+    assert (crowd.count, crowd.known, crowd.unknown) == (2, 1, 1)
+
+
+def test_every_event_says_what_it_is_for() -> None:
+    purpose = Purposes(presence="counting", identity="the door", attributes="a study", emotion="another study")
+    listener = Listener("Ann", report=Report(mood=True), policy=Policy(purpose=purpose)).watch(*THREE, seconds=10)
+    said = {(event.kind, getattr(event.data, "purpose", None)) for _, event in listener.events}
+    assert said == {
+        ("presence", "counting"), ("crowd", "counting"), ("identity", "the door"), ("attributes", "a study"),
+        ("emotion", "another study"), ("mood", "another study"),
+    }  # fmt: skip
+
+
+def test_an_emotion_comes_with_its_valence() -> None:
+    for emotion, least, most in (("happy", 0.4, 1), ("neutral", -0.3, 0), ("angry", -1, -0.6)):
+        [(_, told)] = Listener().watch(ANN.but(emotion=emotion), seconds=5).heard(Emotion)
+        assert told.valence is not None
+        assert least <= told.valence <= most
 
 
 # --- many -------------------------------------------------------------------------------------

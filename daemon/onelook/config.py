@@ -105,6 +105,11 @@ def _calibrated(value: float) -> float:
     return value
 
 
+def _switch(value: object) -> object:
+    """YAML takes on and off for true and false."""
+    return {True: "on", False: "off"}.get(value, value) if isinstance(value, bool) else value
+
+
 def _source(url: str, info: ValidationInfo) -> str:
     """Check the form of a stream's URL, put secrets in, and resolve a path."""
     url = _with_environment(url).removeprefix("file://")
@@ -230,8 +235,64 @@ class Report(Section):
     ethnicity: bool = False
     emotion: bool = True
     crowd: bool = True
+    mood: bool = False  # how they all look together; also without this where the policy aggregates emotion
     settle: Seconds = 1.0  # an attribute or emotion must last this long before it is published
     far: Annotated[float, AfterValidator(_calibrated)] = 1e-3
+
+
+Level = Annotated[Literal["off", "aggregate", "on"], BeforeValidator(_switch)]
+LEVELS = ("off", "aggregate", "on")
+Preset = Literal["forbid_emotion_at_work", "forbid_emotion_in_education", "public_place", "written_consent"]
+PRESETS: dict[str, dict[str, tuple[str, str]]] = {
+    "forbid_emotion_at_work": {"emotion": ("off", "Regulation (EU) 2024/1689, article 5(1)(f)")},
+    "forbid_emotion_in_education": {"emotion": ("off", "Regulation (EU) 2024/1689, article 5(1)(f)")},
+    "public_place": {
+        "identity": ("off", "nobody in a public place has agreed to be recognised"),
+        "attributes": ("aggregate", "nobody in a public place has agreed to be described"),
+        "emotion": ("aggregate", "nobody in a public place has agreed to be described"),
+    },
+    "written_consent": {},  # its demands are on enrolment: 740 ILCS 14/15
+}
+"""Preset -> what it limits, to which level, and why."""
+
+
+class Purposes(Section):
+    """What is declared to those who are watched; written into every event of its kind."""
+
+    presence: str | None = None  # of presence and crowd
+    identity: str | None = None
+    attributes: str | None = None
+    emotion: str | None = None  # of emotion and mood
+
+
+class Policy(Section):
+    """What may be found out about people at all."""
+
+    presets: list[Preset] = []
+    identity: Level | None = None  # none: on, or as far as the presets allow
+    attributes: Level | None = None
+    emotion: Level | None = None
+    purpose: Purposes = Purposes()
+
+    @field_validator("identity", "attributes", "emotion")
+    @classmethod
+    def _within_the_presets(cls, value: str | None, info: ValidationInfo) -> str | None:
+        for preset in info.data.get("presets", []):
+            most, why = PRESETS[preset].get(info.field_name or "", ("on", ""))
+            if value is not None and LEVELS.index(value) > LEVELS.index(most):
+                raise ValueError(f"the preset {preset} allows `{most}` at most ({why}); take one of the two out")
+        return value
+
+    def level(self, what: Literal["identity", "attributes", "emotion"]) -> str:
+        """`off`, `aggregate` or `on`."""
+        said: str | None = getattr(self, what)
+        limits = [PRESETS[preset].get(what, ("on", ""))[0] for preset in self.presets]
+        return min([said or "on", *limits], key=LEVELS.index)
+
+    @property
+    def needs_consent(self) -> bool:
+        """Whether nobody is enrolled without a note of how they agreed."""
+        return "written_consent" in self.presets
 
 
 class Gallery(Section):
@@ -317,9 +378,18 @@ class Config(Section):
     streams: Annotated[list[Stream], Field(min_length=1)]
     tracking: Tracking = Tracking()
     report: Report = Report()
-    gallery: Gallery = Gallery()
+    policy: Policy = Policy()
+    gallery: Annotated[Gallery, Field(validate_default=True)] = Gallery()
     mqtt: Mqtt = Mqtt()
     metrics: Metrics = Metrics()
+
+    @field_validator("gallery")
+    @classmethod
+    def _kept_for_a_stated_time(cls, value: Gallery, info: ValidationInfo) -> Gallery:
+        policy = info.data.get("policy")
+        if policy is not None and policy.needs_consent and value.keep_days is None:
+            raise ValueError("set keep_days: the preset written_consent needs a retention time (740 ILCS 14/15(a))")
+        return value
 
 
 # --- reading --------------------------------------------------------------------------------

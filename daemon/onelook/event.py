@@ -29,7 +29,13 @@ class Data(BaseModel):
     )
 
 
-class TrackData(Data):
+class Declared(Data):
+    """What every event about people carries."""
+
+    purpose: str | None = Field(default=None, description="What it is for, as the owner's policy declares.")
+
+
+class TrackData(Declared):
     """What every event about one person carries."""
 
     track: int = Field(description="Number of the track, unique in this stream since the daemon started.")
@@ -73,14 +79,32 @@ class Emotion(TrackData):
     confidence: Ratio
     previous: str | None = None
     distribution: dict[str, Ratio]
+    valence: float | None = Field(default=None, ge=-1, le=1, description="From displeased to pleased; see Mood.")
 
 
-class Crowd(Data):
+class Crowd(Declared):
     """How many people a stream shows; a state, retained."""
 
     count: int = Field(ge=0)
     known: int = Field(ge=0)
     unknown: int = Field(ge=0)
+    ages: dict[str, int] | None = Field(
+        default=None, description="How many are of which age, if the policy allows no more; of no fewer than three."
+    )
+    genders: dict[str, int] | None = Field(default=None, description="The same of genders.")
+
+
+class Mood(Declared):
+    """How the people on a stream look, taken together and nobody alone; a state, retained."""
+
+    people: int = Field(ge=0, description="Of whom it is the mean.")
+    distribution: dict[str, Ratio] | None = Field(
+        default=None, description="Mean of their emotions; none of fewer than three people."
+    )
+    valence: float | None = Field(
+        default=None, ge=-1, le=1,
+        description="Share of happy, less those of angry, disgust, fear and sad; neutral and surprise are neither.",
+    )
 
 
 class Status(Data):
@@ -96,11 +120,12 @@ KINDS: dict[str, type[Data]] = {
     "attributes": Attributes,
     "emotion": Emotion,
     "crowd": Crowd,
+    "mood": Mood,
     "status": Status,
 }
 """Kind of event (the last part of its type and topic) -> type of its data."""
 
-STATES = frozenset({"crowd", "status"})
+STATES = frozenset({"crowd", "mood", "status"})
 """Kinds that say how things are, not what happened: retained, only the newest counts."""
 
 
@@ -115,9 +140,9 @@ class Event(BaseModel):
     captured: float | None = Field(
         default=None, exclude=True, description="Monotonic capture time of that frame, for the frame age."
     )
-    data: Presence | Identity | Attributes | Emotion | Crowd | Status
+    data: Presence | Identity | Attributes | Emotion | Crowd | Mood | Status
 
     @property
     def kind(self) -> str:
-        """`presence`, `identity`, `attributes`, `emotion`, `crowd` or `status`."""
+        """The key of its data's type in KINDS."""
         return type(self.data).__name__.lower()

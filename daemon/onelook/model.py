@@ -76,6 +76,7 @@ class FaceModel:
         size: tuple[int, int] | None = None,
         score: float | None = None,
         most: int = 200,
+        describe: bool = True,
         stage: Stage = lambda name: nullcontext(),  # noqa: ARG005
         runtime: Any = None,
     ) -> None:
@@ -84,8 +85,10 @@ class FaceModel:
         path: folder with model.tflite and model.json; none: the shipped model. size: width and
         height of the network's input, multiples of 32; none: as exported. score: detector
         threshold; none: the model's own. most: faces described per frame, best scores first.
-        stage: context manager entered around each stage, for metrics. runtime: an Interpreter class;
-        none: the installed one. Raises SpecError or ModelError with one sentence.
+        describe: run the `faces` signature; if not, embeddings and all that is told of a face are zero, as is
+        their quality, and no biometric template comes into being. stage: context manager entered around
+        each stage, for metrics. runtime: an Interpreter class; none: the installed one.
+        Raises SpecError or ModelError with one sentence.
         """
         self.spec, network = spec.load(path or shipped())
         width, height = size or self.spec.input_size
@@ -94,6 +97,7 @@ class FaceModel:
         self.size = (width, height)
         self.score = self.spec.detector.score if score is None else score
         self._most, self._stage = most, stage
+        self._describes = describe
         try:
             interpreter = (runtime or _interpreter())(
                 model_content=self._sized(network, width, height), num_threads=threads
@@ -176,8 +180,23 @@ class FaceModel:
         with self._stage("decode"):
             found = self._decode(out)
         with self._stage("faces"):
+            if not self._describes:
+                return self._undescribed(found, scale)
             embeddings, traits = self._describe(out["features"], found.landmarks)
         return self._read(found, embeddings, traits, scale)
+
+    def _undescribed(self, found: Found, scale: float) -> Faces:
+        """Faces of which only the place is known."""
+        def zeros(*shape: int) -> NDArray[np.float32]:
+            return np.zeros((len(found.scores), *shape), np.float32)
+
+        traits = self.spec.traits
+        return Faces(
+            boxes=found.boxes / np.float32(scale), scores=found.scores, landmarks=found.landmarks / np.float32(scale),
+            embeddings=zeros(self.spec.embedding_size), attributes=zeros(traits["attributes"]), age=zeros(),
+            gender=zeros(), ethnicity=zeros(traits["ethnicity"]), emotion=zeros(traits["emotion"]), quality=zeros(),
+            sizes=align.sizes(found.landmarks),
+        )
 
     def preprocess(self, image: Image) -> tuple[NDArray[np.generic], float]:
         """Letterbox: the image in the canvas's top left corner, and the scale it was drawn at."""

@@ -21,9 +21,9 @@ from typing import Any, Final, Literal, Protocol, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onelook.config import Report
+from onelook.config import Policy, Report
 from onelook.errors import OwnerError
-from onelook.event import Attributes, Crowd, Emotion, Event, Identity, Presence
+from onelook.event import Attributes, Crowd, Emotion, Event, Identity, Mood, Presence
 from onelook.face import Faces, Floats
 from onelook.frame import Frame
 from onelook.match import Match
@@ -31,6 +31,7 @@ from onelook.track import Track, Trait
 
 Matcher: TypeAlias = Callable[[Floats], Sequence[Match]]
 """(N, D) embeddings to N matches."""
+Said: TypeAlias = Presence | Identity | Attributes | Emotion | Crowd | Mood
 Bar: TypeAlias = Callable[[Floats, int, Floats], Floats]
 """(N,) sizes of faces, how many people are enrolled, and (N,) agreement of what is compared, to (N,) similarities
 from which it is that person; see `ModelSpec.similarities`."""
@@ -54,7 +55,13 @@ BAND = 0.1  # probability: how far past 0.5 an attribute must be to change
 AGING = 5.0  # years: by how much an age must be off to change, and at least the half of its range
 LEAD = 0.1  # probability: by how much a new emotion or ethnicity must beat the old
 
-# Crowd.
+# Crowd and mood.
+EVERYTHING: Final = Policy()
+FEWEST = 3  # people: of fewer, what they look like together tells too much of each
+AGES: Final = ((18, "under 18"), (65, "18 to 64"), (inf, "65 and over"))  # years: below which, and its name
+NEGATIVE: Final = frozenset({"angry", "disgust", "fear", "sad"})
+MOODY = 5.0  # s: between two moods told
+SWING = 0.1  # of valence, or of one emotion's share: by how much it must differ to be told
 STEADY = 0.5  # s: for which a count must last
 RESTLESS = 2.0  # s: after which one is said even if it does not
 
@@ -73,8 +80,12 @@ class Labels(Protocol):
 class Reporter:
     """Says what changes in one stream. No clock: times are those of the frames."""
 
-    def __init__(self, stream: str, report: Report, labels: Labels, match: Matcher, bar: Bar) -> None:
+    def __init__(
+        self, stream: str, report: Report, labels: Labels, match: Matcher, bar: Bar, policy: Policy = EVERYTHING
+    ) -> None:
         """Nothing said yet.
+
+        report: what of it is said. policy: what is found out at all; it comes first.
 
         match: asked for the nearest enrolled person of each face; never, if identity is off.
         bar: similarity from which a face is the person that it is nearest to, for the chosen false accept rate.
@@ -82,22 +93,35 @@ class Reporter:
         Raises OwnerError if `report` asks for an attribute that the network does not know.
         """
         self.stream = stream
+        levels = {what: policy.level(what) for what in ("identity", "attributes", "emotion")}
+        report = _allowed(report, levels)
         self._identity = identity = _Identity(match, bar) if report.identity else None
         self._topics: list[_Topic] = []
         needs: set[Trait] = set()
         if report.presence:
             self._topics.append(_Presence())
         if identity:
-            self._topics.append(identity)
-        if report.attributes or report.age or report.gender or report.ethnicity:
+            self._topics.append(identity if levels["identity"] == "on" else _Unsaid(identity))
+        if levels["attributes"] == "on" and (report.attributes or report.age or report.gender or report.ethnicity):
             attributes = _Attributes(report, labels)
             needs |= attributes.needs
             self._topics.append(attributes)
-        if report.emotion:
+        if report.emotion and levels["emotion"] == "on":
             needs.add("emotion")
             self._topics.append(_Emotion(labels.emotion, report.settle))
         if report.crowd:
-            self._topics.append(_Crowd(identity))
+            counted = levels["attributes"] == "aggregate"
+            crowd = _Crowd(identity, ages=counted and report.age, genders=counted and report.gender)
+            needs |= crowd.needs
+            self._topics.append(crowd)
+        if levels["emotion"] != "off" and (report.mood or (report.emotion and levels["emotion"] == "aggregate")):
+            needs.add("emotion")
+            self._topics.append(_Mood(labels.emotion))
+        purpose = policy.purpose
+        self._purposes: dict[type, str | None] = {
+            Presence: purpose.presence, Crowd: purpose.presence, Identity: purpose.identity,
+            Attributes: purpose.attributes, Emotion: purpose.emotion, Mood: purpose.emotion,
+        }  # fmt: skip
         self.needs: Final = frozenset(needs)
         """The traits that a tracker has to average for this reporter."""
 
@@ -110,10 +134,15 @@ class Reporter:
         present = [track for track in tracks if track.state != "tentative"]
         moment = _Moment(tracks, present, faces, frame.time, frame.index)
         return [
-            Event(stream=self.stream, time=frame.utc, captured=frame.time, data=data)
+            Event(stream=self.stream, time=frame.utc, captured=frame.time, data=self._declared(data))
             for topic in self._topics
             for data in topic.look(moment)
         ]
+
+    def _declared(self, data: Said) -> Said:
+        """The same, with what it is for."""
+        purpose = self._purposes[type(data)]
+        return data if purpose is None else data.model_copy(update={"purpose": purpose})
 
 
     @property
@@ -139,8 +168,20 @@ class _Moment:
 
 
 class _Topic(Protocol):
-    def look(self, moment: _Moment) -> Iterable[Presence | Identity | Attributes | Emotion | Crowd]:
+    def look(self, moment: _Moment) -> Iterable[Said]:
         """What of this topic the moment changed."""
+
+
+class _Unsaid:
+    """A topic whose findings serve others, and are not published."""
+
+    def __init__(self, topic: _Topic) -> None:
+        self._topic = topic
+
+    def look(self, moment: _Moment) -> Iterable[Said]:
+        for _ in self._topic.look(moment):
+            pass
+        return ()
 
 
 class _Presence:
@@ -475,32 +516,93 @@ class _Emotion:
                 distribution={
                     name: _ratio(chance) for name, chance in zip(self._names, chances[row], strict=False)
                 },
+                valence=_valence(self._names, chances[row]),
             )
 
 
 class _Crowd:
-    """How many people there are."""
+    """How many people there are, and where that is all that may be said, of what age and gender."""
 
-    def __init__(self, identity: _Identity | None) -> None:
+    def __init__(self, identity: _Identity | None, *, ages: bool = False, genders: bool = False) -> None:
         self._identity = identity
-        self._said: tuple[int, int, int] | None = None
-        self._next: tuple[int, int, int] | None = None
+        self._ages, self._genders = ages, genders
+        wanted: dict[Trait, bool] = {"age": ages, "gender": genders}
+        self.needs = {trait for trait, on in wanted.items() if on}
+        self._said: Crowd | None = None
+        self._next: Crowd | None = None
         self._next_since = self._differs_since = 0.0
 
     def look(self, moment: _Moment) -> Iterator[Crowd]:
-        known, unknown = self._identity.counts(moment.present) if self._identity else (0, 0)
-        counts = len(moment.present), known, unknown
-        if counts == self._said:
+        crowd = self._count(moment.present)
+        if crowd == self._said:
             self._next = None
             return
         if self._next is None:
             self._differs_since = moment.time
-        if counts != self._next:
-            self._next, self._next_since = counts, moment.time
+        if crowd != self._next:
+            self._next, self._next_since = crowd, moment.time
         steady = moment.time - self._next_since >= STEADY
         if steady or moment.time - self._differs_since >= RESTLESS or self._said is None:
-            self._said, self._next = counts, None
-            yield Crowd(count=counts[0], known=known, unknown=unknown)
+            self._said, self._next = crowd, None
+            yield crowd
+
+    def _count(self, present: list[Track]) -> Crowd:
+        known, unknown = self._identity.counts(present) if self._identity else (0, 0)
+        ages = genders = None
+        if len(present) >= FEWEST and self._ages:
+            ages = dict.fromkeys((name for _, name in AGES), 0)
+            for track in present:
+                ages[next(name for below, name in AGES if (track.age or 0) < below)] += 1
+        if len(present) >= FEWEST and self._genders:
+            male = sum((track.gender or 0) > 0.5 for track in present)
+            genders = {"female": len(present) - male, "male": male}
+        return Crowd(count=len(present), known=known, unknown=unknown, ages=ages, genders=genders)
+
+
+class _Mood:
+    """How people look together."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self._names = names
+        self._said: Mood | None = None
+        self._when = -inf
+
+    def look(self, moment: _Moment) -> Iterator[Mood]:
+        seen = [track.emotion for track in moment.present if track.row is not None and track.emotion is not None]
+        if len(seen) < FEWEST:
+            mood = Mood(people=len(seen))
+        else:
+            mean = np.mean(seen, axis=0)
+            shares = {name: _ratio(share) for name, share in zip(self._names, mean, strict=False)}
+            mood = Mood(people=len(seen), distribution=shares, valence=_valence(self._names, mean))
+        if self._said is None or (moment.time - self._when >= MOODY and self._differs(mood, self._said)):
+            self._said, self._when = mood, moment.time
+            yield mood
+
+    @staticmethod
+    def _differs(now: Mood, said: Mood) -> bool:
+        if now.distribution is None or said.distribution is None:
+            return now.distribution is not said.distribution
+        return any(abs(now.distribution[name] - share) >= SWING for name, share in said.distribution.items())
+
+
+def _valence(names: Sequence[str], chances: Floats) -> float:
+    """See `Mood.valence`; -1 to 1."""
+    pleased = sum(float(c) for name, c in zip(names, chances, strict=False) if name == "happy")
+    displeased = sum(float(c) for name, c in zip(names, chances, strict=False) if name in NEGATIVE)
+    return round(min(max(pleased - displeased, -1.0), 1.0), 3)
+
+
+def _allowed(report: Report, levels: dict[str, str]) -> Report:
+    """Of what the owner wants said, what the policy lets be found out."""
+    change: dict[str, object] = {}
+    if levels["identity"] == "off":
+        change["identity"] = False
+    if levels["attributes"] == "off":
+        change |= {"attributes": [], "age": False, "gender": False, "ethnicity": False}
+    if levels["emotion"] == "off":
+        change |= {"emotion": False, "mood": False}
+    return report.model_copy(update=change)
 
 
 def _find(asked: Sequence[str], names: Sequence[str]) -> list[int]:

@@ -22,14 +22,14 @@ from tqdm import tqdm
 from onelook import __version__, systemd
 from onelook import enroll as enrolment
 from onelook.capture import Capture, LatestFrames, frames, masked
-from onelook.config import Config, stream_of
+from onelook.config import Config, Policy, stream_of
 from onelook.doctor import Finding, examine
 from onelook.draw import Captions, drawn
 from onelook.errors import OwnerError
 from onelook.event import Event, Status
 from onelook.face import Floats
 from onelook.frame import Frame
-from onelook.gallery import Gallery, Note, clean_name
+from onelook.gallery import Gallery, Note, Stranger, clean_name
 from onelook.match import Match
 from onelook.metrics import Metrics
 from onelook.model import FaceModel, shipped
@@ -64,11 +64,9 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
     with ExitStack() as house:  # closed in reverse, whatever happens
         stop = house.enter_context(_signals(stop or Flag()))
         model = _model(config, metrics.stage)
-        gallery = house.enter_context(
-            Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256)
-        )
+        gallery = house.enter_context(_gallery(config, model))
         pipelines = {
-            stream.name: _pipeline(config, stream.name, model, gallery.match, gallery.refresh, metrics.stage)
+            stream.name: _pipeline(config, stream.name, model, gallery, metrics.stage)
             for stream in config.streams
         }
         metrics.model(version=model.spec.version, sha256=model.spec.sha256[:12],
@@ -78,8 +76,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             healthy=lambda: time.monotonic() - turned < STUCK, ready=lambda: bool(up),
         ))
         publisher = house.enter_context(_publisher(config, metrics, stop))
-        gallery.on_forgotten = publisher.forget
-        guests = _guestbook(config, gallery)
+        note_down = _guestbook(config, gallery, publisher)
         inbox = LatestFrames()
 
         def on_change(stream: str, is_up: bool, reason: str | None) -> None:
@@ -114,7 +111,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
                 with metrics.stage("publish"):
                     for event in events:
                         publisher.publish(event)
-            guests.write(pipeline.strangers, turned)
+            note_down(pipeline.strangers, turned)
             seen = sum(track.state == "confirmed" for track in pipeline.tracks)
             metrics.seen(frame.stream, faces=len(pipeline.faces), tracks=seen)
             if watch is not None:
@@ -127,9 +124,9 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
 def check(config: Config) -> None:
     """Build what `run` would, without looking at anything. Raises OwnerError where that fails."""
     model = _model(config)
-    with Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256) as gallery:
+    with _gallery(config, model) as gallery:
         for stream in config.streams:
-            _pipeline(config, stream.name, model, gallery.match)
+            _pipeline(config, stream.name, model, gallery)
 
 
 def doctor(config: Config) -> Iterator[Finding]:
@@ -157,12 +154,9 @@ def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO
     with ExitStack() as house:
         publisher = house.enter_context(LinesPublisher(out, chosen.device, closed.set))
         if config is None:
-            pipeline = _pipeline(chosen, "replay", model, _nobody)
+            pipeline = _pipeline(chosen, "replay", model, None)
         else:
-            gallery = house.enter_context(
-                Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256)
-            )
-            pipeline = _pipeline(chosen, "replay", model, gallery.match, gallery.refresh)
+            pipeline = _pipeline(chosen, "replay", model, house.enter_context(_gallery(config, model)))
         writer = house.enter_context(VideoWriter(draw)) if draw else None
         captions = Captions()
         for frame in tqdm(frames(source, start=started), unit="frame", disable=None):
@@ -179,7 +173,11 @@ def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO
 def enroll(
     config: Config, people: Mapping[str, Sequence[Path]], *, note: Note | None = None, dry_run: bool = False,
 ) -> dict[str, list[enrolment.Verdict]]:
-    """Add the faces on photos to the gallery, by their people's names; a verdict for each photo, by name."""
+    """Add the faces on photos to the gallery, by their people's names; a verdict for each photo, by name.
+
+    Raises OwnerError, also where the policy lets nobody be enrolled, or not without a note of their consent.
+    """
+    _may_enroll(config.policy, note)
     model = _model(config)
     with (
         Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256) as gallery,
@@ -194,6 +192,16 @@ def enroll(
         alike = model.spec.similarities(config.report.far, np.array([enrolment.SIZE], np.float32), enrolled)
         return enrolment.enroll_all(
             people, model, gallery, threshold=float(alike[0]), note=note, dry_run=dry_run, progress=counted,
+        )
+
+
+def _may_enroll(policy: Policy, note: Note | None) -> None:
+    if policy.level("identity") == "off":
+        raise OwnerError("The policy has identity off: nobody is enrolled, as nobody is to be recognised.")
+    if policy.needs_consent and (note is None or not note.consent):
+        raise OwnerError(
+            "The policy's preset written_consent lets nobody be enrolled without a note of how they agreed: "
+            "enroll from photos, with --consent TEXT."
         )
 
 
@@ -227,7 +235,8 @@ def unknown(config: Config) -> list[Cluster]:
 
 
 def name_unknown(config: Config, cluster: str, name: str) -> int:
-    """Enrol a cluster of unknown tracks; how many templates that makes. Raises OwnerError."""
+    """Enrol a cluster of unknown tracks; how many templates that makes. Raises OwnerError as `enroll` does."""
+    _may_enroll(config.policy, None)
     spec, _ = load(config.model.path or shipped())
     with Gallery.open(config.gallery.path, config.gallery.key_file, spec.sha256) as gallery:
         return name_cluster(gallery, cluster, name, spec.threshold(1e-3))
@@ -247,32 +256,51 @@ def _nobody(embeddings: Floats) -> list[Match]:
 
 def _model(config: Config, stage: StageMaker = lambda name: nullcontext()) -> FaceModel:  # noqa: ARG005
     model = config.model
+    levels = {config.policy.level(what) for what in ("identity", "attributes", "emotion")}
     return FaceModel(
         model.path, threads=model.threads, size=(model.input_width, model.input_height), score=model.score,
-        most=model.max_faces, stage=stage,
+        most=model.max_faces, describe=levels != {"off"}, stage=stage,
     )
 
 
+@contextmanager
+def _gallery(config: Config, model: FaceModel) -> Iterator[Gallery | None]:
+    """The gallery; none where the policy says that nobody is recognised."""
+    if config.policy.level("identity") == "off":
+        yield None
+        return
+    with Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256) as gallery:
+        yield gallery
+
+
 def _pipeline(
-    config: Config, stream: str, model: FaceModel, match: Matcher,
-    refresh: Callable[[float], object] = lambda time: None,  # noqa: ARG005
+    config: Config, stream: str, model: FaceModel, gallery: Gallery | None,
     stage: StageMaker = lambda name: nullcontext(),  # noqa: ARG005
 ) -> Pipeline:
+    match: Matcher = _nobody if gallery is None else gallery.match
+    refresh = (lambda _: None) if gallery is None else gallery.refresh
     bar = partial(model.spec.similarities, config.report.far)
-    reporter = Reporter(stream, config.report, model.spec.labels, match, bar)
+    reporter = Reporter(stream, config.report, model.spec.labels, match, bar, config.policy)
     tracking = config.tracking
     tracker = Tracker(confirm=tracking.confirm, lost=tracking.lost, iou=tracking.iou, strong=model.score,
                       alike=model.spec.threshold(1e-3), smooth=reporter.needs)
-    lookout = Lookout(stream, crops=config.gallery.unknown_crops) if config.gallery.unknown_days else None
+    keeps = gallery is not None and config.gallery.unknown_days > 0
+    lookout = Lookout(stream, crops=config.gallery.unknown_crops) if keeps else None
     return Pipeline(model, tracker, reporter, refresh=refresh, stage=stage, lookout=lookout)
 
 
-def _guestbook(config: Config, gallery: Gallery) -> Guestbook:
+def _guestbook(
+    config: Config, gallery: Gallery | None, publisher: Publisher
+) -> Callable[[Sequence[Stranger], float], None]:
+    """What is to be told of strangers, and the time; whom the gallery forgets, the publisher forgets."""
+    if gallery is None:
+        return lambda _strangers, _time: None
+    gallery.on_forgotten = publisher.forget
     keep = config.gallery.keep_days
     return Guestbook(
         gallery, days=config.gallery.unknown_days, most=config.gallery.unknown_most,
         lifetime=None if keep is None else timedelta(days=keep),
-    )
+    ).write
 
 
 @contextmanager

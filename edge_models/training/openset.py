@@ -157,9 +157,10 @@ def main() -> None:
             for start in range(0, len(left[i]) - PHOTOS + 1, PHOTOS):
                 several.append(frames.embeddings[left[i][start:start + PHOTOS]].mean(0))
                 whose.append(i)
-        looks = np.concatenate([np.stack(several), track[strangers]])
-        result[f"{len(gallery)}.photos"] = rates(
-            Probes(looks, np.concatenate([whose, np.full(len(strangers), -1)])), gallery, model.spec)
+        if several:
+            looks = np.concatenate([np.stack(several), track[strangers]])
+            result[f"{len(gallery)}.photos"] = rates(
+                Probes(looks, np.concatenate([whose, np.full(len(strangers), -1)])), gallery, model.spec)
     text = json.dumps(result, indent=1)
     print(text)
     if options.out:
