@@ -307,7 +307,7 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
         "config.yaml:2: tracking.zones: unknown key; the keys here are confirm, lost, iou"]),
     ("key that YAML takes for true", STREAM + "on: 1\n", [
         "config.yaml:2: on: unknown key; the keys here are device, publish, model, streams, tracking, report, "
-        "gallery, mqtt, metrics"]),
+        "policy, gallery, mqtt, metrics"]),
     ("no, for Norway", "device: no\nstreams: [{name: off, url: '0'}]\n", [
         'config.yaml:1: device: `no` without quotes means false in YAML; put it in quotes, "no"',
         'config.yaml:2: streams[0].name: `off` without quotes means false in YAML; put it in quotes, "off"']),

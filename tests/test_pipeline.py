@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from clip import FPS, SECONDS, pictures
-from onelook.config import Report
+from onelook.config import Policy, Report
 from onelook.event import Crowd, Event, Presence
 from onelook.face import Floats
 from onelook.frame import Frame
@@ -145,3 +145,22 @@ def test_it_needs_neither_broker_nor_page() -> None:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
 
     assert done.stdout.strip() == "[]"
+
+
+def test_where_nothing_may_be_found_out_no_face_is_described(
+    film: list[Frame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Faces are found and followed by their place; the network's second part never runs."""
+    policy = Policy(identity="off", attributes="off", emotion="off")
+    model = FaceModel(describe=False)
+    monkeypatch.setattr(model, "_faces", None)  # to call it would fail
+    reporter = Reporter("door", Report(), model.spec.labels, nobody, partial(model.spec.similarities, 1e-3), policy)
+    watched = Pipeline(model, Tracker(strong=model.score, smooth=reporter.needs), reporter)
+    events = [event for frame in film for event in watched.step(frame)]
+    assert {event.kind for event in events} == {"presence", "crowd"}
+    assert reporter.needs == frozenset()
+    whole = pipeline(FaceModel())
+    told = [event.data for frame in film for event in whole.step(frame) if isinstance(event.data, Presence)]
+    assert [event.data.state for event in events if isinstance(event.data, Presence)] == [data.state for data in told]
+    assert not watched.faces.embeddings.any()
+    assert not watched.faces.quality.any()

@@ -86,6 +86,7 @@ def test_a_message_is_a_cloudevent_on_its_topic() -> None:
         "time": "2026-11-23T09:05:01.250Z",
         "datacontenttype": "application/json",
         "data": {
+            "purpose": None,
             "track": 4, "box": [10.0, 20.1, 110.3, 220.0], "frame": 9, "state": "known", "name": "Zoë",
             "previous": None, "similarity": 0.612, "confidence": 0.988,
         },
@@ -364,7 +365,7 @@ def test_it_says_online_after_all_else_and_offline_on_leaving(broker: Broker, ho
         assert {r.topic.removeprefix("onelook/pi/"): r.event["data"] for r in reader.received} == {
             "yard/status": {"state": "offline", "reason": "starting"},
             "door/status": {"state": "online", "reason": None},
-            "door/crowd": {"count": 2, "known": 0, "unknown": 2},
+            "door/crowd": {"purpose": None, "count": 2, "known": 0, "unknown": 2, "ages": None, "genders": None},
             "status": {"state": "online", "reason": None},
         }
         assert len(reader.received) == 4  # of each state the newest only
