@@ -159,12 +159,12 @@ def main() -> None:
     run = json.loads((options.run / "run.json").read_text())
     names = next(np.load(f)["attribute_names"] for f in options.faces if "attribute_names" in np.load(f))
     described = ModelSpec(
-        name="onelook", version="0.1.0", sha256=hashlib.sha256(small).hexdigest(), input_size=(WIDTH, HEIGHT),
+        name="onelook", version="0.2.0", sha256=hashlib.sha256(small).hexdigest(), input_size=(WIDTH, HEIGHT),
         input_mean=127.5, input_scale=1 / 127.5, patches=patches(bytes(small), HEIGHT), feature_stride=align.STRIDE,
         features=FEATURES, faces_at_once=AT_ONCE, embedding_size=EMBEDDING, traits=TRAITS,
         age_middle=losses.AGE_MIDDLE, age_step=losses.AGE_STEP,
         labels=LABELS.model_copy(update={"attributes": [str(n) for n in names]}),
-        detector=Detector(strides=list(STRIDES), score=0.6, nms_iou=0.4),
+        detector=Detector(strides=list(STRIDES), score=0.4, nms_iou=0.4),
         thresholds=[Threshold(far=0.001, similarity=0.5, tar=0.0)],
         training=Training(commit=run["commit"], seed=run["seed"], steps=kept["step"], faces_seen=kept["seen"],
                           data=[*run["faces"], *run.get("scenes", [])]),
