@@ -88,8 +88,8 @@ def _label(
     words = "\n".join(map(_writable, lines))
     left, top, right, low = pen.multiline_textbbox((0, 0), words, font=font, spacing=2)
     width, height = right - left + 6, low - top + 6
-    x = min(max(0.0, (x1 + x2 - width) / 2), size[0] - width)
-    y = y2 + 2 if y2 + 2 + height <= size[1] else max(0.0, y1 - 2 - height)
+    x = max(0.0, min((x1 + x2 - width) / 2, size[0] - width))
+    y = y2 + 2 if y2 + 2 + height <= size[1] else max(0.0, min(y1 - 2 - height, size[1] - height))
     pen.rectangle((x, y, x + width, y + height), fill=colour)
     pen.multiline_text((x + 3 - left, y + 3 - top), words, font=font, spacing=2, fill=INK, align="center")
 
