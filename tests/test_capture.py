@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
-from onelook.capture import Capture, CaptureError, LatestFrames, frames, masked
+from onelook.capture import Capture, CaptureError, LatestFrames, frames, length, masked
 from onelook.config import Stream
 from onelook.frame import Frame
 
@@ -758,6 +758,16 @@ def test_a_folder_of_pictures_is_shown_in_order_and_the_unreadable_are_told(
     assert seen[-1].utc == START + timedelta(seconds=4)
     (told,) = caplog.messages
     assert told.startswith(f"skipped: {tmp_path}/shot3.jpg is not a picture that can be read here")
+
+
+def test_what_can_be_counted_is_counted_before_it_is_looked_at(film: Path, tmp_path: Path) -> None:
+    (tmp_path / "day").mkdir()
+    for name in ("1.png", "2.jpg", "note.txt"):
+        (tmp_path / "day" / name).touch()
+    assert length(str(film)) == len(list(frames(str(film))))
+    assert length(f"{tmp_path / 'day'}/") == 2
+    for url in ("rtsp://127.0.0.1/1", "0", "missing.mp4", "~nobody-of-that-name/x", f"{tmp_path}/day/note.txt"):
+        assert length(url) is None
 
 
 def test_one_picture_is_a_source_too(tmp_path: Path) -> None:

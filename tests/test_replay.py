@@ -5,9 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import pty
 import subprocess
 import sys
+import termios
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
 from pathlib import Path
@@ -193,6 +197,25 @@ def test_a_folder_of_pictures_is_a_recording_too(tmp_path: Path) -> None:
 
     assert "appeared" in {data["state"] for data in of(events(done), "presence")}
     assert len(video(tmp_path / "day.mp4")) == 6
+
+
+def test_in_a_terminal_a_bar_says_how_far_it_is(tmp_path: Path) -> None:
+    (tmp_path / "day").mkdir()
+    for hour in range(3):
+        cv2.imwrite(str(tmp_path / "day" / f"{hour}.png"), np.full((64, 64, 3), 100, np.uint8))
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(ours, (24, 80))
+    command = [sys.executable, "-m", "onelook", "replay", f"{tmp_path / 'day'}/"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, timeout=60, check=False)
+    os.close(theirs)
+    shown = b""
+    with os.fdopen(ours, "rb", buffering=0) as terminal, suppress(OSError):  # how a terminal ends
+        while piece := terminal.read(4096):
+            shown += piece
+
+    assert done.returncode == 0
+    assert b"3/3" in shown
+    assert b"3/3" not in done.stdout
 
 
 # --- drawn ---------------------------------------------------------------------------------------

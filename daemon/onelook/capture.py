@@ -21,9 +21,9 @@ from typing import Self, TypeAlias
 from onelook.config import Stream
 from onelook.frame import Frame
 from onelook.picture import PictureError, read_picture
-from onelook.source import CaptureError, Shot, is_live, masked, shots
+from onelook.source import CaptureError, Shot, is_live, length, masked, shots
 
-__all__ = ["Capture", "CaptureError", "LatestFrames", "PictureError", "frames", "masked", "read_picture"]
+__all__ = ["Capture", "CaptureError", "LatestFrames", "PictureError", "frames", "length", "masked", "read_picture"]
 
 log = logging.getLogger(__name__)
 

@@ -21,7 +21,7 @@ from tqdm import tqdm
 
 from onelook import __version__, systemd
 from onelook import enroll as enrolment
-from onelook.capture import Capture, LatestFrames, frames, masked
+from onelook.capture import Capture, LatestFrames, frames, length, masked
 from onelook.config import Config, Policy, stream_of
 from onelook.doctor import Finding, examine
 from onelook.draw import Captions, drawn
@@ -159,7 +159,7 @@ def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO
             pipeline = _pipeline(chosen, "replay", model, house.enter_context(_gallery(config, model)))
         writer = house.enter_context(VideoWriter(draw)) if draw else None
         captions = Captions()
-        for frame in tqdm(frames(source, start=started), unit="frame", disable=None):
+        for frame in tqdm(frames(source, start=started), total=length(source), unit="frame", disable=None):
             events = pipeline.step(frame)
             for event in events:
                 publisher.publish(event)

@@ -69,6 +69,20 @@ def is_live(url: str) -> bool:
     return re.match(r"(?!file:)[a-zA-Z]+://|/dev/|\d+$", url) is not None
 
 
+def length(url: str) -> int | None:
+    """How many pictures there are in a file or folder, as far as it says; none: nobody knows."""
+    if is_live(url):
+        return None
+    try:
+        path = Path(url.removeprefix("file://")).expanduser()
+        if path.is_dir():
+            return sum(1 for file in path.iterdir() if PICTURES.search(file.name))
+        with av.open(f"file:{path}") as container:
+            return container.streams.video[0].frames or None
+    except (OSError, RuntimeError, av.FFmpegError, IndexError):
+        return None  # reading it will tell why
+
+
 def shots(
     url: str,
     *,
