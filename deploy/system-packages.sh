@@ -2,7 +2,7 @@
 # Installs what the tests need of the system, where this user may; says what will be skipped where not.
 set -u
 want="mosquitto gir1.2-gst-rtsp-server-1.0 python3-gi gstreamer1.0-plugins-base gstreamer1.0-plugins-good \
-gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav systemd libseccomp2 prometheus shellcheck"
+gstreamer1.0-plugins-bad gstreamer1.0-plugins-ugly gstreamer1.0-libav systemd libseccomp2 prometheus shellcheck faketime"
 command -v dpkg-query >/dev/null || { echo "Not a Debian system: tests that need mosquitto or GStreamer may be skipped."; exit 0; }
 missing=""
 for package in $want; do

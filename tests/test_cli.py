@@ -353,11 +353,11 @@ def test_warnings_are_plain_lines_on_stderr(tmp_path: Path) -> None:
 
 def test_more_is_said_when_asked_for() -> None:
     script = """
-import logging, onelook.publish
+import logging, onelook.schema
 def schema():
     logging.getLogger("onelook.x").debug("a detail")
     return {}
-onelook.publish.schema = schema
+onelook.schema.events = schema
 """
     assert python(script, "schema").stderr == ""
     for arguments in (["-v", "schema"], ["schema", "-v"]):

@@ -72,6 +72,27 @@ def test_events_come_out_in_the_order_they_went_in(path: Path | None) -> None:
         assert len(outbox) == 10
 
 
+def test_what_waited_is_caught_up_with_in_order_but_what_expires_sooner_goes_first(path: Path | None) -> None:
+    def who(track: int) -> Event:
+        data = Identity(track=track, box=(0, 0, 1, 1), frame=0, state="unknown", confidence=1)
+        return Event(stream="door", time=datetime.now(UTC), data=data)
+
+    def caught_up(outbox: Outbox, count: int = 99, **after: int) -> list[int]:
+        return [w.event.data.track for w in outbox.soonest(count, after, outbox.newest - 1)]  # type: ignore[union-attr]
+
+    for life, order in ((60, [0, 1, 2, 3, 4, 5]), (30, [1, 3, 5, 0, 2, 4])):
+        clocks = Clocks()
+        with clocks.outbox(path) as outbox:
+            for track in range(7):
+                clocks.wait(0.001)
+                outbox.put(who(track) if track % 2 else appeared(track), life if track % 2 else 60)
+            assert caught_up(outbox) == order
+            assert caught_up(outbox, 4) == order[:4]
+            third = outbox.oldest(3)[2].number
+            assert caught_up(outbox, presence=third, identity=third) == [n for n in order if n > 2]
+            outbox.delete([w.number for w in outbox.oldest(99)])
+
+
 def test_a_delivered_event_is_gone_and_not_counted_as_dropped(path: Path | None) -> None:
     dropped = Dropped()
     with Outbox(path, on_dropped=dropped) as outbox:

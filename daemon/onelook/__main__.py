@@ -124,6 +124,9 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(command=_demo, level=logging.INFO)
 
     schema = commands.add_parser("schema", parents=[everywhere], help="print the JSON Schema of the events")
+    forms = schema.add_mutually_exclusive_group()
+    forms.add_argument("--commands", action="store_true", help="of the commands over MQTT, in their place")
+    forms.add_argument("--asyncapi", action="store_true", help="the AsyncAPI 3 document: topics, events and commands")
     schema.set_defaults(command=_schema)
     return parser
 
@@ -279,10 +282,11 @@ def _demo(arguments: argparse.Namespace) -> None:
     demo(source, broker=arguments.broker, seconds=arguments.seconds)
 
 
-def _schema(_arguments: argparse.Namespace) -> None:
-    from onelook import publish
+def _schema(arguments: argparse.Namespace) -> None:
+    from onelook import schema
 
-    _print(json.dumps(publish.schema(), indent=2))
+    make = schema.asyncapi if arguments.asyncapi else schema.commands if arguments.commands else schema.events
+    _print(json.dumps(make(), indent=2))
 
 
 def _gallery_list(arguments: argparse.Namespace) -> None:

@@ -169,7 +169,8 @@ class Capture:
     def _run(self) -> None:
         try:
             self._keep_reading()
-            self._inbox.end(self.stream.name)
+            if not self._stop.is_set():  # else it was ended then, and may have been started again since
+                self._inbox.end(self.stream.name)
         except Exception as bug:  # noqa: BLE001 - not swallowed: the main thread raises it
             self._inbox.fail(bug)
 

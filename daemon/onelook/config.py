@@ -325,7 +325,7 @@ class Bounds(Section):
     """How an event waits for a broker that is away."""
 
     # MQTT counts in whole seconds, and the last one is not delivered
-    expiry: Annotated[float, Field(ge=2, allow_inf_nan=False)] = 3600.0
+    expiry: Annotated[float, Field(ge=2, allow_inf_nan=False)] = 60.0
     bytes: Annotated[int, Field(ge=10_000, le=1_000_000_000)] = 4_000_000
 
 
@@ -333,7 +333,7 @@ class Waiting(Section):
     """The bounds of each kind of event; states do not wait, only the newest counts."""
 
     presence: Bounds = Bounds()
-    identity: Bounds = Bounds(expiry=60.0)  # who opens a door by it must not hear it late
+    identity: Bounds = Bounds()
     attributes: Bounds = Bounds()
     emotion: Bounds = Bounds()
 
@@ -353,12 +353,22 @@ class Mqtt(Section):
     outbox: OwnPath | None = Path("/var/lib/onelook/outbox.db")  # where events wait; none: in memory
     waiting: Waiting = Waiting()
     replay_rate: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] = 100.0  # events a second
+    home_assistant: bool = False  # announce the streams to Home Assistant
+    discovery_prefix: Name = "homeassistant"
+    commands: list[Literal["ping", "snapshot", "pause", "resume", "enroll", "forget"]] = []
 
     @field_validator("password_file")
     @classmethod
     def _instead_of_password(cls, value: Path | None, info: ValidationInfo) -> Path | None:
         if value is not None and info.data.get("password") is not None:
             raise ValueError("password is set as well; keep one of the two, better the file")
+        return value
+
+    @field_validator("commands")
+    @classmethod
+    def _with_mqtt_5(cls, value: list[str], info: ValidationInfo) -> list[str]:
+        if value and info.data.get("protocol") == "3.1.1":
+            raise ValueError("needs protocol 5, which says where an answer is to go")
         return value
 
 

@@ -155,17 +155,40 @@ class Outbox:
             dropped = self._make_room(event.kind)
         self._tell("full", dropped)
 
-    def oldest(self, count: int, after: int = 0, upto: int | None = None) -> list[Waiting]:
-        """At most `count` events with numbers above `after` and not above `upto`, oldest first."""
+    def oldest(self, count: int, after: int = 0) -> list[Waiting]:
+        """At most `count` events behind number `after`, oldest first."""
         found: list[Waiting] = []
         with self._lock:
             first = next(iter(self._waiting), self._newest + 1)
-            last = self._newest if upto is None else upto
-            for number in range(max(after + 1, first), last + 1):
+            for number in range(max(after + 1, first), self._newest + 1):
                 if len(found) >= count:
                     break
                 if number in self._waiting:
                     found.append(self._waiting[number])
+        return found
+
+    def soonest(self, count: int, after: Mapping[str, int], upto: int) -> list[Waiting]:
+        """At most `count` events up to number `upto`, as they should be caught up with.
+
+        Of each kind, those behind the number that `after` has of it, in order. Among kinds the
+        oldest first, unless another would expire a second or more before it: what is kept longer
+        can wait longer.
+        """
+        found: list[Waiting] = []
+        with self._lock:
+            lanes = [
+                (w for w in kind.values() if after.get(w.kind, 0) < w.number <= upto)
+                for kind in self._kinds.values()
+            ]
+            heads = [(head, lane) for lane in lanes if (head := next(lane, None))]
+            while heads and len(found) < count:
+                oldest = min(heads, key=lambda pair: pair[0].number)
+                soonest = min(heads, key=lambda pair: pair[0].deadline)
+                chosen = soonest if soonest[0].deadline + 1 < oldest[0].deadline else oldest
+                found.append(chosen[0])
+                heads.remove(chosen)
+                if head := next(chosen[1], None):
+                    heads.append((head, chosen[1]))
         return found
 
     def left(self, waiting: Waiting) -> float:

@@ -1,7 +1,7 @@
 """Publish: events become CloudEvents on MQTT topics, or JSON lines.
 
 The only file that knows topics and imports paho. Every MQTT 5 or 3.1.1 message is the
-structured JSON form of a CloudEvent 1.0 (`schema` describes it):
+structured JSON form of a CloudEvent 1.0 (schema.py describes it):
 
     <prefix>/<device>/status                     retained; last will says offline
     <prefix>/<device>/<stream>/status            retained
@@ -12,7 +12,8 @@ structured JSON form of a CloudEvent 1.0 (`schema` describes it):
                               /emotion
 
 What waited for the broker goes out beside what happens now: of one stream, new events come in
-order, and replayed ones come in order. `id` is the same if an event is delivered twice, and
+order, and replayed ones come in order, except that a kind which the config lets expire sooner
+goes first. `id` is the same if an event is delivered twice, and
 `time` is when it happened, whenever it arrives.
 
 A stream is working when its own status and the device's are both online: MQTT has one last
@@ -29,7 +30,8 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -38,16 +40,16 @@ from io import TextIOWrapper
 from queue import Empty, SimpleQueue
 from typing import Any, Literal, Protocol, Self, TextIO
 
-from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTv5, MQTTv311
+from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTv5, MQTTv311
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
-from pydantic.json_schema import models_json_schema
+from paho.mqtt.subscribeoptions import SubscribeOptions
 
 from onelook import config
 from onelook.errors import OwnerError
-from onelook.event import KINDS, STATES, Event, Status
+from onelook.event import STATES, Event, Status
 from onelook.outbox import Outbox, Waiting
 
 log = logging.getLogger(__name__)
@@ -73,16 +75,48 @@ DIGITS = {"box": 1, "age": 1, "seconds": 2}
 """Decimals of a field's numbers; 3 where not named (ratios)."""
 
 
+CLOUDEVENT = "application/cloudevents+json; charset=utf-8"
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What goes over the wire for one event."""
+    """What goes over the wire."""
 
     topic: str
     payload: bytes
-    qos: Literal[0, 1]
-    retain: bool
-    expiry: float | None
+    qos: Literal[0, 1] = 1
+    retain: bool = False
+    expiry: float | None = None
     """Seconds for which it may still be delivered; none: for ever."""
+    content_type: str | None = CLOUDEVENT
+    correlation: bytes | None = None
+    """What the request that this answers had of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """What somebody else published."""
+
+    topic: str
+    payload: bytes
+    retained: bool = False
+    """Not said just now: the broker kept it."""
+    response_topic: str | None = None
+    correlation: bytes | None = None
+
+
+class Correspondent(Protocol):
+    """Who hears what others publish, and may answer; called on the delivering thread, and not to dawdle."""
+
+    @property
+    def topics(self) -> Sequence[str]:
+        """What it wants to hear; topics, or with + and # as MQTT has them."""
+
+    def greet(self) -> Sequence[Message]:
+        """What to say at each connection."""
+
+    def hear(self, heard: Heard) -> Sequence[Message]:
+        """What to say to a message; to be passed over if it is on none of its topics."""
 
 
 def message(
@@ -131,53 +165,6 @@ def _rounded(value: Any, digits: int = 3) -> Any:
             return value
 
 
-def schema() -> dict[str, Any]:
-    """The JSON Schema (2020-12) of every payload, made from the types in event.py."""
-    names, data = models_json_schema(
-        [(kind, "serialization") for kind in KINDS.values()], ref_template="#/$defs/{model}"
-    )
-    definitions = data["$defs"]
-    for kind, model in KINDS.items():
-        place = "onelook/[a-z0-9-]+/[a-z0-9-]+"
-        properties: dict[str, Any] = {
-            "specversion": {"const": "1.0"},
-            "id": {"type": "string", "minLength": 1, "description": "The same if delivered twice."},
-            "source": {"type": "string", "pattern": f"^{place}$", "description": "onelook/<device>/<stream>"},
-            "type": {"const": f"onelook.{kind}"},
-            "time": {
-                "type": "string",
-                "format": "date-time",
-                "pattern": "Z$",
-                "description": "When it happened; never re-dated. Of a last will: when it was left.",
-            },
-            "datacontenttype": {"const": "application/json"},
-            "data": names[model, "serialization"],
-        }
-        required = list(properties)
-        if kind == "status":
-            properties["source"] |= {
-                "pattern": "^onelook/[a-z0-9-]+(/[a-z0-9-]+)?$",
-                "description": "onelook/<device>, or onelook/<device>/<stream>",
-            }
-        if kind not in STATES:
-            properties["replayed"] = {"const": True, "description": "Present where it waited for the broker."}
-        definitions[f"{kind.capitalize()}Event"] = {
-            "title": f"onelook.{kind}",
-            "description": model.__doc__,
-            "type": "object",
-            "properties": properties,
-            "required": required,
-            "additionalProperties": False,
-        }
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "onelook event",
-        "description": "A CloudEvent 1.0 in structured JSON, as published on MQTT or as a JSON line.",
-        "oneOf": [{"$ref": f"#/$defs/{kind.capitalize()}Event"} for kind in KINDS],
-        "$defs": definitions,
-    }
-
-
 class Publisher(Protocol):
     """Where events go. A context manager; `publish` may be called from any thread and does not wait."""
 
@@ -186,6 +173,9 @@ class Publisher(Protocol):
 
     def forget(self, name: str) -> None:
         """Destroy what is still here about an enrolled person."""
+
+    def send(self, said: Message) -> None:
+        """Send what is no event."""
 
     def __enter__(self) -> Self: ...
 
@@ -240,6 +230,9 @@ class LinesPublisher:
     def forget(self, name: str) -> None:
         """Nothing to do: what was written is gone from here."""
 
+    def send(self, said: Message) -> None:
+        """Nobody asked."""
+
     def __enter__(self) -> Self:
         return self
 
@@ -252,7 +245,8 @@ class _Wired:
     """A message that the broker has yet to acknowledge."""
 
     topic: str
-    event: Event
+    event: Event | None
+    """None of a message that is none."""
     waiting: Waiting | None
 
 
@@ -261,7 +255,7 @@ class MqttPublisher:
 
     Events that waited for a connection go out beside new ones, at most `mqtt.replay_rate` a
     second, so that what happens now is told now. Of each stream the new ones come in order, and
-    the replayed ones come in order.
+    the replayed ones come in order; but a kind that expires sooner than another goes before it.
 
     Entering the context starts to connect and returns at once; a missing broker never
     blocks and is tried again for ever. Leaving it says `offline` for the device and its
@@ -271,6 +265,9 @@ class MqttPublisher:
     `online` stand. `on_connected(bool)` hears of each change; `on_published(event, age)` of
     each acknowledged message, `age` being seconds since its frame was captured, none where
     unknown or replayed. Both are called on the delivering thread.
+
+    `correspondents` are subscribed for and may answer; what they say is not kept for a broker
+    that is away.
 
     `mqtt` is as `config.load` returns it, its password in place. Raises OwnerError where the
     host or a certificate cannot be used.
@@ -290,12 +287,14 @@ class MqttPublisher:
         streams: Iterable[str] = (),
         on_connected: Callable[[bool], None] = lambda _connected: None,
         on_published: Callable[[Event, float | None], None] = lambda _event, _age: None,
+        correspondents: Sequence[Correspondent] = (),
     ) -> None:
         self._mqtt = mqtt
         self._device = device
         self._outbox = outbox
         self._on_connected = on_connected
         self._on_published = on_published
+        self._correspondents = correspondents
         self._broker = f"{mqtt.host}:{mqtt.port}"
         self._client = self._make_client()
 
@@ -307,17 +306,19 @@ class MqttPublisher:
         self._connected = False
         self._unanswered = 0  # tries to connect, in a row, that the broker took without an answer
         self._trouble: str | None = None  # what is wrong with the connection
-        self._said = ("", -math.inf)  # the last sentence about it, and when
+        self._told = ("", -math.inf)  # the last sentence about it, and when
         self._quiet = False  # it was too soon to say it again
         self._window = WINDOW
         self._waited = 0  # number of the newest event that waited for this connection
         self._sent = 0  # number of the newest event sent on this connection of those that came after
-        self._replayed = 0  # and of those that waited
+        self._behind = False  # some that waited are still to be sent
+        self._replayed: dict[str, int] = {}  # number of the newest of those that was, by kind
         self._allowance = 0.0  # how many that waited may go out now
         self._counted = time.monotonic()  # when that was
         self._later: list[tuple[Event, Waiting | None]] = []  # what the broker had no room for just now
         self._swept = -math.inf
         self._on_wire: dict[int, _Wired] = {}  # by paho's message id
+        self._said: deque[Message] = deque()  # by correspondents, and not yet given to the broker
         self._delivered: list[int] = []
         self._denied: set[str] = set()
         self._states: dict[str, Event] = {}  # newest by topic
@@ -342,6 +343,10 @@ class MqttPublisher:
     def forget(self, name: str) -> None:
         """Destroy what waits about an enrolled person, without a byte of the name left on disk."""
         self._outbox.forget(name)
+
+    def send(self, said: Message) -> None:
+        """Send what is no event; it is lost where the broker is away. May be called from any thread."""
+        self._mail.put(partial(self._say, said))
 
     def __enter__(self) -> Self:
         # Always a clean session: what must survive is in the outbox, not in the broker's memory of us.
@@ -415,19 +420,21 @@ class MqttPublisher:
         while self._unsaid and self._room() > 0:
             topic = next(iter(self._unsaid))
             self._give(self._unsaid.pop(topic))
+        while self._said and self._room() > 0:
+            self._put_on_wire(self._said.popleft())
         for waiting in self._outbox.oldest(self._room(), after=max(self._sent, self._waited)):
             self._sent = waiting.number
             self._give(waiting.event, waiting)
         room = min(self._room(), REPLAYS - sum(map(self._is_replay, self._on_wire.values())))
         quota = min(room, int(self._allowance))
-        waited = self._outbox.oldest(quota, after=self._replayed, upto=self._waited)
-        for waiting in waited:
-            self._replayed = waiting.number
+        for waiting in self._outbox.soonest(quota, self._replayed, self._waited) if self._behind else ():
+            self._replayed[waiting.kind] = waiting.number
             self._allowance -= 1
             self._give(waiting.event, waiting)
-        if len(waited) < quota:
-            self._replayed = self._waited
-        if room > quota and self._replayed < self._waited:
+            quota -= 1
+        if quota > 0:
+            self._behind = False
+        if self._behind and self._allowance < 1:
             return min(SWEEP, (1 - self._allowance) / self._mqtt.replay_rate)
         return SWEEP
 
@@ -445,9 +452,20 @@ class MqttPublisher:
             return
         replayed = waiting is not None and waiting.number <= self._waited
         said = message(event, self._device, self._mqtt.prefix, left, replayed)
-        properties = self._properties(PacketTypes.PUBLISH, said.expiry)
+        self._put_on_wire(said, event, waiting)
+
+    def _put_on_wire(self, said: Message, event: Event | None = None, waiting: Waiting | None = None) -> None:
+        properties = self._properties(PacketTypes.PUBLISH, said)
         info = self._client.publish(said.topic, said.payload, said.qos, said.retain, properties)
         self._on_wire[info.mid] = _Wired(said.topic, event, waiting)
+
+    def _say(self, said: Message) -> None:
+        if self._connected:
+            self._said.append(said)
+
+    def _hear(self, heard: Heard) -> None:
+        for correspondent in self._correspondents:
+            self._said.extend(correspondent.hear(heard))
 
     def _state(self, event: Event) -> None:
         topic = f"{self._mqtt.prefix}/{_place(event, self._device)}/{event.kind}"
@@ -473,7 +491,11 @@ class MqttPublisher:
         # Whatever is unacknowledged goes out again, in order, as what it is: a replay.
         self._on_wire.clear()
         self._later.clear()
-        self._sent, self._replayed, self._waited = 0, 0, self._outbox.newest
+        self._said.clear()
+        for correspondent in self._correspondents:
+            self._said.extend(correspondent.greet())
+        self._sent, self._waited = 0, self._outbox.newest
+        self._behind, self._replayed = True, {}
         self._allowance, self._counted = 0.0, time.monotonic()
         # States first, then `online`: who reads it finds the rest in place.
         self._unsaid = dict(self._states)
@@ -530,10 +552,10 @@ class MqttPublisher:
         if trouble == self._trouble:
             return
         self._trouble = trouble
-        now, (last, when) = time.monotonic(), self._said
+        now, (last, when) = time.monotonic(), self._told
         self._quiet = sentence == last and now < when + QUIET
         if not self._quiet:
-            self._said = (sentence, now)
+            self._told = (sentence, now)
             log.warning("%s", sentence)
 
     def _acknowledged(self, mid: int, code: ReasonCode) -> None:
@@ -547,6 +569,8 @@ class MqttPublisher:
         age = None
         if wired.waiting is not None:
             self._delivered.append(wired.waiting.number)
+        if wired.event is None:
+            return
         if wired.event.captured is not None and not self._is_replay(wired):
             age = time.monotonic() - wired.event.captured
         self._on_published(wired.event, age)
@@ -558,7 +582,7 @@ class MqttPublisher:
             who = f"user {self._mqtt.username!r}" if self._mqtt.username else "anonymous clients"
             advice = f"let {who} write there" if final else "trying again"
             log.warning("The broker refuses messages on %s (%s): %s.", wired.topic, code, advice)
-        if not final:
+        if not final and wired.event is not None:
             self._later.append((wired.event, wired.waiting))
         elif wired.waiting is not None:
             self._outbox.drop([wired.waiting.number], "refused")
@@ -584,6 +608,11 @@ class MqttPublisher:
         )
         client.reconnect_delay_set(*BACKOFF)
         secret = mqtt.password.get_secret_value() if mqtt.password is not None else None
+        if mqtt.commands and secret is None and (mqtt.tls is None or mqtt.tls.cert_file is None):
+            raise OwnerError(
+                "mqtt.commands: a broker that does not ask who we are does not ask others either;"
+                " give the password that it knows this device by, or mqtt.tls.cert_file, or let commands be []."
+            )
         if mqtt.username is not None or secret is not None:
             client.username_pw_set(mqtt.username or self._device, secret)
         if mqtt.tls is not None:
@@ -593,12 +622,14 @@ class MqttPublisher:
         client.on_connect_fail = self._on_connect_fail
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
+        client.on_message = self._on_message
+        client.on_subscribe = self._on_subscribe
         return client
 
     def _on_pre_connect(self, client: Client, _userdata: object) -> None:
         self._mail.put(self._trying)
         will = message(_status(None, "offline", "connection lost"), self._device, self._mqtt.prefix)
-        properties = self._properties(PacketTypes.WILLMESSAGE, None)
+        properties = self._properties(PacketTypes.WILLMESSAGE, will)
         client.will_set(will.topic, will.payload, will.qos, will.retain, properties)
 
     def _on_connect(
@@ -616,6 +647,7 @@ class MqttPublisher:
         else:
             # paho would send what it held; the outbox knows better what is still worth it.
             client.drop_out_messages()
+            self._subscribe(client)
             self._mail.put(partial(self._up, getattr(properties, "ReceiveMaximum", WINDOW)))
 
     def _on_connect_fail(self, _client: Client, _userdata: object) -> None:
@@ -639,13 +671,46 @@ class MqttPublisher:
     ) -> None:
         self._mail.put(partial(self._acknowledged, mid, code))
 
-    def _properties(self, packet: int, expiry: float | None) -> Properties | None:
+    def _subscribe(self, client: Client) -> None:
+        topics = [topic for correspondent in self._correspondents for topic in correspondent.topics]
+        if not topics:
+            return
+        if self._mqtt.protocol == "5":  # our own words need not come back
+            client.subscribe([(topic, SubscribeOptions(1, noLocal=True)) for topic in topics])
+        else:
+            client.subscribe([(topic, 1) for topic in topics])
+
+    def _on_subscribe(
+        self, _client: Client, _userdata: object, _mid: int, codes: list[ReasonCode], _properties: Properties | None
+    ) -> None:
+        if any(code.is_failure for code in codes):
+            log.warning("The broker at %s does not let us read all that we want to hear.", self._broker)
+
+    def _on_message(self, _client: Client, _userdata: object, heard: MQTTMessage) -> None:
+        properties = heard.properties
+        self._mail.put(
+            partial(
+                self._hear,
+                Heard(
+                    heard.topic,
+                    bytes(heard.payload),
+                    heard.retain,
+                    getattr(properties, "ResponseTopic", None),
+                    getattr(properties, "CorrelationData", None),
+                ),
+            )
+        )
+
+    def _properties(self, packet: int, said: Message) -> Properties | None:
         if self._mqtt.protocol != "5":
             return None
         properties = Properties(packet)  # type: ignore[no-untyped-call]
-        properties.ContentType = "application/cloudevents+json; charset=utf-8"
-        if expiry is not None:
-            properties.MessageExpiryInterval = int(min(expiry, 0xFFFFFFFF))  # all that fits
+        if said.content_type is not None:
+            properties.ContentType = said.content_type
+        if said.correlation is not None:
+            properties.CorrelationData = said.correlation
+        if said.expiry is not None:
+            properties.MessageExpiryInterval = int(min(said.expiry, 0xFFFFFFFF))  # all that fits
         return properties
 
 

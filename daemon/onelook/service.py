@@ -21,15 +21,18 @@ from tqdm import tqdm
 
 from onelook import __version__, systemd
 from onelook import enroll as enrolment
-from onelook.capture import Capture, LatestFrames, frames, length, masked
+from onelook.capture import LatestFrames, frames, length, masked
+from onelook.commands import Commands
 from onelook.config import Config, Policy, stream_of
+from onelook.control import Control
 from onelook.doctor import Finding, examine
 from onelook.draw import Captions, drawn
 from onelook.errors import OwnerError
-from onelook.event import Event, Status
+from onelook.event import KINDS, Event, Status
 from onelook.face import Floats
 from onelook.frame import Frame
 from onelook.gallery import Gallery, Note, Stranger, clean_name
+from onelook.home_assistant import HomeAssistant
 from onelook.match import Match
 from onelook.metrics import Metrics
 from onelook.model import FaceModel, shipped
@@ -75,7 +78,11 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             config.metrics.host, config.metrics.port,
             healthy=lambda: time.monotonic() - turned < STUCK, ready=lambda: bool(up),
         ))
-        publisher = house.enter_context(_publisher(config, metrics, stop))
+        commands = Commands(
+            config.device, config.mqtt.commands, prefix=config.mqtt.prefix,
+            forbidden=[f"{config.mqtt.discovery_prefix}/"],
+        )
+        publisher = house.enter_context(_publisher(config, metrics, stop, commands))
         note_down = _guestbook(config, gallery, publisher)
         inbox = LatestFrames()
 
@@ -84,9 +91,11 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             metrics.stream_up(stream, is_up)
             publisher.publish(_status(stream, "online" if is_up else "offline", reason))
 
-        captures = [house.enter_context(Capture(stream, inbox, on_change)) for stream in config.streams]
-        for capture in captures:
-            house.callback(capture.stop)  # all of them before the first is waited for
+        control = house.enter_context(Control(
+            config.streams, inbox, on_change, pipelines,
+            enroll=partial(_enroll_one, config, model, gallery),
+            forget=partial(_forget_one, config, model, gallery),
+        ))
         log.info("onelook %s looks at %s; metrics at %smetrics", __version__,
                  ", ".join(f"{s.name} ({masked(s.url)})" for s in config.streams), page)
         systemd.notify(f"READY=1\nSTATUS=Looking at {', '.join(names)}")
@@ -99,11 +108,9 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
                 systemd.notify("WATCHDOG=1")
                 fed = turned
             frame = inbox.take(timeout=0.5)
-            for name in names:
-                lost = inbox.dropped(name) - told[name]
-                metrics.dropped(name, lost)
-                told[name] += lost
-            if frame is None:
+            _count_dropped(inbox, metrics, told)
+            commands.work(control.handlers, publisher.send)
+            if frame is None or control.is_paused(frame.stream):
                 continue
             pipeline = pipelines[frame.stream]
             with metrics.frame(frame.stream, frame.time):
@@ -112,6 +119,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
                     for event in events:
                         publisher.publish(event)
             note_down(pipeline.strangers, turned)
+            control.hear(frame.stream, events)
             seen = sum(track.state == "confirmed" for track in pipeline.tracks)
             metrics.seen(frame.stream, faces=len(pipeline.faces), tracks=seen)
             if watch is not None:
@@ -121,12 +129,21 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
     return 0
 
 
+def _count_dropped(inbox: LatestFrames, metrics: Metrics, told: dict[str, int]) -> None:
+    """Tell the metrics of the frames that were dropped since the last time; `told` is how many they know of."""
+    for name, known in told.items():
+        told[name] = inbox.dropped(name)
+        metrics.dropped(name, told[name] - known)
+
+
 def check(config: Config) -> None:
     """Build what `run` would, without looking at anything. Raises OwnerError where that fails."""
     model = _model(config)
     with _gallery(config, model) as gallery:
         for stream in config.streams:
             _pipeline(config, stream.name, model, gallery)
+    if config.publish == "mqtt":
+        MqttPublisher(config.mqtt, config.device, Outbox())
 
 
 def doctor(config: Config) -> Iterator[Finding]:
@@ -188,10 +205,9 @@ def enroll(
                 yield photo
                 bar.update()
 
-        enrolled = len({person.name for person in gallery.people()} | set(people))
-        alike = model.spec.similarities(config.report.far, np.array([enrolment.SIZE], np.float32), enrolled)
         return enrolment.enroll_all(
-            people, model, gallery, threshold=float(alike[0]), note=note, dry_run=dry_run, progress=counted,
+            people, model, gallery, threshold=_alike(config, model, gallery, people), note=note, dry_run=dry_run,
+            progress=counted,
         )
 
 
@@ -203,6 +219,28 @@ def _may_enroll(policy: Policy, note: Note | None) -> None:
             "The policy's preset written_consent lets nobody be enrolled without a note of how they agreed: "
             "enroll from photos, with --consent TEXT."
         )
+
+
+def _enroll_one(
+    config: Config, model: FaceModel, gallery: Gallery | None, name: str, photos: Sequence[Path], note: Note
+) -> list[enrolment.Verdict]:
+    """As `enroll`, in a daemon that runs."""
+    _may_enroll(config.policy, note)
+    assert gallery is not None, "or nobody may be enrolled"
+    return enrolment.enroll(name, photos, model, gallery, threshold=_alike(config, model, gallery, [name]), note=note)
+
+
+def _forget_one(config: Config, model: FaceModel, gallery: Gallery | None, name: str) -> int:
+    """As `forget`, in a daemon that runs."""
+    if gallery is None:
+        return forget(config, name)[0]
+    return gallery.forget(name, alike=model.spec.threshold(1e-2))
+
+
+def _alike(config: Config, model: FaceModel, gallery: Gallery, names: Iterable[str]) -> float:
+    """The similarity from which two faces are one person, once these too are enrolled."""
+    enrolled = len({person.name for person in gallery.people()} | set(names))
+    return float(model.spec.similarities(config.report.far, np.array([enrolment.SIZE], np.float32), enrolled)[0])
 
 
 def forget(config: Config, name: str) -> tuple[int, bool]:
@@ -304,18 +342,24 @@ def _guestbook(
 
 
 @contextmanager
-def _publisher(config: Config, metrics: Metrics, stop: Flag) -> Iterator[Publisher]:
+def _publisher(config: Config, metrics: Metrics, stop: Flag, commands: Commands) -> Iterator[Publisher]:
     """The publisher that the config names, wired to the metrics."""
     if config.publish == "stdout":
         with LinesPublisher(sys.stdout, config.device, stop.set, on_published=metrics.published) as lines:
             yield lines
         return
+    streams = [stream.name for stream in config.streams]
+    home_assistant = HomeAssistant(
+        config.device, streams, [kind for kind in KINDS if getattr(config.report, kind, True)],
+        version=__version__, enabled=config.mqtt.home_assistant, prefix=config.mqtt.prefix,
+        discovery=config.mqtt.discovery_prefix,
+    )
     most = {kind: bounds["bytes"] for kind, bounds in config.mqtt.waiting.model_dump().items()}
     with Outbox(config.mqtt.outbox, most=most, on_dropped=metrics.outbox_dropped) as outbox:
         metrics.outbox_messages(lambda: len(outbox))
         with MqttPublisher(
-            config.mqtt, config.device, outbox, streams=[s.name for s in config.streams],
-            on_connected=metrics.mqtt_connected, on_published=metrics.published,
+            config.mqtt, config.device, outbox, streams=streams, on_connected=metrics.mqtt_connected,
+            on_published=metrics.published, correspondents=[home_assistant, commands],
         ) as publisher:
             yield publisher
 

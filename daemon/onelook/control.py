@@ -1,0 +1,186 @@
+"""Control: what the commands do to a running daemon. All of it happens in the frame loop's thread."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import TracebackType
+from typing import Any, Self
+
+from onelook import __version__
+from onelook.capture import Capture, LatestFrames
+from onelook.commands import (
+    Enroll,
+    Enrolled,
+    Forget,
+    Forgotten,
+    Handler,
+    Pause,
+    Paused,
+    PhotoVerdict,
+    Ping,
+    Pong,
+    Resume,
+    Scene,
+    Snapshot,
+    StreamNow,
+    TrackNow,
+)
+from onelook.config import Stream
+from onelook.enroll import Verdict
+from onelook.errors import OwnerError
+from onelook.event import Attributes, Emotion, Event, Identity
+from onelook.gallery import Note
+from onelook.pipeline import Pipeline
+
+PAUSED = "paused"
+"""The reason that a paused stream's status gives."""
+
+
+class Control:
+    """The captures of all streams, and the handlers of the commands.
+
+    Within the `with` block every stream is captured that is not paused. `on_change(stream, up,
+    reason)` hears of what becomes of them, from any thread. `enroll` and `forget` are the
+    gallery's: the latter gives the number of templates destroyed.
+    """
+
+    def __init__(
+        self,
+        streams: Iterable[Stream],
+        inbox: LatestFrames,
+        on_change: Callable[[str, bool, str | None], None],
+        pipelines: Mapping[str, Pipeline],
+        *,
+        enroll: Callable[[str, Sequence[Path], Note], list[Verdict]],
+        forget: Callable[[str], int],
+    ) -> None:
+        self._streams = {stream.name: stream for stream in streams}
+        self._inbox = inbox
+        self._on_change = on_change
+        self._pipelines = pipelines
+        self._enroll, self._forget = enroll, forget
+        self._began = time.monotonic()
+        self._up: set[str] = set()
+        self._captures: dict[str, Capture] = {}
+        self._said: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in self._streams}
+        self.handlers: Mapping[str, Handler] = {
+            "ping": self.ping,
+            "snapshot": self.snapshot,
+            "pause": self.pause,
+            "resume": self.resume,
+            "enroll": self.enroll,
+            "forget": self.forget,
+        }
+
+    def __enter__(self) -> Self:
+        for name in self._streams:
+            self._start(name)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for capture in self._captures.values():
+            capture.stop()  # all of them before the first is waited for
+        for capture in self._captures.values():
+            capture.__exit__(kind, error, trace)
+        self._captures.clear()
+
+    def is_paused(self, stream: str) -> bool:
+        """Whether it is not to be looked at; a capture that was left in a hurry may still deliver a frame."""
+        return stream not in self._captures
+
+    def hear(self, stream: str, events: Iterable[Event]) -> None:
+        """Remember what the newest frame of `stream` had said of its tracks, for a snapshot."""
+        said = self._said[stream]
+        for event in events:
+            if isinstance(event.data, Identity | Attributes | Emotion):
+                said.setdefault(event.data.track, {})[event.kind] = event.data
+        there = {track.id for track in self._pipelines[stream].tracks}
+        self._said[stream] = {track: data for track, data in said.items() if track in there}
+
+    def ping(self, _asked: Ping) -> Pong:
+        """The loop turns, or nobody would answer."""
+        return Pong(version=__version__, seconds=round(time.monotonic() - self._began, 1))
+
+    def snapshot(self, asked: Snapshot) -> Scene:
+        """Whom the newest frames show."""
+        return Scene(streams=[self._scene(name) for name in self._meant(asked.stream)])
+
+    def pause(self, asked: Pause) -> Paused:
+        """Let go of the cameras; who is paused already stays so."""
+        for name in self._meant(asked.stream):
+            if name in self._captures:
+                self._captures.pop(name).__exit__(None, None, None)
+                self._inbox.register(name)  # it has not come to its end
+                self._changed(name, False, PAUSED)
+        return self._paused()
+
+    def resume(self, asked: Resume) -> Paused:
+        """Open the cameras again."""
+        for name in self._meant(asked.stream):
+            if name not in self._captures:
+                self._changed(name, False, "starting")
+                self._start(name)
+        return self._paused()
+
+    def enroll(self, asked: Enroll) -> Enrolled:
+        """Enrol the faces on the photos. Raises OwnerError where none can be used."""
+        with TemporaryDirectory(prefix="onelook-") as folder:
+            photos = []
+            for number, content in enumerate(asked.photos, 1):
+                photos.append(Path(folder, f"photo-{number}"))
+                photos[-1].write_bytes(content)
+            verdicts = self._enroll(asked.name, photos, Note(purpose=asked.purpose, consent=asked.consent))
+        told = [
+            PhotoVerdict(photo=number, accepted=verdict.accepted, reason=verdict.reason)
+            for number, verdict in enumerate(verdicts, 1)
+        ]
+        if not any(verdict.accepted for verdict in told):
+            reasons = "; ".join(f"photo {verdict.photo} {verdict.reason}" for verdict in told)
+            raise OwnerError(f"{asked.name} is not enrolled: {reasons}.")
+        return Enrolled(name=asked.name, photos=told)
+
+    def forget(self, asked: Forget) -> Forgotten:
+        """Destroy what is kept of a person. Raises OwnerError where nothing is."""
+        templates = self._forget(asked.name)
+        if not templates:
+            raise OwnerError(f"Nobody named {asked.name} is enrolled.")
+        return Forgotten(name=asked.name, templates=templates)
+
+    def _start(self, name: str) -> None:
+        self._captures[name] = Capture(self._streams[name], self._inbox, self._changed)
+        self._captures[name].__enter__()
+
+    def _changed(self, stream: str, up: bool, reason: str | None) -> None:
+        (self._up.add if up else self._up.discard)(stream)
+        self._on_change(stream, up, reason)
+
+    def _meant(self, stream: str | None) -> list[str]:
+        if stream is not None and stream not in self._streams:
+            raise OwnerError(f"There is no stream {stream}; there are {', '.join(self._streams)}.")
+        return list(self._streams) if stream is None else [stream]
+
+    def _paused(self) -> Paused:
+        return Paused(paused=[name for name in self._streams if name not in self._captures])
+
+    def _scene(self, name: str) -> StreamNow:
+        if name not in self._captures:
+            return StreamNow(stream=name, state="paused", tracks=[])
+        if name not in self._up:
+            return StreamNow(stream=name, state="offline", tracks=[])
+        said = self._said[name]
+        tracks = [
+            TrackNow(
+                track=track.id,
+                box=tuple(round(edge, 1) for edge in track.box.tolist()),
+                seconds=round(track.last_seen - track.first_seen, 3),
+                **said.get(track.id, {}),
+            )
+            for track in self._pipelines[name].tracks
+            if track.state == "confirmed"
+        ]
+        return StreamNow(stream=name, state="online", tracks=tracks)
