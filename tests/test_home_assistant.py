@@ -71,6 +71,8 @@ def test_every_stream_is_announced_with_its_entities(broker: Broker, protocol: s
 def test_what_is_not_published_is_not_announced() -> None:
     [said] = announcer("door", kinds={"crowd"}).greet()
     assert set(components(said.payload)) == {"door-status", "door-crowd"}
+    [said] = announcer("door", kinds={"emotion", "mood"}).greet()
+    assert set(components(said.payload)) == {"door-status", "door-mood"}  # the crowd's, where it is told
 
 
 def test_it_is_announced_again_when_home_assistant_is_born(broker: Broker) -> None:

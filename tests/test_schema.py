@@ -14,7 +14,7 @@ from jsonschema import Draft7Validator
 
 from daemon_process import onelook
 from onelook.commands import COMMANDS
-from onelook.event import KINDS
+from onelook.event import KINDS, STATES
 from onelook.schema import asyncapi
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -58,7 +58,7 @@ def test_every_topic_and_command_is_in_it() -> None:
     assert "onelook/{device}/status" in addresses
     for operation in document["operations"].values():
         retained = operation["bindings"]["mqtt"]["retain"]
-        assert retained == operation["channel"]["$ref"].endswith(("/crowd", "/status", "/device"))
+        assert retained == operation["channel"]["$ref"].endswith(("/device", *(f"/{kind}" for kind in STATES)))
 
 
 def test_every_reference_leads_somewhere() -> None:

@@ -32,7 +32,8 @@ _NOW = "{{ this.state if value_json.replayed is defined else (%s) }}"
 class HomeAssistant:
     """What is to be said to Home Assistant, and when: a correspondent of the publisher.
 
-    `kinds` are the kinds of event that are published. With `enabled` false all that it does is
+    `kinds` are the kinds of event that are published: the mood is the crowd's where that is one
+    of them, else the last emotion. With `enabled` false all that it does is
     to take back what an earlier run has said.
     """
 
@@ -56,7 +57,7 @@ class HomeAssistant:
             f"{stream}-{entity}": self._component(stream, entity, component)
             for stream in streams
             for entity, component in _ENTITIES.items()
-            if entity == "status" or entity in kinds
+            if entity in {"status", *kinds} and not (entity == "emotion" and "mood" in kinds)
         }
         self._description = {
             "device": {
@@ -144,7 +145,7 @@ _ENTITIES: dict[str, dict[str, Any]] = {
     },
     "emotion": {
         "platform": "sensor",
-        "name": "last emotion",
+        "name": "mood",
         "icon": "mdi:emoticon-outline",
         "value_template": _NOW % "value_json.data.emotion",
     },

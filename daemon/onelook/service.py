@@ -28,7 +28,7 @@ from onelook.control import Control
 from onelook.doctor import Finding, examine
 from onelook.draw import Captions, drawn
 from onelook.errors import OwnerError
-from onelook.event import KINDS, Event, Status
+from onelook.event import Event, Status
 from onelook.face import Floats
 from onelook.frame import Frame
 from onelook.gallery import Gallery, Note, Stranger, clean_name
@@ -226,7 +226,8 @@ def _enroll_one(
 ) -> list[enrolment.Verdict]:
     """As `enroll`, in a daemon that runs."""
     _may_enroll(config.policy, note)
-    assert gallery is not None, "or nobody may be enrolled"
+    if gallery is None:
+        raise OwnerError("Nobody is recognised here, and so nobody enrolled.")
     return enrolment.enroll(name, photos, model, gallery, threshold=_alike(config, model, gallery, [name]), note=note)
 
 
@@ -341,6 +342,19 @@ def _guestbook(
     ).write
 
 
+def _published(config: Config) -> set[str]:
+    """The kinds of event that the report asks for and the policy allows."""
+    report, level = config.report, config.policy.level
+    return {kind for kind, on in {
+        "status": True,
+        "presence": report.presence,
+        "crowd": report.crowd,
+        "identity": report.identity and level("identity") == "on",
+        "emotion": report.emotion and level("emotion") == "on",
+        "mood": level("emotion") != "off" and (report.mood or (report.emotion and level("emotion") == "aggregate")),
+    }.items() if on}
+
+
 @contextmanager
 def _publisher(config: Config, metrics: Metrics, stop: Flag, commands: Commands) -> Iterator[Publisher]:
     """The publisher that the config names, wired to the metrics."""
@@ -350,7 +364,7 @@ def _publisher(config: Config, metrics: Metrics, stop: Flag, commands: Commands)
         return
     streams = [stream.name for stream in config.streams]
     home_assistant = HomeAssistant(
-        config.device, streams, [kind for kind in KINDS if getattr(config.report, kind, True)],
+        config.device, streams, _published(config),
         version=__version__, enabled=config.mqtt.home_assistant, prefix=config.mqtt.prefix,
         discovery=config.mqtt.discovery_prefix,
     )
