@@ -1,0 +1,123 @@
+"""Machine: what the figures were measured on, and whether it held still meanwhile."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import time
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from onelook.metrics import BoardCollector
+
+SYS, PROC = Path("/sys"), Path("/proc")
+PACKAGES = ("ai-edge-litert", "tflite-runtime", "numpy", "opencv-python-headless", "onnxruntime")
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return path.read_text(errors="replace").strip("\0\n ")
+    except OSError:
+        return None
+
+
+def neutral_name() -> str:
+    """A name for the results' folder that tells the kind of machine and not whose it is."""
+    return f"{platform.machine().replace('_', '-')}-{os.cpu_count()}core"
+
+
+def describe() -> dict[str, str | int | float | bool | None]:
+    """Board, processor, kernel, governor and versions."""
+    text = _read(PROC / "cpuinfo") or ""
+    model = re.search(r"(?m)^(?:model name|Model|Hardware)\s*:\s*(.+)$", text)
+    frequencies = SYS / "devices/system/cpu/cpu0/cpufreq"
+    highest = _read(frequencies / "cpuinfo_max_freq")
+    memory = re.search(r"MemTotal:\s+(\d+)", _read(PROC / "meminfo") or "")
+    found: dict[str, str | int | float | bool | None] = {
+        "board": _read(PROC / "device-tree/model"),
+        "processor": model[1] if model else platform.processor() or None,
+        "architecture": platform.machine(),
+        "cores": os.cpu_count(),
+        "virtual": "hypervisor" in text,
+        "emulated": bool(os.environ.get("ONELOOK_EMULATED")),
+        "memory_bytes": int(memory[1]) * 1024 if memory else None,
+        "governor": _read(frequencies / "scaling_governor"),
+        "max_hertz": int(highest) * 1000 if highest else None,
+        "kernel": platform.release().split("-")[0],
+        "python": platform.python_version(),
+    }
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    return found
+
+
+def commit() -> tuple[str, bool]:
+    """The commit that is checked out, and whether files differ from it."""
+    def git(*arguments: str) -> str:
+        done = subprocess.run(["git", "-C", str(REPOSITORY), *arguments], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    return git("rev-parse", "HEAD") or "unknown", bool(git("status", "--porcelain", "--untracked-files=no"))
+
+
+def hertz() -> float | None:
+    """Mean frequency of the cores now, where the machine tells."""
+    values = [_read(file) for file in (SYS / "devices/system/cpu").glob("cpu[0-9]*/cpufreq/scaling_cur_freq")]
+    known = [int(value) * 1000 for value in values if value]
+    return sum(known) / len(known) if known else None
+
+
+def joules() -> float | None:
+    """Energy that the processor package has used so far, where RAPL may be read."""
+    value = _read(SYS / "class/powercap/intel-rapl:0/energy_uj")
+    return int(value) / 1e6 if value else None
+
+
+class Watch:
+    """What disturbed a run: throttling, and the work of others.
+
+    with Watch() as watch: ...
+    watch.told
+    """
+
+    def __enter__(self) -> Watch:
+        self._began, self._own, self._all = time.monotonic(), self._own_cpu(), self._all_cpu()
+        self._throttled = self._throttles()
+        self.told: dict[str, float | bool | None] = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        seconds = time.monotonic() - self._began
+        busy = self._all_cpu() - self._all
+        others = max(0.0, busy - (self._own_cpu() - self._own)) / max(seconds, 1e-9) / (os.cpu_count() or 1)
+        now = self._throttles()
+        self.told = {
+            "seconds": round(seconds, 1),
+            "others_share": round(others, 3),
+            "throttled": now > self._throttled if now is not None and self._throttled is not None else None,
+        }
+
+    def _own_cpu(self) -> float:
+        times = os.times()
+        return times.user + times.system + times.children_user + times.children_system
+
+    def _all_cpu(self) -> float:
+        """Seconds that all cores have been busy, with what the hypervisor gave to others."""
+        fields = [int(n) for n in (_read(PROC / "stat") or "cpu 0 0 0 0 0 0 0 0").splitlines()[0].split()[1:9]]
+        idle = fields[3] + fields[4]
+        return (sum(fields) - idle) / os.sysconf("SC_CLK_TCK")
+
+    def _throttles(self) -> int | None:
+        """How often the processor was throttled; on a Raspberry Pi, whether it is or ever was."""
+        counts = [_read(file) for file in
+                  (SYS / "devices/system/cpu").glob("cpu[0-9]*/thermal_throttle/*_throttle_count")]
+        known = [int(count) for count in counts if count]
+        known += [int(sample.value) for family in BoardCollector(SYS).collect()
+                  if "throttled" in family.name for sample in family.samples]
+        return sum(known) if known else None

@@ -1,0 +1,217 @@
+"""Result: one file holds all that a run measured, every sample of it; everything shown is computed from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from benchmarks import measure
+from onelook.errors import OwnerError
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+class ResultError(OwnerError):
+    """A result file cannot be used."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class System(_Part):
+    """One competitor."""
+
+    what: str
+    weights: Literal["real", "random"]
+    batches: list[int] | None = Field(description="Faces at once, of each network; none: the model's own.")
+
+
+class Timing(_Part):
+    """Every call of one system in one cell."""
+
+    seconds: list[float]
+    cpu: list[float]
+    joules: float | None = None
+
+
+class Own(_Part):
+    """A system that was left to find the faces itself."""
+
+    found: int
+    refused: str | None = Field(description="Why this must not be compared: it saw other faces.")
+    timing: Timing
+
+
+class Cell(_Part):
+    """One size of frame with so many faces: every system described the same ones."""
+
+    width: int
+    height: int
+    faces: int
+    hertz: float | None
+    samples: dict[str, Timing]
+    own: dict[str, Own] = {}
+    stages: dict[str, list[float]] = Field(default={}, description="Seconds of each stage of the one pass.")
+
+
+class Memory(_Part):
+    """One system in a process of its own; bytes."""
+
+    system: str
+    faces: int
+    bare_pss: int = Field(description="Python with the libraries that every system needs.")
+    steady_pss: int = Field(description="After many frames.")
+    bare_rss: int
+    steady_rss: int
+    peak_rss: int
+
+    @property
+    def steady(self) -> int:
+        """What the system itself takes."""
+        return self.steady_pss - self.bare_pss
+
+    @property
+    def peak(self) -> int:
+        """The most that it ever took."""
+        return self.peak_rss - self.bare_rss
+
+
+class Daemon(_Part):
+    """The whole daemon: RTSP in, MQTT out."""
+
+    system: str
+    streams: int
+    faces: int
+    seconds: float
+    frames: int
+    dropped: int
+    messages: int
+    cpu: float
+    pss: int
+    ages: list[float] = Field(description="Seconds from capture until the events were handed on.")
+    totals: list[float] = Field(description="Seconds of the whole turn of the loop, frame by frame.")
+    inference: list[float] = Field(description="Seconds within the model, frame by frame.")
+
+
+class Accuracy(_Part):
+    """One figure of one system on the pictures that all were given."""
+
+    system: str
+    key: str
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+class Result(_Part):
+    """A run."""
+
+    version: Literal[1] = 1
+    date: str
+    host: str = Field(description="A neutral name of the kind of machine.")
+    commit: str
+    dirty: bool
+    model: str = Field(description="sha256 of the one pass's network.")
+    threads: int
+    grid: Literal["quick", "full", "tiny"]
+    machine: dict[str, str | int | float | bool | None]
+    watch: dict[str, dict[str, float | bool | None]] = Field(
+        default={}, description="Part -> its seconds, the share of the machine that others used, throttling.")
+    systems: dict[str, System]
+    absent: dict[str, str] = Field(default={}, description="System -> why it could not run.")
+    latency: list[Cell] = []
+    memory: list[Memory] = []
+    daemon: list[Daemon] = []
+    accuracy: list[Accuracy] = []
+
+    def cell(self, faces: int, width: int = 640, height: int = 480) -> Cell | None:
+        """The cell of that size and crowd, if it was measured."""
+        return next((c for c in self.latency if (c.width, c.height, c.faces) == (width, height, faces)), None)
+
+
+def save(result: Result, folder: Path = RESULTS) -> Path:
+    """Write it to HOST/DATE-SHA.json."""
+    file = folder / result.host / f"{result.date[:10]}-{result.commit[:8]}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(result.model_dump_json() + "\n")
+    return file
+
+
+def load(file: Path) -> Result:
+    """Read one back. Raises ResultError."""
+    try:
+        return Result.model_validate_json(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ResultError(f"{file} is not a result of these benchmarks: {error}") from None
+
+
+def newest(folder: Path = RESULTS) -> Path:
+    """The newest full result, or the newest of all. Raises ResultError where there is none."""
+    files = sorted(folder.glob("*/*.json"), key=lambda file: file.name)
+    full = [file for file in files if load(file).grid == "full"]
+    if not files:
+        raise ResultError(f"There is no result in {folder}: run make bench.")
+    return (full or files)[-1]
+
+
+# --- what the project promises -------------------------------------------------------------------
+
+
+def saved(cell: Cell | None, what: Literal["seconds", "cpu"], against: str) -> measure.Ratio | None:
+    """The share of `against`'s time that the one pass saves, as a ratio of 1 minus it: see `measure.ratio`."""
+    if cell is None or against not in cell.samples:
+        return None
+    ours, theirs = (getattr(cell.samples[name], what) for name in ("onelook", against))
+    r = measure.ratio(ours, theirs)
+    return measure.Ratio(1 - r.value, 1 - r.high, 1 - r.low, 1 - r.spread_high, 1 - r.spread_low)
+
+
+def growth(result: Result, system: str, what: Literal["seconds", "cpu"] = "seconds") -> float | None:
+    """Median time of a frame with 100 faces over that of one with 1, at 640x480."""
+    many, one = result.cell(100), result.cell(1)
+    if many is None or one is None or system not in many.samples:
+        return None
+    return (measure.median(getattr(many.samples[system], what))
+            / measure.median(getattr(one.samples[system], what)))
+
+
+def memory_saved(result: Result, against: str, faces: int = 100) -> float | None:
+    """The share of `against`'s memory, over the bare process, that the one pass saves."""
+    rows = {row.system: row for row in result.memory if row.faces == faces}
+    if "onelook" not in rows or against not in rows:
+        return None
+    return 1 - rows["onelook"].steady / rows[against].steady
+
+
+def overhead(row: Daemon) -> float:
+    """The share of a frame's turn that is not spent in the model."""
+    return 1 - sum(row.inference) / sum(row.totals)
+
+
+def targets(result: Result) -> list[dict[str, Any]]:
+    """Every target: what was asked, what was measured, and whether it holds; nothing where it was not measured."""
+    rows: list[dict[str, Any]] = []
+
+    def row(name: str, against: str, asked: float, measured: float | None, *, at_least: bool = True) -> None:
+        met = None if measured is None else measured >= asked if at_least else measured <= asked
+        rows.append({"target": name, "against": against, "asked": asked, "at_least": at_least,
+                     "measured": None if measured is None else round(measured, 4), "met": met})
+
+    for faces, plain, batched in ((100, 0.97, 0.95), (20, 0.88, 0.82)):
+        for against, asked in (("plain", plain), ("batched", batched)):
+            found = saved(result.cell(faces), "seconds", against)
+            row(f"inference time saved, {faces} faces", against, asked, found.value if found else None)
+    for against, asked in (("plain", 0.97), ("batched", 0.95)):
+        found = saved(result.cell(100), "cpu", against)
+        row("CPU time saved, 100 faces", against, asked, found.value if found else None)
+    for against, asked in (("plain", 0.6), ("batched", 0.7)):
+        row("memory saved over the bare process", against, asked, memory_saved(result, against))
+    row("growth: frame with 100 faces / with 1", "itself", 1.5, growth(result, "onelook"), at_least=False)
+    whole = next((d for d in result.daemon if (d.system, d.streams) == ("onelook", 1)), None)
+    row("daemon overhead outside inference, 20 faces", "itself", 0.2, overhead(whole) if whole else None,
+        at_least=False)
+    return rows
