@@ -174,6 +174,7 @@ class Cascade:
         }
         known = {name: np.concatenate([t[name] for t in traits]) for name in traits[0]}
         return Faces(boxes=found.boxes, scores=found.scores, landmarks=found.landmarks, embeddings=embedding,
+                     sizes=align.sizes(found.landmarks),
                      **unknown | known)
 
 

@@ -26,8 +26,6 @@ PORTRAITS = {
     "grace_hopper.jpg": ((224, 197), (307, 196), (265, 239), (230, 274), (304, 272)),
 }
 """File -> eye, eye, nose, mouth corner, mouth corner, in its pixels."""
-FACE_BOX = (17.0, 19.0, 95.0, 113.0)
-"""x1, y1, x2, y2 of a face on the 112x112 template: from the forehead to the chin."""
 
 
 class DifferentFacesError(OwnerError):
@@ -67,7 +65,7 @@ def scene(size: tuple[int, int], count: int, seed: int = 3) -> Scene:
             marks[place] = lay(image, picture, landmarks, centre, scale, turn, cell)
     boxes = np.zeros((count, 4), np.float32)
     for row, way in enumerate(align.similarity(marks)) if count else ():
-        corners = np.array([[x, y, 1] for x in FACE_BOX[::2] for y in FACE_BOX[1::2]]) @ way.T
+        corners = np.array([[x, y, 1] for x in align.FACE_BOX[::2] for y in align.FACE_BOX[1::2]]) @ way.T
         boxes[row] = (*corners.min(0), *corners.max(0))
     return Scene(image, Found(boxes, np.ones(count, np.float32), marks))
 

@@ -22,9 +22,9 @@ from torch.nn import functional
 from torch.utils.data import IterableDataset, get_worker_info
 from tqdm import tqdm
 
+from onelook.align import FACE_BOX
+
 PATCH, MARGIN = 144, 16
-FACE_BOX = (14.0, 11.0, 98.0, 118.0)
-"""Box of a face on the 112 template: medians over 578 upright faces that SCRFD-2.5g boxed."""
 MIRROR = [1, 0, 2, 4, 3]
 """Landmarks after a left-right flip."""
 MOST = 64

@@ -21,10 +21,10 @@ from xml.etree import ElementTree
 
 import cv2
 import numpy as np
-from edge_models.training.data import FACE_BOX
 from edge_models.training.graph import macs, patches
 from tqdm import tqdm
 
+from onelook.align import FACE_BOX
 from onelook.capture import frames as read_frames
 from onelook.face import Faces
 from onelook.model import FaceModel
@@ -112,11 +112,12 @@ def interval(values: np.ndarray, statistic: Callable[[np.ndarray], float] = np.m
 
 
 def folds(similarity: np.ndarray, same: np.ndarray) -> np.ndarray:
-    """LFW's protocol: for each of ten folds, the threshold that is best on the other nine. Returns hits (6000,)."""
+    """LFW's protocol: for each of ten folds, the threshold that is best on the other nine. Returns hits, as many as pairs."""
     hits = np.empty(len(same), bool)
+    size = len(same) // 10
     for fold in range(10):
         test = np.zeros(len(same), bool)
-        test[fold * 600:(fold + 1) * 600] = True
+        test[fold * size:(fold + 1) * size] = True
         order = np.sort(similarity[~test])
         right = (np.searchsorted(np.sort(similarity[~test & ~same]), order) +
                  (~test & same).sum() - np.searchsorted(np.sort(similarity[~test & same]), order))
