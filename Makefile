@@ -6,7 +6,7 @@ SOURCE ?=
 BROKER ?=
 UV     := $(VENV)/bin/uv
 
-.PHONY: help demo test test-training golden lint lock wheel clean
+.PHONY: help demo test test-training golden bench lint lock wheel clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
 
@@ -22,9 +22,13 @@ golden: $(VENV)/test.done  ## write the golden replay anew, after a new network;
 	@$(BIN)/python -m pytest -q tests/test_replay.py -k golden --golden
 	@git --no-pager diff --stat -- tests/golden
 
+bench: $(VENV)/bench.done  ## the quick benchmarks, in minutes; BENCH="--full" and more, see benchmarks/README.md
+	@PYTHONPATH="$(CURDIR)/daemon:$(CURDIR)" $(BIN)/python -m benchmarks $(BENCH)
+	@PYTHONPATH="$(CURDIR)/daemon:$(CURDIR)" $(BIN)/python -m benchmarks.report >&2
+
 lint: $(VENV)/test.done  ## style, types and layers
 	@echo "Checking style, types and layers..."
-	@$(BIN)/ruff check -q daemon tests edge_models
+	@$(BIN)/ruff check -q daemon tests edge_models benchmarks
 	@PYTHONPATH="$(CURDIR)/daemon" $(BIN)/mypy
 	@PYTHONPATH="$(CURDIR)/daemon" $(BIN)/lint-imports --no-cache > $(VENV)/layers.log || { cat $(VENV)/layers.log; exit 1; }
 
@@ -50,6 +54,8 @@ lock:  ## find the newest versions of all that we need, and write them down with
 	  --no-emit-index-url --custom-compile-command "make lock" -o requirements/demo.lock
 	$(UV) pip compile -q pyproject.toml --upgrade --extra demo --extra test --universal --python-version 3.11 \
 	  --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements/test.lock
+	$(UV) pip compile -q pyproject.toml --upgrade --extra demo --extra bench --universal --python-version 3.11 \
+	  --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements/bench.lock
 
 wheel:  ## build the wheel, with the model inside
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .

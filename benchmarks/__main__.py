@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from edge_models.training.graph import macs
+
 from benchmarks import accuracy, daemon, latency, machine, memory, nets, result
 from benchmarks.cascade import SHELF, SYSTEMS
 from benchmarks.latency import REAL
@@ -46,67 +48,76 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("--systems", default=",".join(SYSTEMS), help="some systems alone, by name")
     ask.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of every runtime")
     ask.add_argument("--data", type=Path, help="folder of packed faces, for accuracy")
+    ask.add_argument("--pictures", type=Path, help="folder with voc/: photographs with boxes, for accuracy")
     ask.add_argument("--host", default=machine.neutral_name(), help="folder name of the results: no real host name")
     ask.add_argument("--out", type=Path, default=result.RESULTS, help="where results go")
     ask.add_argument("--add-to", type=Path, metavar="FILE", help="measure some parts anew in a result that is there")
     return ask.parse_args()
 
 
+def blank(options: argparse.Namespace, grid: Literal["tiny", "quick", "full"], names: list[str]) -> result.Result:
+    """A result without figures: who competes, and on what."""
+    commit, dirty = machine.commit()
+    return result.Result(
+        date=datetime.now(UTC).isoformat(timespec="seconds"), host=options.host, commit=commit, dirty=dirty,
+        model=spec.load(shipped())[0].sha256, threads=options.threads, grid=grid, machine=machine.describe(),
+        systems={name: result.System(what=SYSTEMS[name], weights="real" if name in REAL else "random", batches=None)
+                 for name in names},
+    )
+
+
+def measured(run: result.Result, part: str, names: list[str], options: argparse.Namespace) -> None:
+    """One part, into `run`."""
+    chosen = GRIDS["tiny" if options.tiny else "full" if options.full else "quick"]
+    batches = {name: system.batches for name, system in run.systems.items() if system.batches}
+    match part:
+        case "latency":
+            run.peak = latency.peak(run.threads)
+            counted, network = macs((shipped() / "model.tflite").read_bytes()), spec.load(shipped())[0]
+            run.macs = {"frame": counted["frame"] * 1e6, "face": counted["faces"] * 1e6 / network.faces_at_once}
+            run.latency, batches = latency.run(names, threads=run.threads, sizes=chosen["sizes"],
+                                               crowds=chosen["crowds"], budget=chosen["budget"], batches=batches)
+            for name, sizes in batches.items():
+                run.systems[name].batches = sizes
+        case "memory":
+            run.memory = memory.run(names, threads=run.threads, crowds=chosen["memory"], batches=batches)
+        case "daemon":
+            run.daemon = daemon.run(names, threads=run.threads, streams=chosen["streams"], seconds=chosen["seconds"],
+                                    batches=batches)
+        case "accuracy":
+            run.accuracy = accuracy.run([name for name in names if name in REAL], options.data, threads=run.threads,
+                                        most=chosen["most"], pictures=options.pictures)
+            run.model = spec.load(shipped())[0].sha256
+
+
 def main() -> int:
     """One run."""
     options = arguments()
-    if unknown := set(options.parts) - set(PARTS):
-        raise OwnerError(f"There is no part named {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}.")
-    grid: Literal["tiny", "quick", "full"] = "tiny" if options.tiny else "full" if options.full else "quick"
-    chosen = GRIDS[grid]
-    parts = options.parts or list(PARTS)
-    absent: dict[str, str] = {}
     names = [name for name in options.systems.split(",") if name]
+    for wrong, kind, there in ((set(options.parts) - set(PARTS), "part", PARTS), (set(names) - set(SYSTEMS), "system",
+                                                                                  SYSTEMS)):
+        if wrong:
+            raise OwnerError(f"There is no {kind} named {', '.join(sorted(wrong))}; there are {', '.join(there)}.")
+    absent: dict[str, str] = {}
     if "shelf" in names and (lacking := nets.missing(SHELF)):
         absent["shelf"] = f"{', '.join(lacking)} not fetched: run python -m benchmarks.nets"
         names.remove("shelf")
-    network = spec.load(shipped())[0]
-    commit, dirty = machine.commit()
-    if options.add_to:
-        run = result.load(options.add_to)
-    else:
-        run = result.Result(
-            date=datetime.now(UTC).isoformat(timespec="seconds"), host=options.host, commit=commit, dirty=dirty,
-            model=network.sha256, threads=options.threads, grid=grid, machine=machine.describe(),
-            systems={name: result.System(what=SYSTEMS[name], weights="real" if name in REAL else "random",
-                                         batches=None) for name in names},
-            absent=absent,
-        )
-    for system, why in absent.items():
-        print(f"Without {system}: {why}.", file=sys.stderr)
-    batches = {name: s.batches for name, s in run.systems.items() if s.batches}
-    for part in parts:
+        print(f"Without shelf: {absent['shelf']}.", file=sys.stderr)
+    grid: Literal["tiny", "quick", "full"] = "tiny" if options.tiny else "full" if options.full else "quick"
+    run = result.load(options.add_to) if options.add_to else blank(options, grid, names)
+    run.absent = absent
+    for part in options.parts or PARTS:
+        if part == "accuracy" and options.data is None:
+            print("Without accuracy: it needs --data.", file=sys.stderr)
+            continue
         with machine.Watch() as watch:
-            if part == "latency":
-                run.latency, batches = latency.run(names, threads=run.threads, sizes=chosen["sizes"],
-                                                   crowds=chosen["crowds"], budget=chosen["budget"], batches=batches)
-                for name, sizes in batches.items():
-                    run.systems[name].batches = sizes
-            elif part == "memory":
-                run.memory = memory.run(names, threads=run.threads, crowds=chosen["memory"], batches=batches)
-            elif part == "daemon":
-                run.daemon = daemon.run(names, threads=run.threads, streams=chosen["streams"],
-                                        seconds=chosen["seconds"], batches=batches)
-            elif options.data is None:
-                print("Without accuracy: no --data.", file=sys.stderr)
-                continue
-            else:
-                run.accuracy = accuracy.run([n for n in names if n in REAL], options.data, threads=run.threads,
-                                            most=chosen["most"])
-                run.model = network.sha256
+            measured(run, part, names, options)
         run.watch[part] = watch.told
     if any(told.get("throttled") for told in run.watch.values()):
         print("The machine was throttled meanwhile: cool it and run again.", file=sys.stderr)
+    file = result.save(run, options.out) if options.add_to is None else options.add_to
     if options.add_to:
-        options.add_to.write_text(run.model_dump_json() + "\n")
-        file = options.add_to
-    else:
-        file = result.save(run, options.out)
+        file.write_text(run.model_dump_json() + "\n")
     print(json.dumps({"result": str(file), "grid": run.grid, "host": run.host, "threads": run.threads,
                       "absent": run.absent, "watch": run.watch, "targets": result.targets(run)}))
     return 0

@@ -107,10 +107,7 @@ def detection(name: str, pictures: Path, threads: int) -> dict[str, float | int]
         for node in evaluate.ElementTree.parse(pictures / "voc" / file).iter("image"):
             image = cv2.cvtColor(cv2.imread(str(pictures / "voc" / node.attrib["file"])), cv2.COLOR_BGR2RGB)
             system = build(name, threads=threads, size=(image.shape[1], image.shape[0]), score=0.02)
-            if isinstance(system, Cascade):
-                found = system._detect(image)
-            else:
-                found = system(image)  # type: ignore[assignment]
+            found = system._detect(image) if isinstance(system, Cascade) else system(image)
             truth = np.array([[float(box.attrib[key]) for key in ("left", "top", "width", "height")]
                               for box in node.iter("box")]).reshape(-1, 4)
             truth[:, 2:] += truth[:, :2]

@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
+import numpy as np
 from tqdm import tqdm
 
-from benchmarks import machine, measure
-from benchmarks.cascade import System, build
+from benchmarks import machine, measure, standin
+from benchmarks.cascade import System, TfliteNet, build
 from benchmarks.result import Cell, Own, Timing
 from benchmarks.scene import DifferentFacesError, require_same, scene
 
@@ -62,6 +63,16 @@ def cell(systems: dict[str, System], stages: Stages, size: tuple[int, int], face
         samples = measure.interleaved({name: lambda name=name: systems[name](shown.image)}, budget=0, least=3)
         found.own[name] = Own(found=len(alone), refused=refused, timing=timing(samples[name]))
     return found
+
+
+def peak(threads: int) -> float:
+    """Multiply-accumulates a second of the fastest int8 layer on this machine: the best of forty calls."""
+    content, macs = standin.peak()
+    net = TfliteNet(content, threads)
+    picture = np.zeros((1, 24, 24, 256), np.int8)
+    best = min(seconds for seconds in measure.interleaved({"peak": lambda: net(picture)}, budget=0, least=40)
+               ["peak"].seconds)
+    return macs / best
 
 
 def run(names: Iterable[str], *, threads: int, sizes: Iterable[tuple[int, int]], crowds: Iterable[int], budget: float,

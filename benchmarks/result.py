@@ -119,6 +119,8 @@ class Result(_Part):
     threads: int
     grid: Literal["quick", "full", "tiny"]
     machine: dict[str, str | int | float | bool | None]
+    peak: float | None = Field(default=None, description="Multiply-accumulates a second of the fastest int8 layer.")
+    macs: dict[str, float] = Field(default={}, description="Of the one pass: of a 640x480 frame, and of a face.")
     watch: dict[str, dict[str, float | bool | None]] = Field(
         default={}, description="Part -> its seconds, the share of the machine that others used, throttling.")
     systems: dict[str, System]
@@ -185,6 +187,15 @@ def memory_saved(result: Result, against: str, faces: int = 100) -> float | None
     if "onelook" not in rows or against not in rows:
         return None
     return 1 - rows["onelook"].steady / rows[against].steady
+
+
+def roofline(result: Result, faces: int) -> tuple[float, float] | None:
+    """Seconds that the one pass's arithmetic would take at the machine's int8 peak, and those that it took."""
+    cell = result.cell(faces)
+    if cell is None or not result.peak or not result.macs:
+        return None
+    return ((result.macs["frame"] + faces * result.macs["face"]) / result.peak,
+            measure.median(cell.samples["onelook"].seconds))
 
 
 def overhead(row: Daemon) -> float:

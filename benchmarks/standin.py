@@ -45,7 +45,7 @@ class Writer:
              same: bool = True) -> int:
         """A plain convolution."""
         _, h, w, inputs = self._shapes[x]
-        shape = self._out(h, w, size, stride, same) + (channels,)
+        shape = (*self._out(h, w, size, stride, same), channels)
         self.macs += int(np.prod(shape)) * size * size * inputs
         weights = self._weights((channels, size, size, inputs), size * size * inputs, channels, 0)
         options = tf.Conv2DOptionsT()
@@ -56,7 +56,7 @@ class Writer:
     def depthwise(self, x: int, size: int = 3, stride: int = 1, *, relu: bool = True, same: bool = True) -> int:
         """A convolution within each channel."""
         _, h, w, channels = self._shapes[x]
-        shape = self._out(h, w, size, stride, same) + (channels,)
+        shape = (*self._out(h, w, size, stride, same), channels)
         self.macs += int(np.prod(shape)) * size * size
         weights = self._weights((1, size, size, channels), size * size, channels, 3)
         options = tf.DepthwiseConv2DOptionsT()
@@ -223,9 +223,9 @@ def mobilenet_v2(outputs: int, side: int = 112, width: float = 1.0) -> tuple[byt
         return max(8, int(n + 4) // 8 * 8)
 
     x = net.conv(net.input(side, side, 3), round8(32 * width), 3, 2)
-    for widen, channels, times, stride in ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2),
-                                           (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)):
-        channels = round8(channels * width)
+    for widen, wide, times, stride in ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2),
+                                       (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)):
+        channels = round8(wide * width)
         for i in range(times):
             inputs = net._shapes[x][3]
             inner = x if widen == 1 else net.conv(x, inputs * widen)
@@ -244,6 +244,15 @@ def mini_xception(outputs: int = 7, side: int = 64) -> tuple[bytes, int]:
         y = net.conv(net.depthwise(y, relu=False), channels, relu=False)
         x = net.add(net.pool(y, 3), net.conv(x, channels, stride=2, relu=False))
     return net.file([net.mean(net.conv(x, outputs, 3, relu=False))]), net.macs
+
+
+def peak() -> tuple[bytes, int]:
+    """Nothing but the layer that int8 kernels are fastest at, small enough for the cache: the machine's roofline."""
+    net = Writer()
+    x = net.input(24, 24, 256)
+    for _ in range(8):
+        x = net.conv(x, 256)
+    return net.file([x]), net.macs
 
 
 TRAITS = 47

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from onelook.spec import ModelSpec
 
+SPEED = ("<!-- benchmarks: written by benchmarks/tables.py -->", "<!-- end of benchmarks -->")
+"""Marks of a part of the card that is not ours: it is carried over."""
 BEGIN, END = "<!-- figures: written by edge_models/training/card.py -->", "<!-- end of figures -->"
 NAMES = {
     "lfw.accuracy.112": ("Same person or not, LFW 10-fold, faces of 112 px", "%"),
@@ -58,7 +60,10 @@ def main(model: Path, readme: Path) -> None:
         raise SystemExit("metrics.json was measured on another network: run evaluate first.")
     figures = table(record["metrics"])
     thresholds = "\n".join(f"| {t.size:g} | {t.far:g} | {t.similarity:.3f} | {100 * t.tar:.1f} % |" for t in spec.thresholds)
-    (model / "MODEL_CARD.md").write_text(f"""# Model card: onelook {spec.version}
+    card = model / "MODEL_CARD.md"
+    _, begin, after = (card.read_text() if card.exists() else "").partition(SPEED[0])
+    speed = SPEED[0] + (after.partition(SPEED[1])[0] if begin else "\n") + SPEED[1]
+    card.write_text(f"""# Model card: onelook {spec.version}
 
 One network, one file, one look at a frame: boxes, five landmarks, identity embedding ({spec.embedding_size} numbers),
 40 attributes, age, gender, ethnicity (5), emotion (7) and a quality for every face.
@@ -75,6 +80,13 @@ that was not found counts as wrong. Held-out data; bootstrap intervals.
 
 The AP on nine pictures says little; the interval shows it. Where SCRFD itself misses faces, what this network finds
 there counts as false unless YuNet saw it too.
+
+## Speed, and what it costs
+
+Against cascades of separate networks, by `python -m benchmarks`; what they are and how it was measured is in
+`benchmarks/README.md`.
+
+{speed}
 
 ## Thresholds
 

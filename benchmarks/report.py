@@ -1,0 +1,230 @@
+"""Report: a result file as one self-contained HTML page, and its plots as PNGs.
+
+    python -m benchmarks.report [RESULT.json]      # default: the newest; written beside it
+"""
+
+from __future__ import annotations
+
+import base64
+import html
+import io
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
+
+from benchmarks import measure, tables
+from benchmarks.result import Result, load, newest
+from onelook.errors import OwnerError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = {"onelook": "#d1495b", "plain": "#30638e", "batched": "#00798c", "recognise": "#9aa5b1",
+           "lightest": "#7a5c99", "shelf": "#edae49"}
+
+
+def main() -> int:
+    """Write the page and the pictures."""
+    file = Path(sys.argv[1]) if len(sys.argv) > 1 else newest()
+    for written in write(load(file), file.with_suffix("")):
+        print(written)
+    return 0
+
+
+def write(result: Result, stem: Path) -> list[Path]:
+    """STEM.html and STEM-NAME.png for each plot that there are figures for."""
+    written, pictures = [], {}
+    for name, draw in PLOTS.items():
+        figure = draw(result)
+        if figure is None:
+            continue
+        raw = io.BytesIO()
+        figure.savefig(raw, format="png", dpi=110, metadata={"Software": None})
+        plt.close(figure)
+        pictures[name] = raw.getvalue()
+        file = stem.with_name(f"{stem.name}-{name}.png")
+        file.write_bytes(pictures[name])
+        written.append(file)
+    page = stem.with_suffix(".html")
+    page.write_text(html_page(result, pictures))
+    return [page, *written]
+
+
+def _against_faces(result: Result, what: str, label: str, unit: float) -> Figure | None:
+    """Median time against the number of faces, linear and logarithmic, at 640x480."""
+    cells = [cell for cell in result.latency if (cell.width, cell.height) == (640, 480)]
+    if len(cells) < 2:
+        return None
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for name in result.systems:
+        x = [cell.faces for cell in cells if name in cell.samples]
+        y = [measure.median(getattr(cell.samples[name], what)) * unit for cell in cells if name in cell.samples]
+        for axis in axes:
+            axis.plot(x, y, marker="o", markersize=3.5, label=name, color=COLOURS.get(name))
+    axes[1].set_yscale("log")
+    axes[1].set_xscale("symlog", linthresh=1)
+    for axis in axes:
+        axis.set_xlabel("faces in a 640x480 frame")
+        axis.set_ylabel(label)
+        axis.grid(alpha=0.3)
+        axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylim(bottom=0)
+    axes[0].legend(frameon=False)
+    return figure
+
+
+def time(result: Result) -> Figure | None:
+    """Wall time against faces."""
+    return _against_faces(result, "seconds", "milliseconds a frame, median", 1e3)
+
+
+def cpu(result: Result) -> Figure | None:
+    """CPU time against faces."""
+    return _against_faces(result, "cpu", "CPU milliseconds a frame, all threads, median", 1e3)
+
+
+def memory(result: Result) -> Figure | None:
+    """Memory over the bare process against faces: steady and peak."""
+    if not result.memory:
+        return None
+    figure, axis = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    for name in result.systems:
+        rows = sorted((row for row in result.memory if row.system == name), key=lambda row: row.faces)
+        x = [row.faces for row in rows]
+        axis.plot(x, [row.steady / 2**20 for row in rows], marker="o", markersize=3.5, label=name,
+                  color=COLOURS.get(name))
+        axis.plot(x, [row.peak / 2**20 for row in rows], linestyle=":", color=COLOURS.get(name))
+    axis.set_xlabel("faces in a 640x480 frame")
+    axis.set_ylabel("MiB over the bare process: steady PSS (line), peak RSS (dots)")
+    axis.set_ylim(bottom=0)
+    axis.grid(alpha=0.3)
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    return figure
+
+
+def stages(result: Result) -> Figure | None:
+    """Where the one pass spends its time."""
+    cells = [cell for cell in result.latency if (cell.width, cell.height) == (640, 480) and cell.stages]
+    if not cells:
+        return None
+    figure, axis = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    x, low = range(len(cells)), [0.0] * len(cells)
+    for name, colour in (("preprocess", "#edae49"), ("frame", "#d1495b"), ("decode", "#66a182"), ("faces", "#30638e")):
+        height = [measure.median(cell.stages[name]) * 1e3 if name in cell.stages else 0.0 for cell in cells]
+        axis.bar(x, height, bottom=low, label=name, color=colour)
+        low = [a + b for a, b in zip(low, height, strict=True)]
+    axis.set_xticks(list(x), [str(cell.faces) for cell in cells])
+    axis.set_xlabel("faces in a 640x480 frame")
+    axis.set_ylabel("milliseconds of each stage of the one pass, median")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    return figure
+
+
+def accuracy(result: Result) -> Figure | None:
+    """What is right against what it takes: LFW at each size of face, over the time of a frame with 20 faces."""
+    cell = result.cell(20)
+    rows = [row for row in result.accuracy if row.key.startswith("lfw.accuracy.")]
+    if cell is None or not rows:
+        return None
+    figure, axis = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    for name in dict.fromkeys(row.system for row in rows):
+        if name not in cell.samples:
+            continue
+        x = measure.median(cell.samples[name].seconds) * 1e3
+        mine = sorted((row for row in rows if row.system == name), key=lambda row: -int(row.key.rsplit(".", 1)[1]))
+        axis.errorbar([x] * len(mine), [row.value * 100 for row in mine],
+                      yerr=[[100 * (row.value - row.low) for row in mine],
+                            [100 * (row.high - row.value) for row in mine]],
+                      marker="o", markersize=4, label=name, color=COLOURS.get(name), linewidth=0.8, capsize=2)
+        for row in mine:
+            axis.annotate(f"{row.key.rsplit('.', 1)[1]} px", (x, row.value * 100), xytext=(6, -3),
+                          textcoords="offset points", fontsize=8)
+    axis.set_xscale("log")
+    axis.set_xlabel("milliseconds for a 640x480 frame with 20 faces, median")
+    axis.set_ylabel("LFW, pairs told rightly, %")
+    axis.grid(alpha=0.3, which="both")
+    axis.spines[["top", "right"]].set_visible(False)
+    axis.legend(frameon=False)
+    return figure
+
+
+PLOTS: dict[str, Callable[[Result], Figure | None]] = {
+    "time": time, "cpu": cpu, "memory": memory, "stages": stages, "accuracy": accuracy,
+}
+CAPTIONS = {
+    "time": "Time of a frame. Left linear, right logarithmic.",
+    "cpu": "CPU time of a frame, user and system, all threads.",
+    "memory": "Memory of each system in a process of its own, over Python with the same libraries.",
+    "stages": "Where the one pass spends its time.",
+    "accuracy": "Speed is never quoted without what it costs: only systems with real weights can stand here.",
+}
+STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;margin:1em 0}td,th{border-bottom:1px solid #ddd;padding:.25em .7em;text-align:left}
+td:not(:first-child){font-variant-numeric:tabular-nums}img{max-width:100%}.bad{color:#b00020;font-weight:600}
+.note{color:#666}"""
+
+
+def html_page(result: Result, pictures: dict[str, bytes]) -> str:
+    """The page: nothing in it is fetched from anywhere."""
+    def table(markdown: str) -> str:
+        lines = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines()]
+        rows = [lines[0], *lines[2:]]
+        return "<table>" + "".join(
+            "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in row) + "</tr>"
+            for row, tag in zip(rows, ["th"] + ["td"] * (len(rows) - 1), strict=True)) + "</table>"
+
+    def facts(values: dict[str, Any]) -> str:
+        return "<table>" + "".join(f"<tr><td>{html.escape(str(key))}</td><td>{html.escape(str(value))}</td></tr>"
+                                   for key, value in values.items() if value is not None) + "</table>"
+
+    roofline = f"<p>{html.escape(tables.roofline(result))}</p>"
+    warnings = "".join(f'<p class="bad">{html.escape(text)}</p>' for text in disturbances(result))
+    parts = [f"<h2>{heading}</h2>{table(made)}" for heading, made in (
+        ("Targets", tables.targets(result)), ("Time of a 640x480 frame", tables.latency(result)),
+        ("Time saved by the one pass", tables.saved(result)), ("Memory", tables.memory(result)),
+        ("The whole daemon", tables.daemon(result)), ("Accuracy", tables.accuracy(result))) if made]
+    drawn = "".join(
+        f'<figure><img alt="{html.escape(CAPTIONS[name])}" src="data:image/png;base64,'
+        f'{base64.b64encode(raw).decode()}">'
+        f'<figcaption class="note">{html.escape(CAPTIONS[name])}</figcaption></figure>'
+        for name, raw in pictures.items())
+    systems = {name: f"{system.what} ({system.weights} weights, faces at once: {system.batches})"
+               for name, system in result.systems.items()}
+    return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>onelook benchmarks</title>'
+            f"<style>{STYLE}</style><h1>One pass against cascades</h1>"
+            f'<p class="note">{html.escape(result.date)}, commit {html.escape(result.commit[:12])}'
+            f'{" with changes" if result.dirty else ""}, {result.threads} threads, {result.grid} grid, '
+            f"network {html.escape(result.model[:12])}. How it was measured, and what may be wrong with it: "
+            f"benchmarks/README.md.</p>{warnings}{''.join(parts)}{roofline}<h2>Plots</h2>{drawn}<h2>Systems</h2>"
+            f"{facts(systems)}{facts(result.absent)}<h2>Machine</h2>{facts(result.machine)}</html>\n")
+
+
+def disturbances(result: Result) -> list[str]:
+    """What a reader must know before the figures."""
+    told = []
+    if result.machine.get("emulated"):
+        told.append("Emulated processor: these times say nothing and must not be quoted.")
+    for part, watch in result.watch.items():
+        if watch.get("throttled"):
+            told.append(f"{part}: the processor was throttled meanwhile.")
+        share = watch.get("others_share")
+        if share is not None and share > 0.05:
+            told.append(f"{part}: other programs used {share:.0%} of the machine meanwhile. Ratios were taken round by "
+                        "round, so they hold; wall times are longer than on a quiet machine.")
+    return told
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except OwnerError as error:
+        print(error, file=sys.stderr)
+        sys.exit(78)

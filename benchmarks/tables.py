@@ -1,0 +1,192 @@
+"""Tables: a result's figures as Markdown, and the README and the model card filled with them.
+
+    python -m benchmarks.tables          # from the newest full result; a test holds that this was done
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from benchmarks import measure
+from benchmarks.result import Result, load, memory_saved, newest, overhead
+from benchmarks.result import roofline as exact_roofline
+from benchmarks.result import saved as time_saved
+from benchmarks.result import targets as all_targets
+from onelook.errors import OwnerError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+BEGIN, END = "<!-- benchmarks: written by benchmarks/tables.py -->", "<!-- end of benchmarks -->"
+NAMES = {
+    "detection.ap50.voc": "Detection, hand-made boxes on 9 VOC pictures, AP50",
+    "lfw.accuracy.112": "Same person or not, LFW, faces of 112 px",
+    "lfw.accuracy.80": "… 80 px", "lfw.accuracy.48": "… 48 px", "lfw.accuracy.32": "… 32 px",
+    "lfw.accuracy.24": "… 24 px",
+    "lfw.found.112": "Faces found, LFW, 112 px", "lfw.found.80": "… 80 px", "lfw.found.48": "… 48 px",
+    "lfw.found.32": "… 32 px", "lfw.found.24": "… 24 px",
+    "celeba40.mean_accuracy": "40 CelebA attributes, mean accuracy",
+    "gender.accuracy.utkface": "Gender, UTKFace", "gender.accuracy.celeba": "Gender, CelebA",
+    "age.mae": "Age, UTKFace, mean error in years", "ethnicity.accuracy": "Ethnicity (5), UTKFace",
+    "emotion.accuracy.fer2013": "Emotion (7), FER2013 PrivateTest",
+}
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    if not rows:
+        return ""
+    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def targets(result: Result) -> str:
+    """What was promised and what was measured."""
+    def shown(value: float | None, name: str) -> str:
+        return "not measured" if value is None else f"{value:.2f}" if "growth" in name else _percent(value)
+
+    return _table(["target", "against", "asked", "measured", ""], [
+        [row["target"], row["against"], f"{'≥' if row['at_least'] else '≤'} {shown(row['asked'], row['target'])}",
+         shown(row["measured"], row["target"]), {True: "met", False: "missed", None: ""}[row["met"]]]
+        for row in all_targets(result)])
+
+
+def latency(result: Result) -> str:
+    """Median, p95 and p99 of each system; CPU time; and how it grows."""
+    cells = [cell for cell in result.latency if (cell.width, cell.height) == (640, 480)]
+    shown = [cell for cell in cells if cell.faces in (1, 20, 100)]
+    if not shown:
+        return ""
+    rows = []
+    for name in result.systems:
+        row = [name]
+        for cell in shown:
+            seconds = cell.samples[name].seconds
+            row.append(f"{measure.median(seconds) * 1e3:.1f} ({measure.quantile(seconds, 0.95) * 1e3:.0f}, "
+                       f"{measure.quantile(seconds, 0.99) * 1e3:.0f})")
+        row += [f"{measure.median(cell.samples[name].cpu) * 1e3:.1f}" for cell in shown]
+        slope, _ = measure.line([cell.faces for cell in cells],
+                                [measure.median(cell.samples[name].seconds) for cell in cells])
+        row.append(f"{slope * 1e3:.3f}")
+        if cells[0].faces == 0 and cells[-1].faces:
+            alone, crowd = (measure.median(cell.samples[name].seconds) for cell in (cells[0], shown[-1]))
+            row.append(_percent(1 - alone / crowd))
+        rows.append(row)
+    return _table(["ms: median (p95, p99)", *(f"{cell.faces} faces" for cell in shown),
+                   *(f"CPU, {cell.faces}" for cell in shown), "each face more",
+                   *([f"share of {shown[-1].faces} faces"] if cells[0].faces == 0 else [])], rows)
+
+
+def roofline(result: Result) -> str:
+    """How far the one pass is from what its arithmetic alone would take."""
+    rows = []
+    for faces in (1, 100):
+        found = exact_roofline(result, faces)
+        if found is not None:
+            rows.append(f"{faces} face{'s' * (faces > 1)} {found[0] * 1e3:.1f} of {found[1] * 1e3:.1f} ms")
+    if not rows or not result.peak:
+        return ""
+    return (f"Roofline: at this machine's int8 peak of {result.peak / 1e9:.0f} G multiply-adds a second, arithmetic "
+            f"alone would take: {', '.join(rows)}.")
+
+
+def saved(result: Result) -> str:
+    """The share of time that the one pass saves against each system."""
+    cells = [cell for cell in result.latency if (cell.width, cell.height) == (640, 480) and cell.faces]
+    rows = []
+    for name in result.systems:
+        if name == "onelook":
+            continue
+        for what, label in (("seconds", "time"), ("cpu", "CPU")):
+            row = [f"{name}, {label}"]
+            for cell in cells:
+                found = time_saved(cell, what, name)  # type: ignore[arg-type]
+                row.append("" if found is None else f"{100 * found.value:.1f} % ({100 * found.low:.1f} to "
+                                                    f"{100 * found.high:.1f})")
+            rows.append(row)
+    return _table(["saved against", *(f"{cell.faces} faces" for cell in cells)], rows) if cells else ""
+
+
+def memory(result: Result) -> str:
+    """MiB over the bare process."""
+    crowds = sorted({row.faces for row in result.memory})
+    rows = []
+    for name in result.systems:
+        mine = {row.faces: row for row in result.memory if row.system == name}
+        if not mine:
+            continue
+        saving = memory_saved(result, name)
+        sizes = [(mine[faces].steady / 2**20, mine[faces].peak / 2**20) for faces in crowds]
+        rows.append([name, *(f"{steady:.0f} (peak {peak:.0f})" for steady, peak in sizes),
+                     "" if name == "onelook" or saving is None else _percent(saving)])
+    return _table(["MiB, steady (peak)", *(f"{faces} faces" for faces in crowds), "onelook saves, 100 faces"], rows)
+
+
+def daemon(result: Result) -> str:
+    """Frame age and work of the whole daemon."""
+    rows = []
+    for row in sorted(result.daemon, key=lambda row: row.streams):
+        ages = sorted(row.ages)
+        rows.append([row.system, str(row.streams), f"{row.frames / row.seconds:.1f}",
+                     f"{measure.median(ages) * 1e3:.0f}", f"{measure.quantile(ages, 0.99) * 1e3:.0f}",
+                     f"{row.cpu / row.frames * 1e3:.1f}", f"{row.pss / 2**20:.0f}", _percent(overhead(row)),
+                     str(row.messages)])
+    return _table(["system", "streams", "frames seen a second", "age p50, ms", "age p99, ms", "CPU ms a frame",
+                   "PSS, MiB", "outside inference", "MQTT messages"], rows)
+
+
+def accuracy(result: Result) -> str:
+    """What each system gets right."""
+    systems = list(dict.fromkeys(row.system for row in result.accuracy))
+    found = {(row.system, row.key): row for row in result.accuracy}
+
+    def shown(name: str, key: str) -> str:
+        row = found.get((name, key))
+        if row is None:
+            return "does not tell"
+        times, unit = (1, "") if key == "age.mae" else (100, " %")
+        return f"{row.value * times:.1f}{unit} ({row.low * times:.1f} to {row.high * times:.1f})"
+
+    keys = [key for key in NAMES if any((name, key) in found for name in systems)]
+    return _table(["what", *systems], [[NAMES[key], *(shown(name, key) for name in systems)] for key in keys])
+
+
+def block(result: Result) -> str:
+    """What the README and the model card show."""
+    quiet = [f"others used {share:.0%} of the machine" for part in ("latency",)
+             if (share := result.watch.get(part, {}).get("others_share")) is not None and share > 0.05]
+    about = (f"{result.machine.get('processor')}, {result.machine.get('cores')} cores, {result.threads} threads, "
+             f"ai-edge-litert {result.machine.get('ai-edge-litert')}, {result.date[:10]}, "
+             f"commit `{result.commit[:8]}`, network `{result.model[:12]}`{''.join(', ' + text for text in quiet)}")
+    parts = [f"Measured on: {about}. Every sample: `benchmarks/results/{result.host}/`."]
+    parts += [made for made in (targets(result), latency(result), roofline(result), accuracy(result)) if made]
+    return "\n\n".join(parts)
+
+
+def filled(text: str, result: Result) -> str:
+    """A document with the block between its marks. Raises OwnerError where it has none."""
+    if BEGIN not in text or END not in text:
+        raise OwnerError(f"There is no place for the figures: {BEGIN} and {END} are missing.")
+    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    return f"{text[:start]}\n{block(result)}\n{text[end:]}"
+
+
+DOCUMENTS = ("README.md", "edge_models/onelook/MODEL_CARD.md")
+
+
+def main() -> int:
+    """Fill both."""
+    result = load(newest())
+    for name in DOCUMENTS:
+        file = REPOSITORY / name
+        file.write_text(filled(file.read_text(), result))
+    return 0
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except OwnerError as error:
+        print(error, file=sys.stderr)
+        sys.exit(78)

