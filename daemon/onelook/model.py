@@ -127,6 +127,7 @@ class FaceModel:
         self._sampled = np.empty((self.spec.faces_at_once, align.GRID**2, self.spec.features), np.float32)
         self._canvas: Image = np.full((height, width, 3), round(self.spec.input_mean), np.uint8)
         self._drawn = (width, height)
+        self._tensor: Image = np.empty_like(self._canvas)
 
     def _check(self) -> None:
         """That model.json tells of this network what is true."""
@@ -199,10 +200,15 @@ class FaceModel:
         )
 
     def preprocess(self, image: Image) -> tuple[NDArray[np.generic], float]:
-        """Letterbox: the image in the canvas's top left corner, and the scale it was drawn at."""
+        """Letterbox: the image in the canvas's top left corner, and the scale it was drawn at.
+
+        The tensor is good until the next call.
+        """
         width, height = self.size
         scale = min(1.0, width / image.shape[1], height / image.shape[0])
         drawn = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+        if image.shape == self._canvas.shape:
+            return self._stored(image), scale
         if drawn != self._drawn:  # the rest of the canvas must be empty
             self._canvas[:] = round(self.spec.input_mean)
             self._drawn = drawn
@@ -211,9 +217,14 @@ class FaceModel:
             cv2.resize(image, drawn, dst=part, interpolation=cv2.INTER_AREA)
         else:
             part[:] = image
+        return self._stored(self._canvas), scale
+
+    def _stored(self, picture: Image) -> NDArray[np.generic]:
+        """A picture of the network's own size as it stores its input, (1, H, W, 3)."""
         if self._pixels.dtype == np.float32:
-            return self._pixels[self._canvas][None], scale
-        return cv2.LUT(self._canvas, self._pixels.view(np.uint8)).view(self._pixels.dtype)[None], scale
+            return self._pixels[picture][None]
+        cv2.LUT(picture, self._pixels.view(np.uint8), dst=self._tensor)
+        return self._tensor.view(self._pixels.dtype)[None]
 
     def _decode(self, out: dict[str, NDArray[np.generic]]) -> Found:
         levels = [
