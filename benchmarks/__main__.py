@@ -14,7 +14,7 @@ import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from edge_models.training.graph import macs
 
@@ -25,6 +25,7 @@ from onelook import spec
 from onelook.errors import OwnerError
 from onelook.model import shipped
 
+Row = TypeVar("Row", result.Memory, result.Daemon, result.Accuracy)
 PARTS = ("latency", "memory", "daemon", "accuracy")
 GRIDS: dict[str, dict[str, Any]] = {
     "tiny": {"sizes": [(320, 240)], "crowds": [0, 2], "budget": 0.0, "memory": [2], "streams": [1], "seconds": 2.0,
@@ -32,7 +33,7 @@ GRIDS: dict[str, dict[str, Any]] = {
     "quick": {"sizes": [(640, 480)], "crowds": [0, 1, 5, 20, 100], "budget": 6.0, "memory": [1, 100],
               "streams": [1, 4], "seconds": 8.0, "most": 400},
     "full": {"sizes": [(640, 480), (320, 240), (1280, 720)], "crowds": [0, 1, 2, 5, 10, 20, 50, 100, 200],
-             "budget": 25.0, "memory": [1, 20, 100, 200], "streams": [1, 2, 3, 4], "seconds": 20.0, "most": 10**9},
+             "budget": 8.0, "memory": [1, 20, 100, 200], "streams": [1, 2, 3, 4], "seconds": 20.0, "most": 10**9},
 }
 """Name -> sizes and crowds of latency with seconds for each cell, crowds of memory, streams and seconds of the
 daemon, and the most faces of a kind that accuracy looks at."""
@@ -51,7 +52,7 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("--pictures", type=Path, help="folder with voc/: photographs with boxes, for accuracy")
     ask.add_argument("--host", default=machine.neutral_name(), help="folder name of the results: no real host name")
     ask.add_argument("--out", type=Path, default=result.RESULTS, help="where results go")
-    ask.add_argument("--add-to", type=Path, metavar="FILE", help="measure some parts anew in a result that is there")
+    ask.add_argument("--add-to", type=Path, metavar="FILE", help="measure some parts or systems anew in a result")
     return ask.parse_args()
 
 
@@ -70,6 +71,11 @@ def measured(run: result.Result, part: str, names: list[str], options: argparse.
     """One part, into `run`."""
     chosen = GRIDS["tiny" if options.tiny else "full" if options.full else "quick"]
     batches = {name: system.batches for name, system in run.systems.items() if system.batches}
+
+    def kept(rows: list[Row]) -> list[Row]:
+        """What was measured before of systems that are not measured anew."""
+        return [row for row in rows if row.system not in names]
+
     match part:
         case "latency":
             run.peak = latency.peak(run.threads)
@@ -80,14 +86,15 @@ def measured(run: result.Result, part: str, names: list[str], options: argparse.
             for name, sizes in batches.items():
                 run.systems[name].batches = sizes
         case "memory":
-            run.memory = memory.run(names, threads=run.threads, crowds=chosen["memory"], batches=batches)
+            run.memory = kept(run.memory) + memory.run(names, threads=run.threads, crowds=chosen["memory"],
+                                                       batches=batches)
         case "daemon":
-            run.daemon = daemon.run(names, threads=run.threads, streams=chosen["streams"], seconds=chosen["seconds"],
-                                    batches=batches)
+            run.daemon = kept(run.daemon) + daemon.run(names, threads=run.threads, streams=chosen["streams"],
+                                                       seconds=chosen["seconds"], batches=batches)
         case "accuracy":
-            run.accuracy = accuracy.run([name for name in names if name in REAL], options.data, threads=run.threads,
-                                        most=chosen["most"], pictures=options.pictures)
-            run.model = spec.load(shipped())[0].sha256
+            run.accuracy = kept(run.accuracy) + accuracy.run(
+                [name for name in names if name in REAL], options.data, threads=run.threads, most=chosen["most"],
+                pictures=options.pictures)
 
 
 def main() -> int:
@@ -106,6 +113,7 @@ def main() -> int:
     grid: Literal["tiny", "quick", "full"] = "tiny" if options.tiny else "full" if options.full else "quick"
     run = result.load(options.add_to) if options.add_to else blank(options, grid, names)
     run.absent = absent
+    run.model = spec.load(shipped())[0].sha256
     for part in options.parts or PARTS:
         if part == "accuracy" and options.data is None:
             print("Without accuracy: it needs --data.", file=sys.stderr)

@@ -210,7 +210,7 @@ def targets(result: Result) -> list[dict[str, Any]]:
     def row(name: str, against: str, asked: float, measured: float | None, *, at_least: bool = True) -> None:
         met = None if measured is None else measured >= asked if at_least else measured <= asked
         rows.append({"target": name, "against": against, "asked": asked, "at_least": at_least,
-                     "measured": None if measured is None else round(measured, 4), "met": met})
+                     "measured": None if measured is None else round(measured, 6), "met": met})
 
     for faces, plain, batched in ((100, 0.97, 0.95), (20, 0.88, 0.82)):
         for against, asked in (("plain", plain), ("batched", batched)):

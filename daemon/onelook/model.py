@@ -125,9 +125,9 @@ class FaceModel:
         # Kept from frame to frame: fresh pages for so much memory would take longer than what is done in it.
         self._map = np.empty((height // align.STRIDE, width // align.STRIDE, self.spec.features), np.float32)
         self._sampled = np.empty((self.spec.faces_at_once, align.GRID**2, self.spec.features), np.float32)
-        self._canvas: Image = np.full((height, width, 3), round(self.spec.input_mean), np.uint8)
+        self._tensor: Image = np.empty((height, width, 3), np.uint8)
+        self._canvas: Image | None = None  # only where pictures have another size
         self._drawn = (width, height)
-        self._tensor: Image = np.empty_like(self._canvas)
 
     def _check(self) -> None:
         """That model.json tells of this network what is true."""
@@ -207,10 +207,10 @@ class FaceModel:
         width, height = self.size
         scale = min(1.0, width / image.shape[1], height / image.shape[0])
         drawn = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-        if image.shape == self._canvas.shape:
+        if image.shape == self._tensor.shape:
             return self._stored(image), scale
-        if drawn != self._drawn:  # the rest of the canvas must be empty
-            self._canvas[:] = round(self.spec.input_mean)
+        if self._canvas is None or drawn != self._drawn:  # what is not drawn on must be empty
+            self._canvas = np.full(self._tensor.shape, round(self.spec.input_mean), np.uint8)
             self._drawn = drawn
         part = self._canvas[: drawn[1], : drawn[0]]
         if scale < 1:
