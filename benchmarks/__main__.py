@@ -46,6 +46,7 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all that can run")
     ask.add_argument("--full", action="store_true", help="every size and crowd")
     ask.add_argument("--tiny", action="store_true", help="next to nothing, to see that it runs")
+    ask.add_argument("--sizes", default="", metavar="WxH,...", help="some sizes of frames alone, for latency")
     ask.add_argument("--systems", default=",".join(SYSTEMS), help="some systems alone, by name")
     ask.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of every runtime")
     ask.add_argument("--data", type=Path, help="folder of packed faces, for accuracy")
@@ -81,10 +82,12 @@ def measured(run: result.Result, part: str, names: list[str], options: argparse.
             run.peak = latency.peak(run.threads)
             counted, network = macs((shipped() / "model.tflite").read_bytes()), spec.load(shipped())[0]
             run.macs = {"frame": counted["frame"] * 1e6, "face": counted["faces"] * 1e6 / network.faces_at_once}
-            run.latency, batches = latency.run(names, threads=run.threads, sizes=chosen["sizes"],
-                                               crowds=chosen["crowds"], budget=chosen["budget"], batches=batches)
-            for name, sizes in batches.items():
-                run.systems[name].batches = sizes
+            sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",") if size] or chosen["sizes"]
+            cells, batches = latency.run(names, threads=run.threads, sizes=sizes, crowds=chosen["crowds"],
+                                         budget=chosen["budget"], batches=batches)
+            run.latency = [cell for cell in run.latency if (cell.width, cell.height) not in sizes] + cells
+            for name, tuned in batches.items():
+                run.systems[name].batches = tuned
         case "memory":
             run.memory = kept(run.memory) + memory.run(names, threads=run.threads, crowds=chosen["memory"],
                                                        batches=batches)

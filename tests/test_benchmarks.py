@@ -42,8 +42,7 @@ def test_a_ratio_is_taken_pair_by_pair_and_so_not_moved_by_what_slows_both() -> 
 
     found = measure.ratio([value / 10 for value in theirs], theirs)
 
-    assert found == pytest.approx(measure.Ratio(0.1, 0.1, 0.1, 0.1, 0.1)) or found.value == pytest.approx(0.1)
-    assert found.low == found.high == pytest.approx(0.1)
+    assert (found.value, found.low, found.high, found.spread_low, found.spread_high) == pytest.approx((0.1,) * 5)
 
 
 def test_a_ratio_tells_its_uncertainty() -> None:
@@ -263,6 +262,8 @@ def test_no_result_in_the_repository_tells_whose_machine_it_was() -> None:
 @pytest.mark.parametrize("name", tables.DOCUMENTS)
 def test_the_figures_shown_are_those_of_the_newest_result(name: str) -> None:
     text = (REPOSITORY / name).read_text()
+    if not any(result.RESULTS.glob("*/*.json")):
+        pytest.skip("nothing has been measured yet: make bench")
 
     assert tables.filled(text, result.load(result.newest())) == text, "run python -m benchmarks.tables"
 
