@@ -71,10 +71,9 @@ install -d "$payload/usr/lib/systemd/system"
 
 cp -a "$root/deploy/debian" "$work/onelook/debian"
 cd "$work/onelook"
-for unit in onelook.service onelook@.service; do
-  sed -e 's#/opt/onelook/bin/onelook#/usr/bin/onelook#; s#/opt/onelook/#/usr/share/doc/onelook/#' \
-    "$root/systemd/$unit" > "debian/$unit"
-done
+units() { sed -e 's#/opt/onelook/bin/onelook#/usr/bin/onelook#; s#/opt/onelook/#/usr/share/doc/onelook/#' "$root/systemd/$1"; }
+units onelook.service > debian/onelook.service
+units onelook@.service > "$payload/usr/lib/systemd/system/onelook@.service"  # its instances are the owner's to enable
 sed -i "s/@PYTHON@/python$python/" debian/control
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$root/daemon/onelook/__init__.py")
 {

@@ -313,6 +313,9 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
         'config.yaml:2: streams[0].name: `off` without quotes means false in YAML; put it in quotes, "off"']),
     ("yes is not one thread", STREAM + "model: {threads: yes}\n", [
         "config.yaml:2: model.threads: must be a whole number, not `yes`"]),
+    ("a brace in what the parser says", STREAM + "mqtt: {tls: !x{}}\n", [
+        "config.yaml:2: is not YAML: expected ' ', but found '{'",
+    ]),
     ("number for text", STREAM + "mqtt: {username: 0042, password: 1234}\n", [
         'config.yaml:2: mqtt.username: must be text; put it in quotes, "0042"',
         "config.yaml:2: mqtt.password: must be text; put it in quotes"]),

@@ -533,7 +533,7 @@ def _syntax_fault(error: yaml.YAMLError) -> Fault:
         return Fault("", str(error))
     problem = error.problem or "it ends too soon"
     said = f"{error.context}; {problem}"
-    message = next((hint for part, hint in _SYNTAX.items() if part in said), f"is not YAML: {problem}")
+    message = next((hint for part, hint in _SYNTAX.items() if part in said), "is not YAML: {problem}")
     mark = error.problem_mark or error.context_mark
     return Fault("", message.format(problem=problem), mark.line + 1 if mark else None)
 

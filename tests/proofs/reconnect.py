@@ -48,12 +48,14 @@ def main() -> None:
                     samples.append(Sample.of(daemon, began))
                 daemon.stop()
                 tracebacks = daemon.log.count("Traceback")
-    early, late = samples[times // 10 : times // 10 + 10], samples[-10:]
+    quarter = max(1, times // 4)
+    early, late = samples[quarter : 2 * quarter], samples[-quarter:]
     verdict = {
         "times": times, "median_s": round(statistics.median(back), 2), "longest_s": round(max(back), 2),
         "late": sum(seconds > RETRY_MAX + ALLOWED for seconds in back), "allowed_s": RETRY_MAX + ALLOWED,
         "fd_growth": min(s.fds for s in late) - min(s.fds for s in early),
         "thread_growth": min(s.threads for s in late) - min(s.threads for s in early),
+        "threads": [s.threads for s in samples][:: max(1, times // 20)],
         "rss_growth": statistics.median(s.rss for s in late) - statistics.median(s.rss for s in early),
         "tracebacks": tracebacks, "exit": daemon.process.returncode,
     }
