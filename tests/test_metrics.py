@@ -374,3 +374,15 @@ def test_two_daemons_in_one_process_do_not_share_numbers() -> None:
 
 def test_a_scraper_can_tell_whether_the_clock_is_right(metrics: Metrics) -> None:
     assert abs(scrape(metrics)["onelook_time_seconds"][labels()] - time.time()) < 5
+
+
+def test_a_reader_that_asks_for_a_version_which_is_none_gets_the_page(
+    metrics: Metrics, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with page(metrics) as url:
+        accept = {"Accept": "application/openmetrics-text;version=1.x"}
+        with urllib.request.urlopen(urllib.request.Request(url + "metrics", headers=accept), timeout=5) as answer:  # noqa: S310
+            text = answer.read().decode()
+
+    assert "onelook_frames_total" in text
+    assert "Traceback" not in capfd.readouterr().err

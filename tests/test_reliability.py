@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import random
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,10 +26,17 @@ def proof(name: str, *arguments: str) -> tuple[int, list[dict[str, object]]]:
     command = [sys.executable, PROOFS / name, *arguments]
     path = f"{PROOFS.parent.parent / 'daemon'}:{PROOFS.parent}"
     environment = {"PYTHONPATH": path, "PATH": "/usr/bin:/bin"}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=280, check=False, env=environment)
-    told = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
-    assert told, done.stderr
-    return done.returncode, told
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment, start_new_session=True
+    ) as process:
+        try:
+            out, err = process.communicate(timeout=280)
+        finally:
+            if process.poll() is None:  # with all that it has started: they are of one session
+                os.killpg(process.pid, signal.SIGKILL)
+    told = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+    assert told, err
+    return process.returncode, told
 
 
 @pytest.mark.timeout(300)

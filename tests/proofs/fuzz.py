@@ -43,8 +43,8 @@ from onelook.source import shots
 
 Try: TypeAlias = Callable[[bytes], None]
 ROOT = Path(__file__).resolve().parents[2]
-HANGS = 20.0
-"""Seconds that one input may take, on a busy machine."""
+HANGS, STARTS = 20.0, 180.0
+"""Seconds that one input, and a child's start, may take on a busy machine."""
 EXPENSIVE = {"video": 20, "network": 50}
 """Kinds of which fewer are tried, and by how much."""
 
@@ -110,8 +110,12 @@ def of_http(_folder: Path) -> tuple[list[bytes], Try]:
             except ConnectionError:
                 return b""
 
+    sys.stderr = said = io.StringIO()  # where the server's threads complain
+
     def attempt(data: bytes, _house: object = house) -> None:  # which would else be left at once
         ask(data)
+        complaint, _ = said.getvalue(), said.truncate(said.seek(0))
+        assert "Traceback" not in complaint, complaint[-900:]
         if chance.random() < 0.02:  # and it still answers
             assert ask(b"GET /healthz HTTP/1.0\r\n\r\n").startswith(b"HTTP/1.0 200"), "the page is gone"
             assert threading.active_count() < 200, "threads stay"
@@ -235,6 +239,10 @@ KINDS: dict[str, Callable[[Path], tuple[list[bytes], Try]]] = {
 # --- children ----------------------------------------------------------------------------------------
 
 
+BEFORE = -1
+"""Where a child stands before its first input."""
+
+
 def child(kind: str, start: int, end: int, at: object, told: object) -> None:
     """Try the seeds from start to end; `at` says which, `told` counts taken, refused and failed."""
     import logging  # noqa: PLC0415
@@ -269,14 +277,15 @@ def fuzz(kind: str, count: int) -> dict[str, int]:
     died = hung = 0
     start = 0
     while start < count:
-        process = context.Process(target=child, args=(kind, start, count, at, told))
+        at.value = BEFORE
+        process = context.Process(target=child, args=(kind, start, count, at, told), daemon=True)
         process.start()
-        last, since = -1, time.monotonic()
+        last, since = BEFORE, time.monotonic()
         while process.is_alive():
             process.join(0.2)
             if at.value != last:
                 last, since = at.value, time.monotonic()
-            elif time.monotonic() - since > HANGS:
+            elif time.monotonic() - since > (STARTS if last == BEFORE else HANGS):
                 hung += 1
                 print(f"{kind} {at.value}: stands still", flush=True)
                 process.kill()
@@ -286,7 +295,7 @@ def fuzz(kind: str, count: int) -> dict[str, int]:
             if process.exitcode:
                 died += 1
                 print(f"{kind} {at.value}: the child ended with {process.exitcode}", flush=True)
-        start = at.value + 1 if at.value < count else count
+        start = max(start, at.value) + 1 if at.value < count else count
     return {"tried": count, "taken": told[0], "refused": told[1], "failed": told[2], "died": died, "hung": hung}
 
 
