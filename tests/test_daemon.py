@@ -386,6 +386,8 @@ def test_a_camera_that_dies_and_returns_is_told_once_each_way(
     ):
         reader.wait_for("door/status", "online", PATIENCE)
         daemon.wait_until_ready()
+        reader.wait_for("door/presence", "appeared", PATIENCE)
+        daemon.wait(lambda: crowds(reader)[-1:] >= [1], "the crowd to be counted")
         before = len(reader.on("door/status"))
         seen = daemon.value("onelook_frames_total", stream="door")
 
@@ -394,6 +396,7 @@ def test_a_camera_that_dies_and_returns_is_told_once_each_way(
         daemon.wait(lambda: daemon.page("/readyz")[0] == 503, "/readyz to say 503")
         assert daemon.page("/healthz")[0] == 200
         assert daemon.value("onelook_stream_up", stream="door") == 0
+        daemon.wait(lambda: crowds(reader)[-1] == 0, "the people before a dead camera to be gone")
         _some_tries(daemon)
         lens.start()
         back = reader.wait("door/status", before + 2, PATIENCE)[-1]
@@ -409,6 +412,11 @@ def test_a_camera_that_dies_and_returns_is_told_once_each_way(
         assert daemon.log.count("stream door is up") == 2
         assert daemon.page("/readyz")[0] == 200
         assert daemon.value("onelook_stream_up", stream="door") == 1
+
+
+def crowds(reader: Subscriber) -> list[int]:
+    """How many people the door has shown."""
+    return [received.event["data"]["count"] for received in reader.on("door/crowd")]
 
 
 def _some_tries(daemon: Daemon) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from math import inf
@@ -105,6 +106,30 @@ def test_where_there_is_nobody_only_the_count_is_said(model: FaceModel, film: li
     assert len(door.faces) == 0
     assert not door.tracks
     assert film[-1].time - film[0].time > SECONDS - 1
+
+
+def test_while_the_camera_is_away_people_leave_in_good_time(model: FaceModel, film: list[Frame]) -> None:
+    door = pipeline(model)
+    assert door.wait(1.0, BEGAN) == []  # nobody knows yet what there is to be seen
+    told = [event for frame in film[:15] for event in door.step(frame)]
+    assert [event.data.count for event in told if isinstance(event.data, Crowd)][-1] == 1
+    last = film[14]
+
+    def after(seconds: float) -> list[Event]:
+        return door.wait(last.time + seconds, last.utc + timedelta(seconds=seconds))
+
+    assert [event for tenths in range(1, 20) for event in after(tenths / 10)] == []  # it may be back at once
+    gone = [event for tenths in range(20, 60) for event in after(tenths / 10)]
+
+    assert [(said.state, said.frame) for said in (event.data for event in gone) if isinstance(said, Presence)] == [
+        ("left", 14)
+    ]
+    assert [event.data.count for event in gone if isinstance(event.data, Crowd)] == [0]
+    assert all(timedelta(seconds=2) <= event.time - last.utc < timedelta(seconds=4) for event in gone)
+    assert len(door.faces) == 0
+    [back] = [event for frame in film[60:66] for event in door.step(replace(frame, time=frame.time + 9))
+              if isinstance(event.data, Presence)]  # fmt: skip
+    assert back.data.state == "appeared"  # type: ignore[union-attr]
 
 
 def test_it_tells_its_stages_and_each_frames_time(model: FaceModel, film: list[Frame]) -> None:

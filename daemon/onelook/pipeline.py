@@ -9,6 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from datetime import datetime
+from typing import Final
+
+import numpy as np
 
 from onelook.event import Event
 from onelook.face import Faces, Floats
@@ -19,6 +24,9 @@ from onelook.model import FaceModel
 from onelook.reporter import Reporter
 from onelook.strangers import Lookout
 from onelook.track import Track, Tracker
+
+NOTHING: Final = np.empty((0, 0, 3), np.uint8)
+"""What a camera shows that is away."""
 
 
 class Pipeline:
@@ -45,14 +53,29 @@ class Pipeline:
         self.strangers: list[Stranger] = []
         """Who left with it and nobody knew."""
         self._lookout = lookout
+        self._newest: Frame | None = None
 
     def step(self, frame: Frame) -> list[Event]:
         """What this frame changed."""
         self._refresh(frame.time)
         self.faces = self._model(frame.image)
-        with self._stage("track"):
+        self._newest = replace(frame, image=NOTHING)
+        return self._follow(frame, self._stage)
+
+    def wait(self, time: float, utc: datetime) -> list[Event]:
+        """What changes while no frame comes, the camera being away: whoever was there leaves in good time.
+
+        time, utc: now, by the clocks of the frames. Before the first frame there is nothing to say.
+        """
+        if self._newest is None:
+            return []
+        self.faces = Faces.none(self._model.spec.embedding_size)
+        return self._follow(replace(self._newest, time=time, utc=utc), lambda name: nullcontext())  # noqa: ARG005
+
+    def _follow(self, frame: Frame, stage: Callable[[str], AbstractContextManager[object]]) -> list[Event]:
+        with stage("track"):
             self.tracks = self._tracker.update(self.faces, frame.time)
-        with self._stage("report"):
+        with stage("report"):
             events = self._reporter.report(self.tracks, self.faces, frame)
             if self._lookout is not None:
                 self.strangers = list(self._lookout.look(self.tracks, self.faces, frame, self._reporter.unknown))

@@ -110,6 +110,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             frame = inbox.take(timeout=0.5)
             _count_dropped(inbox, metrics, told)
             commands.work(control.handlers, publisher.send)
+            _wait([pipelines[name] for name in pipelines.keys() - up], turned, publisher, note_down)
             if frame is None or control.is_paused(frame.stream):
                 continue
             pipeline = pipelines[frame.stream]
@@ -376,6 +377,16 @@ def _publisher(config: Config, metrics: Metrics, stop: Flag, commands: Commands)
             on_published=metrics.published, correspondents=[home_assistant, commands],
         ) as publisher:
             yield publisher
+
+
+def _wait(
+    away: Iterable[Pipeline], now: float, publisher: Publisher, note_down: Callable[[Sequence[Stranger], float], None]
+) -> None:
+    """Whoever was before a camera that is away leaves in good time, and is counted no longer."""
+    for pipeline in away:
+        for event in pipeline.wait(now, datetime.now(UTC)):
+            publisher.publish(event)
+        note_down(pipeline.strangers, now)
 
 
 def _status(stream: str, state: Literal["online", "offline"], reason: str | None) -> Event:
