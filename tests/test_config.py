@@ -11,7 +11,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from onelook.config import Config, ConfigError, Section, Tls, load, stream_of
+from onelook.config import Config, ConfigError, Line, Section, Tls, Zone, load, stream_of
 
 MANUAL = Path(__file__).resolve().parent.parent / "config.yaml"
 STREAM = "streams: [{name: door, url: rtsp://cam/1}]\n"
@@ -56,11 +56,14 @@ def written_sections(kind: type[Section], data: dict[str, Any]) -> list[tuple[ty
 
 
 def manual_with_tls() -> dict[str, Any]:
-    """The manual, the keys of `tls` that it shows as comments standing where they say."""
+    """The manual, the keys of `tls`, zones and lines that it shows as comments standing where they say."""
     text = MANUAL.read_text()
     text = re.sub(r"(?m)^  tls: null.*\n", "", text)
     text, shown = re.subn(r"(?m)^  # (tls:|  \w+_file:)", r"  \1", text)
     assert shown == 1 + len(Tls.model_fields)
+    text = re.sub(r"(?m)^    (zones|lines): \[\].*\n", "", text)
+    text, shown = re.subn(r"(?m)^    # (zones:|lines:|  - name:|    (?:polygon|start|end):)", r"    \1", text)
+    assert shown == 2 + len(Zone.model_fields) + len(Line.model_fields)
     data = yaml.safe_load(text)
     assert isinstance(data, dict)
     return data
@@ -303,8 +306,8 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
     ("in the wrong section", STREAM + "metrics: {username: me}\nkeepalive: 3\n", [
         "config.yaml:2: metrics.username: unknown key here; it belongs in mqtt",
         "config.yaml:3: keepalive: unknown key here; it belongs in mqtt"]),
-    ("of another program", STREAM + "tracking: {zones: 3}\n", [
-        "config.yaml:2: tracking.zones: unknown key; the keys here are confirm, lost, iou"]),
+    ("of another program", STREAM + "tracking: {mqtt_topic: 3}\n", [
+        "config.yaml:2: tracking.mqtt_topic: unknown key; the keys here are confirm, lost, iou"]),
     ("key that YAML takes for true", STREAM + "on: 1\n", [
         "config.yaml:2: on: unknown key; the keys here are device, publish, model, streams, tracking, report, "
         "policy, gallery, mqtt, metrics"]),

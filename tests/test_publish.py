@@ -89,7 +89,7 @@ def test_a_message_is_a_cloudevent_on_its_topic() -> None:
         "data": {
             "purpose": None,
             "track": 4, "box": [10.0, 20.1, 110.3, 220.0], "frame": 9, "state": "known", "name": "Zoë",
-            "previous": None, "similarity": 0.612, "confidence": 0.988,
+            "previous": None, "similarity": 0.612, "confidence": 0.988, "visitor": None,
         },
     }  # fmt: skip
     assert "Zoë".encode() in said.payload

@@ -5,7 +5,7 @@ from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 from math import inf
 from types import SimpleNamespace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -20,6 +20,7 @@ from onelook.frame import Frame
 from onelook.match import Match
 from onelook.reporter import Bar, Reporter
 from onelook.track import Tracker
+from onelook.visitor import Visitors
 from story import (
     ATTRIBUTES,
     EMOTIONS,
@@ -85,6 +86,7 @@ class Listener:
         lost: float = 2.0,
         policy: Policy = EVERYTHING_ALLOWED,
         bar: Bar = lambda sizes, *_: np.full(len(sizes), THRESHOLD, np.float32),
+        **more: Any,
     ) -> None:
         """taken_for: whom the gallery takes every face for at a second, be it who it may."""
 
@@ -95,7 +97,7 @@ class Listener:
 
         match = mistake if taken_for else match or gallery(*enrolled)
         self.time = 0.0
-        self.reporter = Reporter("door", report, LABELS, match, bar, policy)
+        self.reporter = Reporter("door", report, LABELS, match, bar, policy, **more)
         self.tracker = Tracker(confirm=0.3, lost=lost, smooth=self.reporter.needs)
         self.events: list[tuple[float, Event]] = []
         self.index = 0
@@ -576,6 +578,39 @@ def test_a_reporter_names_what_has_to_be_averaged_for_it() -> None:
 
     assert needs(EVERYTHING) == {"attributes", "age", "gender", "ethnicity", "emotion"}
     assert needs(Report(emotion=False, age=False)) == {"gender"}
+
+
+# --- who is who of the unknown ----------------------------------------------------------------
+
+
+def test_an_unknown_person_who_comes_back_is_the_same_visitor_on_any_stream() -> None:
+    visitors = Visitors(lambda sizes, *_: np.full(len(sizes), THRESHOLD, np.float32))
+    door, yard = (Listener("Ann", visitors=visitors) for _ in range(2))
+    door.watch(ZOE.but(visible=between((0, 3))), BOB, ANN.but(visible=between((3, 6))), seconds=9)
+    yard.watch(ZOE, seconds=3, start=20)
+    door.watch(ZOE, seconds=3, start=40)
+    said = [(data.name or data.state, data.visitor) for _, data in door.heard(Identity)]
+    assert sorted(said, key=str) == sorted(
+        [("unknown", "v1"), ("unknown", "v2"), ("Ann", None), ("unknown", said[-1][1])], key=str
+    )
+    [(_, seen_in_the_yard)] = yard.heard(Identity)
+    assert seen_in_the_yard.visitor == said[-1][1]
+    assert door.heard(Identity)[0][1].box[0] > 400 or said[0][1] != seen_in_the_yard.visitor
+
+
+def test_a_visitor_is_forgotten_after_an_hour() -> None:
+    visitors = Visitors(lambda sizes, *_: np.full(len(sizes), THRESHOLD, np.float32))
+    zoe, ann = (look_of(name).astype(np.float32) for name in ("Zoe", "Ann"))
+    assert [visitors.who(look, 1.0, 80, time) for look, time in ((zoe, 0), (ann, 1), (zoe, 3000), (zoe, 6000))] == [
+        "v1", "v2", "v1", "v1",
+    ]  # fmt: skip
+    assert visitors.who(ann, 1.0, 80, 6001) == "v3"
+    random = np.random.default_rng(0)
+    for _ in range(600):
+        look = random.normal(size=64).astype(np.float32)
+        visitors.who(look / np.linalg.norm(look), 1.0, 80, 6002)
+    assert visitors._looks is not None
+    assert len(visitors._looks) <= 500
 
 
 # --- policy -----------------------------------------------------------------------------------

@@ -194,6 +194,32 @@ class Model(Section):
     max_faces: Annotated[int, Field(ge=1, le=1000)] = 200
 
 
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Point = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
+
+
+class Zone(Section):
+    """A part of the picture that people enter and leave."""
+
+    name: Name
+    polygon: Annotated[list[Point], Field(min_length=3)]  # corners, x and y as fractions of width and height
+
+
+class Line(Section):
+    """A line in the picture that people cross."""
+
+    name: Name
+    start: Point
+    end: Point
+
+    @field_validator("end")
+    @classmethod
+    def _somewhere_else(cls, value: list[float], info: ValidationInfo) -> list[float]:
+        if value == info.data.get("start"):
+            raise ValueError("must not be where the line starts")
+        return value
+
+
 class Stream(Section):
     """One source of pictures; its kind is told by the URL's form."""
 
@@ -207,6 +233,8 @@ class Stream(Section):
     read_timeout: Seconds = 10.0
     retry_min: Seconds = 0.5
     retry_max: Seconds = 30.0
+    zones: list[Zone] = []
+    lines: list[Line] = []
 
     @field_validator("retry_max")
     @classmethod
@@ -235,6 +263,7 @@ class Report(Section):
     ethnicity: bool = False
     emotion: bool = True
     crowd: bool = True
+    visitors: bool = False  # tell of an unknown person which other tracks were the same one
     mood: bool = False  # how they all look together; also without this where the policy aggregates emotion
     settle: Seconds = 1.0  # an attribute or emotion must last this long before it is published
     far: Annotated[float, AfterValidator(_calibrated)] = 1e-3
@@ -336,6 +365,8 @@ class Waiting(Section):
     identity: Bounds = Bounds()
     attributes: Bounds = Bounds()
     emotion: Bounds = Bounds()
+    zone: Bounds = Bounds()
+    line: Bounds = Bounds()
 
 
 class Mqtt(Section):

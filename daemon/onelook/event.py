@@ -58,6 +58,9 @@ class Identity(TrackData):
     previous: str | None = Field(default=None, description="The name that this one corrects.")
     similarity: float | None = Field(default=None, description="Cosine to the nearest template, -1 to 1.")
     confidence: Ratio = Field(description="Share of the votes that agree, weighted by quality.")
+    visitor: str | None = Field(
+        default=None, description="Somebody unknown: the same as any other track that has it, within an hour."
+    )
 
 
 class Attributes(TrackData):
@@ -107,6 +110,25 @@ class Mood(Declared):
     )
 
 
+class Zone(TrackData):
+    """Somebody entered or left a part of the picture."""
+
+    zone: str
+    state: Literal["entered", "left"]
+    seconds: float = Field(ge=0, description="How long they stayed; 0 for who enters.")
+    count: int = Field(ge=0, description="How many are in it now.")
+
+
+class Line(TrackData):
+    """Somebody crossed a line in the picture."""
+
+    line: str
+    direction: Literal["in", "out"] = Field(
+        description="In is from the line's left to its right, as seen from its start towards its end."
+    )
+    balance: int = Field(description="How many went in since the daemon started, less those who went out.")
+
+
 class Status(Data):
     """Whether the device, or one stream of it, is working; a state, retained."""
 
@@ -121,6 +143,8 @@ KINDS: dict[str, type[Data]] = {
     "emotion": Emotion,
     "crowd": Crowd,
     "mood": Mood,
+    "zone": Zone,
+    "line": Line,
     "status": Status,
 }
 """Kind of event (the last part of its type and topic) -> type of its data."""
@@ -140,7 +164,7 @@ class Event(BaseModel):
     captured: float | None = Field(
         default=None, exclude=True, description="Monotonic capture time of that frame, for the frame age."
     )
-    data: Presence | Identity | Attributes | Emotion | Crowd | Mood | Status
+    data: Presence | Identity | Attributes | Emotion | Crowd | Mood | Zone | Line | Status
 
     @property
     def kind(self) -> str:

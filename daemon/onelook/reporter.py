@@ -23,15 +23,17 @@ from numpy.typing import NDArray
 
 from onelook.config import Policy, Report
 from onelook.errors import OwnerError
-from onelook.event import Attributes, Crowd, Emotion, Event, Identity, Mood, Presence
+from onelook.event import Attributes, Crowd, Emotion, Event, Identity, Line, Mood, Presence, Zone
 from onelook.face import Faces, Floats
 from onelook.frame import Frame
 from onelook.match import Match
 from onelook.track import Track, Trait
+from onelook.visitor import Visitors
+from onelook.zone import Places
 
 Matcher: TypeAlias = Callable[[Floats], Sequence[Match]]
 """(N, D) embeddings to N matches."""
-Said: TypeAlias = Presence | Identity | Attributes | Emotion | Crowd | Mood
+Said: TypeAlias = Presence | Identity | Attributes | Emotion | Crowd | Mood | Zone | Line
 Bar: TypeAlias = Callable[[Floats, int, Floats], Floats]
 """(N,) sizes of faces, how many people are enrolled, and (N,) agreement of what is compared, to (N,) similarities
 from which it is that person; see `ModelSpec.similarities`."""
@@ -81,11 +83,13 @@ class Reporter:
     """Says what changes in one stream. No clock: times are those of the frames."""
 
     def __init__(
-        self, stream: str, report: Report, labels: Labels, match: Matcher, bar: Bar, policy: Policy = EVERYTHING
+        self, stream: str, report: Report, labels: Labels, match: Matcher, bar: Bar, policy: Policy = EVERYTHING,
+        *, places: Places | None = None, visitors: Visitors | None = None,
     ) -> None:
         """Nothing said yet.
 
         report: what of it is said. policy: what is found out at all; it comes first.
+        places: zones and lines. visitors: the unknown people of all streams of the device.
 
         match: asked for the nearest enrolled person of each face; never, if identity is off.
         bar: similarity from which a face is the person that it is nearest to, for the chosen false accept rate.
@@ -95,7 +99,7 @@ class Reporter:
         self.stream = stream
         levels = {what: policy.level(what) for what in ("identity", "attributes", "emotion")}
         report = _allowed(report, levels)
-        self._identity = identity = _Identity(match, bar) if report.identity else None
+        self._identity = identity = _Identity(match, bar, visitors) if report.identity else None
         self._topics: list[_Topic] = []
         needs: set[Trait] = set()
         if report.presence:
@@ -117,10 +121,13 @@ class Reporter:
         if levels["emotion"] != "off" and (report.mood or (report.emotion and levels["emotion"] == "aggregate")):
             needs.add("emotion")
             self._topics.append(_Mood(labels.emotion))
+        if places:
+            self._topics.append(_Place(places))
         purpose = policy.purpose
         self._purposes: dict[type, str | None] = {
             Presence: purpose.presence, Crowd: purpose.presence, Identity: purpose.identity,
             Attributes: purpose.attributes, Emotion: purpose.emotion, Mood: purpose.emotion,
+            Zone: purpose.presence, Line: purpose.presence,
         }  # fmt: skip
         self.needs: Final = frozenset(needs)
         """The traits that a tracker has to average for this reporter."""
@@ -132,7 +139,8 @@ class Reporter:
         faces: the frame's faces, which the tracks' rows point into.
         """
         present = [track for track in tracks if track.state != "tentative"]
-        moment = _Moment(tracks, present, faces, frame.time, frame.index)
+        height, width = frame.image.shape[:2]
+        moment = _Moment(tracks, present, faces, frame.time, frame.index, width, height)
         return [
             Event(stream=self.stream, time=frame.utc, captured=frame.time, data=self._declared(data))
             for topic in self._topics
@@ -160,6 +168,8 @@ class _Moment:
     faces: Faces
     time: float
     index: int
+    width: int
+    height: int
 
     def where(self, track: Track) -> dict[str, Any]:
         """What every event about one person carries."""
@@ -202,6 +212,22 @@ class _Presence:
     def _say(self, state: Literal["appeared", "left"], track: Track, moment: _Moment) -> Presence:
         seconds = round(track.last_seen - track.first_seen, 3)
         return Presence(**moment.where(track), state=state, seconds=seconds)
+
+
+class _Place:
+    """Who is where."""
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+
+    def look(self, moment: _Moment) -> Iterator[Zone | Line]:
+        for found in self._places.update(moment.present, moment.time, moment.width, moment.height):
+            where = moment.where(found.track)
+            if found.is_line:
+                direction: Literal["in", "out"] = "in" if found.state == "entered" else "out"
+                yield Line(**where, line=found.place, direction=direction, balance=found.count)
+            else:
+                yield Zone(**where, zone=found.place, state=found.state, seconds=found.seconds, count=found.count)
 
 
 Verdict: TypeAlias = tuple[Literal["known", "unknown", "uncertain"], str | None]
@@ -269,9 +295,10 @@ class _Identity:
     a friend's comes nearer to the photos; what a single bad face says is averaged away.
     """
 
-    def __init__(self, match: Matcher, bar: Bar) -> None:
+    def __init__(self, match: Matcher, bar: Bar, visitors: Visitors | None) -> None:
         self._match = match
         self._bar = bar
+        self._visitors = visitors
         self._ballots: dict[int, _Ballot] = {}
 
     def look(self, moment: _Moment) -> Iterator[Identity]:
@@ -285,7 +312,15 @@ class _Identity:
                 continue
             verdict = ballot.decide(moment.time)
             if verdict:
-                yield self._say(ballot, verdict, moment.where(track))
+                yield self._say(ballot, verdict, moment.where(track), self._visitor(ballot, verdict, track, moment))
+
+    def _visitor(self, ballot: _Ballot, verdict: Verdict, track: Track, moment: _Moment) -> str | None:
+        """Which unknown person this is."""
+        if self._visitors is None or verdict != UNKNOWN or ballot.looks is None or track.row is None:
+            return None
+        length = max(float(np.linalg.norm(ballot.looks)), 1e-6)
+        size = float(moment.faces.sizes[track.row])
+        return self._visitors.who(ballot.looks / np.float32(length), length, size, moment.time)
 
     def counts(self, present: list[Track]) -> tuple[int, int]:
         """How many of them were said to be known and unknown."""
@@ -342,7 +377,7 @@ class _Identity:
             return UNCERTAIN, NARROW - above
         return ("known", match.name), min(above, match.margin)
 
-    def _say(self, ballot: _Ballot, verdict: Verdict, where: dict[str, Any]) -> Identity:
+    def _say(self, ballot: _Ballot, verdict: Verdict, where: dict[str, Any], visitor: str | None) -> Identity:
         state, name = verdict
         previous = ballot.name if ballot.name != name else None
         ballot.said, ballot.doubt, ballot.name = verdict, None, name or ballot.name
@@ -357,6 +392,7 @@ class _Identity:
             previous=previous,
             similarity=None if isnan(similarity) else round(similarity, 3),
             confidence=round(votes / sum(ballot.votes.values()), 3) if votes else 0,
+            visitor=visitor,
         )
 
 

@@ -23,7 +23,7 @@ from onelook import __version__, systemd
 from onelook import enroll as enrolment
 from onelook.capture import LatestFrames, frames, length, masked
 from onelook.commands import Commands
-from onelook.config import Config, Policy, stream_of
+from onelook.config import Config, Policy, Stream, stream_of
 from onelook.control import Control
 from onelook.doctor import Finding, examine
 from onelook.draw import Captions, drawn
@@ -44,12 +44,15 @@ from onelook.spec import load
 from onelook.strangers import Cluster, Guestbook, Lookout, clusters, name_cluster
 from onelook.track import Track, Tracker
 from onelook.video import VideoWriter
+from onelook.visitor import Visitors
+from onelook.zone import Places
 
 log = logging.getLogger(__name__)
 
 Watch = Callable[[Frame, Sequence[Track], Sequence[Event]], None]
 StageMaker = Callable[[str], AbstractContextManager[object]]
 
+NOWHERE: dict[str, object] = {"zones": [], "lines": []}
 STUCK = 10.0
 """Seconds without a turn of the loop after which /healthz says so."""
 
@@ -68,8 +71,9 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
         stop = house.enter_context(_signals(stop or Flag()))
         model = _model(config, metrics.stage)
         gallery = house.enter_context(_gallery(config, model))
+        visitors = _visitors(config, model)
         pipelines = {
-            stream.name: _pipeline(config, stream.name, model, gallery, metrics.stage)
+            stream.name: _pipeline(config, stream, model, gallery, visitors, metrics.stage)
             for stream in config.streams
         }
         metrics.model(version=model.spec.version, sha256=model.spec.sha256[:12],
@@ -142,7 +146,7 @@ def check(config: Config) -> None:
     model = _model(config)
     with _gallery(config, model) as gallery:
         for stream in config.streams:
-            _pipeline(config, stream.name, model, gallery)
+            _pipeline(config, stream, model, gallery, None)
     if config.publish == "mqtt":
         MqttPublisher(config.mqtt, config.device, Outbox())
 
@@ -169,12 +173,15 @@ def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO
     model = _model(chosen)
     started = datetime.fromtimestamp(0, UTC)  # a recording does not say when it was made
     closed = Flag()
+    # A recording from one of the config's streams has its zones and lines, if there is no doubt which.
+    stream = chosen.streams[0].model_copy(update={"name": "replay"} | ({} if len(chosen.streams) == 1 else NOWHERE))
     with ExitStack() as house:
         publisher = house.enter_context(LinesPublisher(out, chosen.device, closed.set))
         if config is None:
-            pipeline = _pipeline(chosen, "replay", model, None)
+            pipeline = _pipeline(chosen, stream, model, None, None)
         else:
-            pipeline = _pipeline(chosen, "replay", model, house.enter_context(_gallery(config, model)))
+            gallery = house.enter_context(_gallery(config, model))
+            pipeline = _pipeline(chosen, stream, model, gallery, _visitors(config, model))
         writer = house.enter_context(VideoWriter(draw)) if draw else None
         captions = Captions()
         for frame in tqdm(frames(source, start=started), total=length(source), unit="frame", disable=None):
@@ -314,19 +321,26 @@ def _gallery(config: Config, model: FaceModel) -> Iterator[Gallery | None]:
 
 
 def _pipeline(
-    config: Config, stream: str, model: FaceModel, gallery: Gallery | None,
+    config: Config, stream: Stream, model: FaceModel, gallery: Gallery | None, visitors: Visitors | None,
     stage: StageMaker = lambda name: nullcontext(),  # noqa: ARG005
 ) -> Pipeline:
     match: Matcher = _nobody if gallery is None else gallery.match
     refresh = (lambda _: None) if gallery is None else gallery.refresh
     bar = partial(model.spec.similarities, config.report.far)
-    reporter = Reporter(stream, config.report, model.spec.labels, match, bar, config.policy)
+    reporter = Reporter(stream.name, config.report, model.spec.labels, match, bar, config.policy,
+                        places=Places(stream.zones, stream.lines), visitors=visitors)
     tracking = config.tracking
     tracker = Tracker(confirm=tracking.confirm, lost=tracking.lost, iou=tracking.iou, strong=model.score,
                       alike=model.spec.threshold(1e-3), smooth=reporter.needs)
     keeps = gallery is not None and config.gallery.unknown_days > 0
-    lookout = Lookout(stream, crops=config.gallery.unknown_crops) if keeps else None
+    lookout = Lookout(stream.name, crops=config.gallery.unknown_crops) if keeps else None
     return Pipeline(model, tracker, reporter, refresh=refresh, stage=stage, lookout=lookout)
+
+
+def _visitors(config: Config, model: FaceModel) -> Visitors | None:
+    if not config.report.visitors:
+        return None
+    return Visitors(partial(model.spec.similarities, config.report.far))
 
 
 def _guestbook(

@@ -1,0 +1,63 @@
+"""Visitor: somebody unknown who is recognised as the same one again, on any stream of the device, for a while.
+
+    visitors = Visitors(bar)
+    visitors.who(embedding, agreement, size, time)  # "v1", and "v1" again when the same person comes back
+
+In memory only, bounded, and forgotten after an hour: it says that two tracks were one person, and not who.
+"""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats: TypeAlias = NDArray[np.float32]
+Bar: TypeAlias = Callable[[Floats, int, Floats], Floats]
+
+SESSION = 3600.0  # s: after so long unseen a visitor is somebody new
+MOST = 500  # visitors: the longest unseen go first
+
+
+class Visitors:
+    """The unknown people of one session. No clock: times are those of the frames."""
+
+    def __init__(self, bar: Bar) -> None:
+        """bar: similarity from which two means are one person's, see `ModelSpec.similarities`."""
+        self._bar = bar
+        self._looks: Floats | None = None  # (N, D) unit length
+        self._agreement = np.zeros(0, np.float32)
+        self._last = np.zeros(0)
+        self._numbers = np.zeros(0, np.int64)
+        self._newest = 0
+
+    def who(self, embedding: Floats, agreement: float, size: float, time: float) -> str:
+        """A name for the unknown person of a track: the one of before, if it is somebody seen before.
+
+        embedding: (D,) unit length, the mean of the track's faces. agreement: the length that the mean had. size: of
+        the face, see `Faces.sizes`. time: seconds of the frame.
+        """
+        self._keep(time - self._last < SESSION)
+        if self._looks is not None and len(self._looks):
+            similarity = self._looks @ embedding
+            sizes = np.full(len(similarity), size, np.float32)
+            ahead = similarity - self._bar(sizes, len(similarity), self._agreement * np.float32(agreement))
+            best = int(ahead.argmax())
+            if ahead[best] >= 0:
+                self._last[best] = time
+                return f"v{self._numbers[best]}"
+        self._newest += 1
+        looks = embedding[None].astype(np.float32)
+        self._looks = looks if self._looks is None else np.concatenate([self._looks, looks])
+        self._agreement = np.append(self._agreement, np.float32(agreement))
+        self._last = np.append(self._last, time)
+        self._numbers = np.append(self._numbers, self._newest)
+        if len(self._numbers) > MOST:
+            self._keep(np.arange(len(self._last)) != self._last.argmin())
+        return f"v{self._newest}"
+
+    def _keep(self, rows: NDArray[np.bool_]) -> None:
+        if self._looks is None or rows.all():
+            return
+        self._looks, self._agreement = self._looks[rows], self._agreement[rows]
+        self._last, self._numbers = self._last[rows], self._numbers[rows]

@@ -1,0 +1,80 @@
+"""Who is in which part of the picture, and who crossed which line: told as little stories."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from onelook.track import Tracker
+from onelook.zone import Crossing, Places
+from story import Person, between, film, walk
+
+LEFT_HALF = SimpleNamespace(name="left", polygon=[[0, 0], [0.5, 0], [0.5, 1], [0, 1]])
+DOORSTEP = SimpleNamespace(name="doorstep", start=[0.5, 1], end=[0.5, 0])
+"""Seen from its start at the bottom, left is left."""
+ANN = Person("Ann", place=walk((100, 240), (100, 0)))
+
+
+def watch(*people: Person, seconds: float, places: Places, fps: float = 10) -> list[tuple[float, Crossing]]:
+    tracker, told = Tracker(lost=1.0), []
+    for faces, time in film(people, seconds, fps=fps):
+        present = [track for track in tracker.update(faces, time) if track.state != "tentative"]
+        told += [(time, found) for found in places.update(present, time, 640, 480)]
+    return told
+
+
+@pytest.mark.parametrize("fps", [5, 10, 30])
+def test_who_walks_through_enters_and_leaves_once(fps: float) -> None:
+    told = watch(ANN, seconds=5, places=Places([LEFT_HALF]), fps=fps)
+    assert [(found.state, found.count) for _, found in told] == [("entered", 1), ("left", 0)]
+    assert {found.place for _, found in told} == {"left"}
+    (came, entered), (went, left) = told
+    assert came < 1.5
+    assert went == pytest.approx(2.5, abs=0.45)
+    assert entered.seconds == 0
+    assert left.seconds == pytest.approx(2.2 - came, abs=0.7)
+
+
+def test_who_stands_on_the_border_does_not_come_and_go() -> None:
+    places = Places([LEFT_HALF], [DOORSTEP])
+    random = np.random.default_rng(1)
+    told = watch(ANN.but(place=lambda _: (320 + random.normal(0, 6), 240)), seconds=60, places=places)
+    assert [found for _, found in told if found.is_line] == []
+    assert len(told) <= 1
+
+
+def test_who_vanishes_within_a_zone_has_left_it() -> None:
+    ann = ANN.but(place=(100, 240), visible=between((0, 4)))
+    bob = Person("Bob", place=(200, 100))
+    told = watch(ann, bob, seconds=8, places=Places([LEFT_HALF]))
+    assert [(found.state, found.count) for _, found in told] == [("entered", 1), ("entered", 2), ("left", 1)]
+    assert told[-1][1].seconds == pytest.approx(3.6, abs=0.3)
+
+
+def test_a_blink_behind_a_pillar_is_no_leaving() -> None:
+    ann = ANN.but(place=(100, 240), visible=lambda time: not 3 <= time < 3.8)
+    assert [found.state for _, found in watch(ann, seconds=8, places=Places([LEFT_HALF]))] == ["entered"]
+
+
+def test_a_line_counts_those_who_cross_it_by_their_direction() -> None:
+    places = Places(lines=[DOORSTEP])
+    back = Person("Bob", place=walk((600, 100), (-100, 0)))
+    told = watch(ANN, back, Person("Cem", place=walk((40, 400), (120, 0))), seconds=5, places=places)
+    assert sorted(found.state for _, found in told) == ["entered", "entered", "left"]
+    assert told[-1][1].count == 1
+    assert all(found.is_line and found.place == "doorstep" for _, found in told)
+
+
+def test_who_turns_back_at_the_line_has_not_crossed_it() -> None:
+    there_and_back = ANN.but(place=lambda time: (300 - abs(2 - time) * 100, 240))
+    assert watch(there_and_back, seconds=4, places=Places(lines=[DOORSTEP])) == []
+    beyond = ANN.but(place=lambda time: (400 - abs(2 - time) * 100, 240))
+    told = watch(beyond, seconds=4, places=Places(lines=[DOORSTEP]))
+    assert [found.state for _, found in told] == ["entered", "left"]
+
+
+def test_who_walks_around_the_end_of_a_line_has_not_crossed_it() -> None:
+    short = SimpleNamespace(name="gate", start=[0.5, 0.4], end=[0.5, 0.1])
+    assert watch(ANN.but(place=walk((100, 400), (100, 0))), seconds=5, places=Places(lines=[short])) == []
