@@ -71,11 +71,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
         stop = house.enter_context(_signals(stop or Flag()))
         model = _model(config, metrics.stage)
         gallery = house.enter_context(_gallery(config, model))
-        visitors = _visitors(config, model)
-        pipelines = {
-            stream.name: _pipeline(config, stream, model, gallery, visitors, metrics.stage)
-            for stream in config.streams
-        }
+        pipelines = _pipelines(config, model, gallery, metrics.stage)
         metrics.model(version=model.spec.version, sha256=model.spec.sha256[:12],
                       input=f"{model.size[0]}x{model.size[1]}", onelook=__version__)
         page = house.enter_context(metrics.serve(
@@ -341,6 +337,14 @@ def _visitors(config: Config, model: FaceModel) -> Visitors | None:
     if not config.report.visitors:
         return None
     return Visitors(partial(model.spec.similarities, config.report.far))
+
+
+def _pipelines(
+    config: Config, model: FaceModel, gallery: Gallery | None, stage: StageMaker
+) -> dict[str, Pipeline]:
+    """By their streams' names; they share the model and know each other's visitors."""
+    visitors = _visitors(config, model)
+    return {stream.name: _pipeline(config, stream, model, gallery, visitors, stage) for stream in config.streams}
 
 
 def _guestbook(
