@@ -483,3 +483,16 @@ def test_putting_an_event_does_not_hold_up_the_frame_loop(tmp_path: Path) -> Non
             outbox.put(event, FOREVER)
             took.append(time.perf_counter() - before)
     assert sorted(took)[150] < 0.005
+
+
+def test_damage_that_sqlite_cannot_even_quote_is_set_aside(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    with Outbox(path):
+        pass
+    stored = path.read_bytes()
+    path.write_bytes(stored.replace(b"tablewaiting", b"table\xff\xfeiting").replace(b"CREATE TABLE", b"CREATE TXBLE"))
+
+    with Outbox(path) as outbox:
+        assert len(outbox) == 0
+
+    assert path.with_name("outbox.db.broken").exists()

@@ -445,6 +445,9 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, list[_Row]]:
                 disk.execute(f"PRAGMA user_version = {_VERSION}")
         columns = "number, boot, deadline, put, life, event"
         return disk, disk.execute(f"SELECT {columns} FROM waiting ORDER BY number").fetchall()  # noqa: S608
+    except UnicodeDecodeError as error:  # SQLite quotes the damage, and Python cannot read the quote
+        disk.close()
+        raise sqlite3.DatabaseError("its schema is damaged") from error
     except BaseException:
         disk.close()
         raise
