@@ -11,6 +11,7 @@ its sha256 is checked first, is what is tried; and that one with a right sum end
 from __future__ import annotations
 
 import argparse
+import base64
 import contextlib
 import hashlib
 import io
@@ -25,13 +26,20 @@ import threading
 import time
 import warnings
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
+from paho.mqtt.client import Client, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 from prometheus_client import CollectorRegistry
 
+from broker import Broker
 from clip import EILEEN, write_mp4
+from daemon_process import DEVICE, PASSWORD, Daemon, write_config
 from onelook import config, spec
 from onelook.errors import OwnerError
 from onelook.gallery import Gallery
@@ -84,7 +92,7 @@ BREAKERS = (
 # --- the kinds: a seed, and what is done with a mutation of it -----------------------------------------
 
 
-def of_config(folder: Path) -> tuple[list[bytes], Try]:
+def of_config(folder: Path, _house: ExitStack) -> tuple[list[bytes], Try]:
     file = folder / "config.yaml"
 
     def attempt(data: bytes) -> None:
@@ -95,9 +103,8 @@ def of_config(folder: Path) -> tuple[list[bytes], Try]:
     return [(ROOT / "config.yaml").read_bytes(), short], attempt
 
 
-def of_http(_folder: Path) -> tuple[list[bytes], Try]:
+def of_http(_folder: Path, house: ExitStack) -> tuple[list[bytes], Try]:
     metrics = Metrics(CollectorRegistry(), ["door"])
-    house = contextlib.ExitStack()
     url = house.enter_context(metrics.serve("127.0.0.1", 0, healthy=lambda: True, ready=lambda: True))
     port = int(url.rstrip("/").rpartition(":")[2])
 
@@ -112,7 +119,7 @@ def of_http(_folder: Path) -> tuple[list[bytes], Try]:
 
     sys.stderr = said = io.StringIO()  # where the server's threads complain
 
-    def attempt(data: bytes, _house: object = house) -> None:  # which would else be left at once
+    def attempt(data: bytes) -> None:
         ask(data)
         complaint, _ = said.getvalue(), said.truncate(said.seek(0))
         assert "Traceback" not in complaint, complaint[-900:]
@@ -126,7 +133,7 @@ def of_http(_folder: Path) -> tuple[list[bytes], Try]:
             b"HEAD /readyz HTTP/1.0\r\n\r\n"], attempt
 
 
-def of_picture(folder: Path) -> tuple[list[bytes], Try]:
+def of_picture(folder: Path, _house: ExitStack) -> tuple[list[bytes], Try]:
     from PIL import Image  # noqa: PLC0415
 
     small = Image.open(EILEEN).resize((48, 48))
@@ -144,7 +151,7 @@ def of_picture(folder: Path) -> tuple[list[bytes], Try]:
     return seeds, attempt
 
 
-def of_video(folder: Path) -> tuple[list[bytes], Try]:
+def of_video(folder: Path, _house: ExitStack) -> tuple[list[bytes], Try]:
     film = write_mp4(folder / "seed.mp4").read_bytes()
     file = folder / "film.mp4"
 
@@ -161,7 +168,7 @@ def of_video(folder: Path) -> tuple[list[bytes], Try]:
     return [film], attempt
 
 
-def of_spec(folder: Path) -> tuple[list[bytes], Try]:
+def of_spec(folder: Path, _house: ExitStack) -> tuple[list[bytes], Try]:
     shutil.copytree(shipped(), folder / "model")
     file = folder / "model" / "model.json"
 
@@ -172,7 +179,7 @@ def of_spec(folder: Path) -> tuple[list[bytes], Try]:
     return [file.read_bytes()], attempt
 
 
-def of_network(folder: Path) -> tuple[list[bytes], Try]:
+def of_network(folder: Path, _house: ExitStack) -> tuple[list[bytes], Try]:
     """First as damage is met in the world, then as one who can also write the sum into model.json would do it."""
     shutil.copytree(shipped(), folder / "model")
     network, description = folder / "model" / "model.tflite", folder / "model" / "model.json"
@@ -195,7 +202,7 @@ def of_network(folder: Path) -> tuple[list[bytes], Try]:
     return [seed], attempt
 
 
-def of_gallery(folder: Path) -> tuple[list[bytes], Try]:
+def of_gallery(folder: Path, _house: ExitStack) -> tuple[list[bytes], Try]:
     file, key = folder / "gallery.db", folder / "gallery.key"
     with Gallery.open(file, key, "ab" * 32) as gallery:
         for name in ("Ada", "Grace"):
@@ -214,7 +221,7 @@ def of_gallery(folder: Path) -> tuple[list[bytes], Try]:
     return [seed], attempt
 
 
-def of_outbox(folder: Path) -> tuple[list[bytes], Try]:
+def of_outbox(folder: Path, _house: ExitStack) -> tuple[list[bytes], Try]:
     file = folder / "outbox.db"
     with Outbox(file):
         pass
@@ -230,9 +237,58 @@ def of_outbox(folder: Path) -> tuple[list[bytes], Try]:
     return [seed], attempt
 
 
-KINDS: dict[str, Callable[[Path], tuple[list[bytes], Try]]] = {
+def of_command(folder: Path, house: ExitStack) -> tuple[list[bytes], Try]:
+    """To a real daemon, by a real broker; it has to answer a ping ever and again."""
+    asker = ("asker", "letmeask")
+    broker = house.enter_context(Broker(folder / "broker", users={DEVICE: PASSWORD, asker[0]: asker[1]}))
+    names = ["ping", "snapshot", "pause", "resume", "enroll", "forget"]
+    mqtt = {"port": broker.port, "outbox": "outbox.db", "username": DEVICE, "password_file": "password",
+            "commands": names}
+    film = {"name": "door", "url": str(write_mp4(folder / "film.mp4")), "loop": True, "fps": 5.0}
+    daemon = house.enter_context(Daemon(write_config(folder, film, broker=broker, mqtt=mqtt)))
+    daemon.wait(lambda: daemon.value("onelook_mqtt_connected") == 1, "the connection", 60)
+
+    answered = threading.Semaphore(0)
+    client = Client(CallbackAPIVersion.VERSION2, client_id="fuzz", protocol=MQTTv5)
+    client.username_pw_set(*asker)
+    client.on_message = lambda _client, _data, _message: answered.release()
+    client.connect("127.0.0.1", broker.port)
+    client.loop_start()
+    client.subscribe("pong", 1)
+
+    def ask(name: str, payload: bytes, reply: str) -> None:
+        properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        properties.ResponseTopic, properties.CorrelationData = reply, payload[:9]
+        with contextlib.suppress(ValueError):  # a topic that paho will not send
+            client.publish(f"onelook/{DEVICE}/command/{name}", payload, 1, properties=properties).wait_for_publish(10)
+
+    count = 0
+
+    def attempt(data: bytes) -> None:
+        nonlocal count
+        chance = random.Random(data)  # noqa: S311 - repeatable on purpose
+        places = (f"onelook/{DEVICE}/reply/fuzz", "elsewhere", f"onelook/{DEVICE}/status", "$SYS/a", "a" * 999)
+        ask(chance.choice([*names, "nonsense", "ping/deeper", "\u202e"]), data, chance.choice(places))
+        count += 1
+        if count % 100 == 0:
+            for _ in range(20):  # too many may wait at the moment; then it says so, which is an answer too
+                ask("ping", b"{}", "pong")
+                if answered.acquire(timeout=5):
+                    break
+            else:
+                raise AssertionError("no answer to a ping")
+            assert daemon.process.poll() is None, daemon.log
+            assert "Traceback" not in daemon.log, daemon.log[-2000:]
+
+    photo = base64.b64encode(EILEEN.read_bytes()).decode()
+    seeds = [{}, {"stream": "door"}, {"stream": None}, {"name": "Ada"},
+             {"name": "Ada", "photos": [photo], "consent": "yes"}]
+    return [json.dumps(seed).encode() for seed in seeds], attempt
+
+
+KINDS: dict[str, Callable[[Path, ExitStack], tuple[list[bytes], Try]]] = {
     "config": of_config, "http": of_http, "picture": of_picture, "video": of_video, "spec": of_spec,
-    "network": of_network, "gallery": of_gallery, "outbox": of_outbox,
+    "network": of_network, "gallery": of_gallery, "outbox": of_outbox, "command": of_command,
 }
 
 
@@ -250,8 +306,8 @@ def child(kind: str, start: int, end: int, at: object, told: object) -> None:
 
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
-    with tempfile.TemporaryDirectory(prefix="onelook-fuzz-") as name:
-        seeds, attempt = KINDS[kind](Path(name))
+    with tempfile.TemporaryDirectory(prefix="onelook-fuzz-") as name, ExitStack() as house:
+        seeds, attempt = KINDS[kind](Path(name), house)
         for number in range(start, end):
             at.value = number  # type: ignore[attr-defined]
             chance = random.Random(f"{kind} {number}")  # noqa: S311 - repeatable on purpose
