@@ -123,7 +123,7 @@ def test_the_enrolled_one_of_the_crowd_is_named_and_the_other_is_not(tmp_path: P
         return min(apart)[1]
 
     with Broker(tmp_path / "broker") as broker, broker.subscribe("onelook/demo/crowd/identity") as reader:
-        demos.append(demo := Demo(tmp_path, "--seconds", "15", "--broker", f"127.0.0.1:{broker.port}"))
+        demos.append(demo := Demo(tmp_path, "--seconds", "12", "--broker", f"127.0.0.1:{broker.port}"))
 
         assert demo.process.wait(120) == 0, demo.err
 
@@ -208,7 +208,7 @@ def test_what_it_cannot_use_is_told_with_a_sentence(
         given.append(str(clip))
     else:
         pytest.importorskip("amqtt", reason="the demo's own broker needs onelook[demo]")
-        given += ["--seconds", "8"]
+        given += ["--seconds", "4"]
     demos.append(demo := Demo(tmp_path, *given))
 
     assert demo.process.wait(PATIENCE) == 78, demo.out + demo.err
