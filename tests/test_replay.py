@@ -24,7 +24,7 @@ import pytest
 
 from clip import COMES, EILEEN, FPS, GOES, GRACE, SECONDS, head, write_mp4
 from daemon_process import onelook, write_config
-from onelook import publish
+from onelook.event import KINDS
 from onelook.model import shipped
 
 Told = list[dict[str, Any]]
@@ -101,7 +101,7 @@ def test_events_are_dated_by_their_place_in_the_recording(told: Told) -> None:
 def test_what_is_printed_are_events_and_nothing_else(told: Told, replayed: subprocess.CompletedProcess[str]) -> None:
     kinds = {event["type"].removeprefix("onelook.") for event in told}
 
-    assert kinds <= set(publish.KINDS) - {"status"}
+    assert kinds <= set(KINDS) - {"status"}
     assert "Traceback" not in replayed.stderr
     assert "frame/s" not in replayed.stderr  # no progress bar into a pipe
 
