@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -27,6 +28,7 @@ from onelook.gallery import Gallery, GalleryBusyError, GalleryError, Note, Stran
 MODEL = "a1" * 32
 OTHER_MODEL = "b2" * 32
 SIZE = 256
+PROOF = Path(__file__).parent / "proofs" / "gallery.py"
 
 
 def face(person: int, photo: int = 0, likeness: float = 0.8) -> Floats:
@@ -964,3 +966,13 @@ def test_ten_thousand_people_are_compared_with_a_hundred_faces_in_no_time(home: 
     print(f"match {min(looks) * 1e3:.1f} ms, refresh {min(idle) * 1e6:.0f} us")
     assert min(looks) < 0.2
     assert min(idle) < 0.005
+
+
+def test_killed_at_whatever_it_is_at_a_gallery_loses_nothing(home: Path) -> None:
+    """The short form; `tests/proofs/gallery.py` does it 200 times."""
+    done = subprocess.run(
+        [sys.executable, PROOF, "--times", "9"], capture_output=True, text=True, timeout=100, check=False,
+        env=os.environ | {"TMPDIR": str(home)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["kills"] == 9

@@ -557,6 +557,8 @@ class Gallery:
 
     def _strangers(self, db: sqlite3.Connection) -> list[Stranger]:
         with self._sentences():
+            if _pragma(db, "user_version") == 0:  # created, and not yet written to
+                return []
             rows = db.execute("SELECT id, model, sealed FROM stranger ORDER BY id").fetchall()
         if not rows:
             return []
@@ -606,8 +608,8 @@ class Gallery:
                 f"with the new key, and put it in the credential's place afterwards."
             )
         self._sync(PATIENCE_MS)
-        if self._db is None:
-            raise GalleryError(f"There is no gallery at {self.path} whose key could be changed.")
+        if self._db is None or not self._memory.rows:
+            raise GalleryError(f"There is nobody in the gallery {self.path}, and so no key to change.")
         coming = self._coming_key()
         if new_key is None:
             coming.unlink(missing_ok=True)
