@@ -6,10 +6,12 @@ import base64
 import json
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from threading import Condition
 from typing import Any, Self
 
+import numpy as np
 import pytest
 from jsonschema import Draft202012Validator
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
@@ -23,9 +25,12 @@ from daemon_process import DEVICE, PASSWORD, READER, Daemon, onelook, write_conf
 from onelook.commands import COMMANDS, MOST_WAITING, Commands
 from onelook.config import load
 from onelook.errors import OwnerError
+from onelook.gallery import Gallery, Stranger
+from onelook.model import shipped
 from onelook.outbox import Outbox
 from onelook.publish import Heard, Message, MqttPublisher
 from onelook.schema import commands as schema
+from onelook.spec import load as load_spec
 
 ASKER = ("asker", "mayi")
 ACL = f"""
@@ -195,6 +200,23 @@ def test_a_person_is_enrolled_and_forgotten(house: House) -> None:
     assert house.error("forget", name="Eileen Collins") == "Nobody named Eileen Collins is enrolled."
 
 
+def test_people_whom_nobody_knows_are_listed_and_named(house: House) -> None:
+    assert house.data("unknown") == {"clusters": []}
+    assert house.error("name", cluster="u1", name="Ada") == (
+        "There is no cluster u1 of unknown people; there are: none."
+    )
+    config = load(house.daemon.config)
+    seen = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
+    model = load_spec(shipped())[0].sha256
+    with Gallery.open(config.gallery.path, config.gallery.key_file, model) as gallery:
+        gallery.keep_stranger(Stranger("door", seen, seen, np.eye(256, dtype=np.float32)[7], 0.8))
+    [cluster] = house.data("unknown")["clusters"]
+    assert (cluster["times"], cluster["streams"]) == (1, ["door"])
+    assert house.data("name", cluster=cluster["cluster"], name="Ada") == {"name": "Ada", "templates": 1}
+    assert house.data("unknown") == {"clusters": []}
+    assert house.data("forget", name="Ada")["templates"] == 1
+
+
 def test_photos_that_cannot_be_used_are_told_one_by_one(house: House) -> None:
     junk = base64.b64encode(b"no picture").decode()
     error = house.error("enroll", name="Grace", photos=[junk])
@@ -223,7 +245,7 @@ def test_what_cannot_be_done_is_told_in_a_sentence(house: House, name: str, payl
 
 def test_a_command_that_is_none_is_told_so(house: House) -> None:
     answer = house.asker.ask("dance")
-    assert answer["error"] == "There is no command dance; there are ping, snapshot, pause, resume, enroll, forget."
+    assert answer["error"] == "There is no command dance; there are ping, snapshot, pause, resume, enroll, forget, unknown, name."
 
 
 def test_an_answer_may_go_elsewhere_but_never_where_events_are(house: House) -> None:

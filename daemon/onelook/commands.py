@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Annotated, Any, Literal
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
 
 from onelook.errors import OwnerError
 from onelook.event import Attributes, Box, Emotion, Identity
@@ -144,6 +144,40 @@ class Forgotten(Part):
     templates: int = Field(ge=1)
 
 
+class ListUnknown(Part):
+    """List the people whom nobody knows, if the config keeps them."""
+
+
+class UnknownNow(Part):
+    """Tracks that look like one person's."""
+
+    cluster: str = Field(description="By which `name` gives it a name.")
+    times: int = Field(ge=1, description="How many tracks.")
+    first: AwareDatetime
+    last: AwareDatetime
+    streams: list[str]
+
+
+class Unknown(Part):
+    """The people whom nobody knows, the most often seen first."""
+
+    clusters: list[UnknownNow]
+
+
+class GiveName(Part):
+    """Enrol one of the people whom nobody knows."""
+
+    cluster: str = Field(max_length=20, description="As `unknown` tells it.")
+    name: Name = Field(description="As it shall stand in events.")
+
+
+class Named(Part):
+    """Who is enrolled now."""
+
+    name: str
+    templates: int = Field(ge=1)
+
+
 COMMANDS: dict[str, tuple[type[Part], type[Part]]] = {
     "ping": (Ping, Pong),
     "snapshot": (Snapshot, Scene),
@@ -151,6 +185,8 @@ COMMANDS: dict[str, tuple[type[Part], type[Part]]] = {
     "resume": (Resume, Paused),
     "enroll": (Enroll, Enrolled),
     "forget": (Forget, Forgotten),
+    "unknown": (ListUnknown, Unknown),
+    "name": (GiveName, Named),
 }
 """Name of a command -> what is asked, and what is answered when all is well."""
 

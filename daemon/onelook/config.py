@@ -369,6 +369,9 @@ class Waiting(Section):
     line: Bounds = Bounds()
 
 
+Command = Literal["ping", "snapshot", "pause", "resume", "enroll", "forget", "unknown", "name"]
+
+
 class Mqtt(Section):
     """The broker."""
 
@@ -386,7 +389,7 @@ class Mqtt(Section):
     replay_rate: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] = 100.0  # events a second
     home_assistant: bool = False  # announce the streams to Home Assistant
     discovery_prefix: Name = "homeassistant"
-    commands: list[Literal["ping", "snapshot", "pause", "resume", "enroll", "forget"]] = []
+    commands: list[Command] = []
 
     @field_validator("password_file")
     @classmethod

@@ -16,7 +16,10 @@ from onelook.commands import (
     Enrolled,
     Forget,
     Forgotten,
+    GiveName,
     Handler,
+    ListUnknown,
+    Named,
     Pause,
     Paused,
     PhotoVerdict,
@@ -27,6 +30,8 @@ from onelook.commands import (
     Snapshot,
     StreamNow,
     TrackNow,
+    Unknown,
+    UnknownNow,
 )
 from onelook.config import Stream
 from onelook.enroll import Verdict
@@ -34,6 +39,7 @@ from onelook.errors import OwnerError
 from onelook.event import Attributes, Emotion, Event, Identity
 from onelook.gallery import Note
 from onelook.pipeline import Pipeline
+from onelook.strangers import Cluster
 
 PAUSED = "paused"
 """The reason that a paused stream's status gives."""
@@ -43,8 +49,8 @@ class Control:
     """The captures of all streams, and the handlers of the commands.
 
     Within the `with` block every stream is captured that is not paused. `on_change(stream, up,
-    reason)` hears of what becomes of them, from any thread. `enroll` and `forget` are the
-    gallery's: the latter gives the number of templates destroyed.
+    reason)` hears of what becomes of them, from any thread. `enroll`, `forget`, `unknown` and `name`
+    are the gallery's: `forget` gives the number of templates destroyed, `name` that of those made.
     """
 
     def __init__(
@@ -56,12 +62,15 @@ class Control:
         *,
         enroll: Callable[[str, Sequence[Path], Note], list[Verdict]],
         forget: Callable[[str], int],
+        unknown: Callable[[], list[Cluster]],
+        name: Callable[[str, str], int],
     ) -> None:
         self._streams = {stream.name: stream for stream in streams}
         self._inbox = inbox
         self._on_change = on_change
         self._pipelines = pipelines
         self._enroll, self._forget = enroll, forget
+        self._unknown, self._name = unknown, name
         self._began = time.monotonic()
         self._up: set[str] = set()
         self._captures: dict[str, Capture] = {}
@@ -73,6 +82,8 @@ class Control:
             "resume": self.resume,
             "enroll": self.enroll,
             "forget": self.forget,
+            "unknown": self.unknown,
+            "name": self.name,
         }
 
     def __enter__(self) -> Self:
@@ -150,6 +161,22 @@ class Control:
         if not templates:
             raise OwnerError(f"Nobody named {asked.name} is enrolled.")
         return Forgotten(name=asked.name, templates=templates)
+
+    def unknown(self, _asked: ListUnknown) -> Unknown:
+        """Whom nobody knows."""
+        return Unknown(
+            clusters=[
+                UnknownNow(
+                    cluster=each.id, times=len(each.strangers), first=each.first, last=each.last,
+                    streams=list(each.streams),
+                )
+                for each in self._unknown()
+            ]
+        )
+
+    def name(self, asked: GiveName) -> Named:
+        """Enrol one of them. Raises OwnerError where that cannot be."""
+        return Named(name=asked.name, templates=self._name(asked.cluster, asked.name))
 
     def _start(self, name: str) -> None:
         self._captures[name] = Capture(self._streams[name], self._inbox, self._changed)

@@ -129,7 +129,7 @@ def enroll(
         if candidate is not None:
             candidates[len(verdicts)] = candidate
         verdicts.append(Verdict(photo, True, "is enrolled already"))
-    annotated = note is not None and (candidates or gallery.templates(name))
+    annotated = note is not None and note != Note() and (candidates or gallery.templates(name))
     with gallery.transaction() if candidates or annotated else nullcontext():
         for place, new in candidates.items():
             if gallery.add(name, new.embedding, new.quality, new.photo.name, new.sha256):

@@ -95,6 +95,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             config.streams, inbox, on_change, pipelines,
             enroll=partial(_enroll_one, config, model, gallery),
             forget=partial(_forget_one, config, model, gallery),
+            unknown=partial(_unknown_in, model, gallery), name=partial(_name_one, config, model, gallery),
         ))
         log.info("onelook %s looks at %s; metrics at %smetrics", __version__,
                  ", ".join(f"{s.name} ({masked(s.url)})" for s in config.streams), page)
@@ -275,6 +276,20 @@ def unknown(config: Config) -> list[Cluster]:
     spec, _ = load(config.model.path or shipped())
     with Gallery.open(config.gallery.path, config.gallery.key_file, spec.sha256) as gallery:
         return clusters([each for each in gallery.strangers() if each.model == spec.sha256], spec.threshold(1e-3))
+
+
+def _unknown_in(model: FaceModel, gallery: Gallery | None) -> list[Cluster]:
+    """As `unknown`, in a daemon that runs."""
+    strangers = [] if gallery is None else gallery.strangers()
+    return clusters([each for each in strangers if each.model == model.spec.sha256], model.spec.threshold(1e-3))
+
+
+def _name_one(config: Config, model: FaceModel, gallery: Gallery | None, cluster: str, name: str) -> int:
+    """As `name_unknown`, in a daemon that runs."""
+    _may_enroll(config.policy, None)
+    if gallery is None:
+        raise OwnerError("Nobody is recognised here, and so nobody enrolled.")
+    return name_cluster(gallery, cluster, name, model.spec.threshold(1e-3))
 
 
 def name_unknown(config: Config, cluster: str, name: str) -> int:

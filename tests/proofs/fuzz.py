@@ -241,7 +241,7 @@ def of_command(folder: Path, house: ExitStack) -> tuple[list[bytes], Try]:
     """To a real daemon, by a real broker; it has to answer a ping ever and again."""
     asker = ("asker", "letmeask")
     broker = house.enter_context(Broker(folder / "broker", users={DEVICE: PASSWORD, asker[0]: asker[1]}))
-    names = ["ping", "snapshot", "pause", "resume", "enroll", "forget"]
+    names = ["ping", "snapshot", "pause", "resume", "enroll", "forget", "unknown", "name"]
     mqtt = {"port": broker.port, "outbox": "outbox.db", "username": DEVICE, "password_file": "password",
             "commands": names}
     film = {"name": "door", "url": str(write_mp4(folder / "film.mp4")), "loop": True, "fps": 5.0}
