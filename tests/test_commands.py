@@ -245,7 +245,9 @@ def test_what_cannot_be_done_is_told_in_a_sentence(house: House, name: str, payl
 
 def test_a_command_that_is_none_is_told_so(house: House) -> None:
     answer = house.asker.ask("dance")
-    assert answer["error"] == "There is no command dance; there are ping, snapshot, pause, resume, enroll, forget, unknown, name."
+    assert answer["error"] == (
+        "There is no command dance; there are ping, snapshot, pause, resume, enroll, forget, unknown, name."
+    )
 
 
 def test_an_answer_may_go_elsewhere_but_never_where_events_are(house: House) -> None:
