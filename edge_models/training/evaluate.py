@@ -4,8 +4,7 @@
 
 Every face is composed into a 640x480 frame at the stated size (the side of its aligned
 112 template, in frame pixels), found, aligned and described by the one pass. A face that is
-not found counts as wrong. Calibrates the similarity thresholds on held-out people first,
-writes them into MODEL/model.json, and everything measured into MODEL/metrics.json.
+not found counts as wrong. Writes everything measured into MODEL/metrics.json.
 """
 
 from __future__ import annotations
@@ -28,10 +27,8 @@ from onelook.align import FACE_BOX
 from onelook.capture import frames as read_frames
 from onelook.face import Faces
 from onelook.model import FaceModel
-from onelook.spec import ModelSpec, Threshold
 
 WIDTH, HEIGHT = 640, 480
-FARS = (1e-2, 1e-3, 1e-4, 1e-5)
 SIZES = (112, 80, 48, 32)
 random = np.random.default_rng(5)
 
@@ -126,12 +123,9 @@ def folds(similarity: np.ndarray, same: np.ndarray) -> np.ndarray:
     return hits
 
 
-def measure(model: FaceModel, data: dict[str, Packed], calibrate: bool) -> tuple[dict[str, dict], list[Threshold]]:
-    """Every accuracy, and the thresholds if asked for."""
+def measure(model: FaceModel, data: dict[str, Packed]) -> dict[str, dict]:
+    """Every accuracy."""
     out: dict[str, dict] = {}
-    thresholds: list[Threshold] = []
-    if calibrate:
-        thresholds = calibrated(model, data)
     lfw = data["lfw"]
     first, second, same = (lfw.table[k].astype(np.intp) for k in ("first", "second", "same"))
     for size in SIZES:
@@ -181,41 +175,6 @@ def measure(model: FaceModel, data: dict[str, Packed], calibrate: bool) -> tuple
         key = {"fer": "fer2013", "rafdb": "rafdb"}[name]
         out[f"emotion.accuracy.{key}"] = interval((faces.emotion.argmax(1) == want) & found)
     out["_attributes"] = {"each": each, "majority": float(majority.mean())}
-    return out, thresholds
-
-
-def calibrated(model: FaceModel, data: dict[str, Packed]) -> list[Threshold]:
-    """Similarity for each false accept rate, on held-out people at 80 px.
-
-    Impostors: all pairs of FairFace's validation faces, nearly each a person of their own
-    (same-looking pairs among them, so the rate is not flattered). Genuine: all pairs within
-    the held-out identities of CelebA and VGGFace2.
-    """
-    pool = data.get("fairface", data["faces"])
-    rows = pool.rows("test")
-    faces, found = describe(model, pool, rows, 80, "strangers")
-    if "fairface" not in data:
-        names = pool.table["identity"][rows]
-        one = np.unique(names, return_index=True)[1]
-        keep = np.zeros(len(rows), bool)
-        keep[one] = True
-        keep |= names == ""
-        found &= keep
-    e = faces.embeddings[found]
-    alike = (e @ e.T)[np.triu_indices(len(e), 1)]
-    main = data["faces"]
-    rows = main.rows("test")
-    names = main.table["identity"][rows]
-    faces, found = describe(model, main, rows, 80, "people")
-    genuine = []
-    for name in np.unique(names[names != ""]):
-        e = faces.embeddings[found & (names == name)]
-        genuine.append((e @ e.T)[np.triu_indices(len(e), 1)])
-    own = np.concatenate(genuine)
-    out = []
-    for far in FARS:
-        bar = float(np.quantile(alike, 1 - far))
-        out.append(Threshold(far=far, similarity=round(bar, 4), tar=round(float((own > bar).mean()), 4)))
     return out
 
 
@@ -321,10 +280,8 @@ def main() -> None:
     options = ask.parse_args()
     data = {file.stem: Packed(file) for file in options.data}
     model = FaceModel(options.model, threads=options.threads)
-    found, thresholds = measure(model, data, calibrate=True)
+    found, spec = measure(model, data), model.spec
     details = found.pop("_attributes")
-    spec = model.spec.model_copy(update={"thresholds": thresholds})
-    (options.model / "model.json").write_text(ModelSpec.model_validate(spec.model_dump()).model_dump_json(indent=1) + "\n")
     if options.pictures:
         reference = json.loads(options.reference.read_text()) if options.reference else None
         found |= detection(options.model, options.pictures, reference)
@@ -334,12 +291,12 @@ def main() -> None:
         found[key] = {"value": round(value, 2), "low": round(value, 2), "high": round(value, 2), "n": 1}
     if not options.quick:
         with as_float(options.model) as folder:
-            whole, _ = measure(FaceModel(folder, threads=options.threads), data, calibrate=False)
+            whole = measure(FaceModel(folder, threads=options.threads), data)
             if options.pictures:
                 whole |= detection(folder, options.pictures, reference)
         for key, row in found.items():
             row["float_value"] = whole[key]["value"] if key in whole else row["value"]
-    record = {"model": spec.sha256, "thresholds": [t.model_dump() for t in thresholds], "attributes": details,
+    record = {"model": spec.sha256, "attributes": details,
               "metrics": dict(sorted(found.items()))}
     (options.model / "metrics.json").write_text(json.dumps(record, indent=1) + "\n")
     for key, row in sorted(found.items()):

@@ -4,7 +4,7 @@
 
 Writes OUT/model.tflite (int8, two signatures, one set of weights), OUT/float.tflite (the
 same network unquantised, for parity) and OUT/model.json. The similarity thresholds in
-model.json are calibrated by `evaluate`, which reads and rewrites it.
+model.json are measured by `calibrate`, which reads and rewrites it.
 """
 
 from __future__ import annotations

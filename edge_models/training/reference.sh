@@ -15,9 +15,9 @@
 #   C  + utk; landmark weight 12, box and score 1.5     to step 20,500
 #   D  + hqmen, portraits, vgg; rate falling from 2e-3  to step 23,500 (of a plan for 25,000)
 #   E  + scenes2; plan "scenes"; rate 5e-4 falling      1,400 steps (planned 1,700)
-#   F  fewer faces at hand (named in third.json; fer from step 500, rafdb from 2,000); scenes2 of 2,083 pictures (masks
-#      679, streets 500, CelebA in the wild 900, none enlarged for labelling); plan "frames"; 1e-3 to step 2,000, then the
-#      norms' figures held still and 6e-4, falling from step 3,000 of 7,000. 1 h 20 min on a share of two cores.
+#   F  fewer faces at hand: faces; fer from step 500, rafdb from 2,000, 6,000 of fairface from 5,000; scenes2 of 1,963
+#      pictures (masks, streets and CelebA in the wild, none enlarged for labelling); plan "frames"; 1e-3 to step 2,000, then
+#      the norms' figures held still and 6e-4, falling from step 3,000. 1 h 20 min on a share of two busy cores.
 # Run from nothing, A to D are one call, and so is F; the weights will be as good but not the same.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -31,13 +31,13 @@ python -m edge_models.training.train "$RUNS/second" --start "$RUNS/first/last.pt
   --faces $all --scenes "$DATA/scenes" "$DATA/scenes2" --backgrounds "$RAW/nonfaces" --threads 1 --seed 1 \
   --steps 1400 --decay 1400
 python -m edge_models.training.train "$RUNS/third" --start "$RUNS/second/last.pt" --plans frames --rate 6e-4 --warm 200 \
-  --freeze-norms --faces "$DATA"/{faces,fer,rafdb}.npz --scenes "$DATA/scenes" "$DATA/scenes2" \
-  --backgrounds "$RAW/nonfaces" --threads 1 --seed 1 --steps 7000 --decay 4000
+  --freeze-norms --faces "$DATA"/{faces,fer,rafdb,fairface}.npz --scenes "$DATA/scenes" "$DATA/scenes2" \
+  --backgrounds "$RAW/nonfaces" --threads 1 --seed 1 --steps 6200 --decay 3200
 python -m edge_models.training.export "$RUNS/third" edge_models/onelook --faces "$DATA/faces.npz" "$DATA/fer.npz" \
   --scenes "$DATA/scenes"
+python -m edge_models.training.calibrate edge_models/onelook --data "$DATA"/{faces,fairface}.npz
 [ -f "$DATA/reference_detections.json" ] || python -m edge_models.training.consensus "$RAW/testdata" \
   "$DATA/reference_detections.json" --scrfd "$WEIGHTS/scrfd_2.5g.onnx" --yunet "$WEIGHTS/yunet_n_dynamic.onnx"
-python -m edge_models.training.evaluate edge_models/onelook --data "$DATA"/{lfw,faces,fer,rafdb,fairface}.npz \
+python -m edge_models.training.evaluate edge_models/onelook --data "$DATA"/{lfw,faces,fer,rafdb}.npz \
   --pictures "$RAW/testdata" --reference "$DATA/reference_detections.json"
-python -m edge_models.training.calibrate edge_models/onelook --data "$DATA"/{faces,fairface}.npz
 python -m edge_models.training.card edge_models/onelook README.md
