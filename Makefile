@@ -43,6 +43,8 @@ $(VENV)/training.done: $(VENV)/test.done requirements/training.txt
 	@touch $@
 
 $(VENV)/%.done: requirements/%.lock
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed, and $(PYTHON) is $$($(PYTHON) -V 2>&1). If there is another: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	@echo "Installing what '$*' needs into $(VENV), as locked in $< (a minute or two)..."
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing: apt install python3-venv"; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
