@@ -1,0 +1,241 @@
+"""How late an event is: from a frame's capture to a subscriber's callback, beside the network's own time.
+
+    PYTHONPATH=daemon:. python benchmarks/event_latency.py [--seconds 60] [--burst] [--out FILE.json]
+
+The whole daemon (service.run: capture, network, tracker, reporter, outbox on disk, publisher) looks at a clip of
+640x480 on which about twenty faces come and go; mosquitto and the subscriber are processes of their own on
+loopback. `inference` is the whole call of the network on the frame that decided the event; `outside` is all else:
+waiting for the loop, tracking, reporting, SQLite, MQTT twice, and Python at both ends. With --burst all faces come
+at once, and one frame decides twenty events of a kind.
+
+Also from the same run: how long it takes from the first sight of a face to the word about who it is.
+The last line is JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+import onelook
+from onelook import service
+from onelook.config import Config
+from onelook.event import Event
+from onelook.frame import Frame
+from onelook.model import FaceModel
+from onelook.picture import read_picture
+from onelook.track import Track
+from onelook.video import VideoWriter
+
+PORTRAITS = Path(onelook.__file__).parent / "portraits"
+HEADS = {"eileen_collins.jpg": (132, 9, 230, 224), "grace_hopper.jpg": (88, 11, 400, 450)}
+"""x, y, width and height of the head and what is around it, in pixels of the portrait."""
+COLUMNS, ROWS, FPS, PERIOD = 6, 4, 10, 60
+SLOTS = COLUMNS * ROWS
+ABSENT = 12
+"""Frames of each period for which a face is away: longer than it takes to be believed gone."""
+
+SUBSCRIBER = """
+import json, sys, time
+from paho.mqtt.client import Client, MQTTv5
+from paho.mqtt.enums import CallbackAPIVersion
+received = []
+def hear(client, data, message):
+    received.append((time.time(), message.payload))
+client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
+client.on_message = hear
+client.on_subscribe = lambda *_: print("ready", flush=True)
+client.connect("127.0.0.1", int(sys.argv[1]))
+client.subscribe("onelook/bench/+/+", 1)
+client.loop_start()
+sys.stdin.readline()
+client.disconnect()
+client.loop_stop()
+for at, payload in received:
+    print(json.dumps([at, json.loads(payload)]))
+"""
+
+
+def compose(path: Path, *, burst: bool) -> None:
+    """A clip of one period, for going round and round: each slot's face is away once."""
+    heads = []
+    for name, (x, y, w, h) in HEADS.items():
+        cut = read_picture(PORTRAITS / name)[y : y + h, x : x + w]
+        heads.append(cv2.resize(cut, (640 // COLUMNS - 8, 480 // ROWS - 6), interpolation=cv2.INTER_AREA))
+    with VideoWriter(path) as writer:
+        for index in range(PERIOD):
+            canvas = np.full((480, 640, 3), (96, 110, 120), np.uint8)
+            for slot in range(SLOTS):
+                phase = 0 if burst else slot * PERIOD // SLOTS
+                if (index - phase) % PERIOD < ABSENT:
+                    continue
+                head = heads[slot % len(heads)]
+                x, y = slot % COLUMNS * (640 // COLUMNS) + 4, slot // COLUMNS * (480 // ROWS) + 3
+                canvas[y : y + head.shape[0], x : x + head.shape[1]] = head
+            writer.write(canvas, index / FPS)
+
+
+class Look:
+    """What the daemon did, frame by frame."""
+
+    def __init__(self) -> None:
+        self.inference: dict[int, float] = {}
+        self.captured: dict[int, float] = {}
+        self.faces: dict[int, int] = {}
+        self.first_seen: dict[int, tuple[int, float]] = {}
+        self.told: list[tuple[str, int, float]] = []  # state, frames and seconds from first sight to identity
+        self.waiting: dict[int, float] = {}
+        self.deciding: dict[int, float] = {}
+        self._began = self._ended = 0.0
+        self._count = 0
+        call = FaceModel.__call__
+
+        def timed(model: FaceModel, image: Any) -> Any:
+            self._began = time.monotonic()
+            faces = call(model, image)
+            self._ended = time.monotonic()
+            self._count = len(faces)
+            return faces
+
+        FaceModel.__call__ = timed  # type: ignore[method-assign]
+
+    def watch(self, frame: Frame, tracks: Sequence[Track], events: Sequence[Event]) -> None:
+        """Shown every frame by the daemon."""
+        self.inference[frame.index] = self._ended - self._began
+        self.waiting[frame.index] = self._began - frame.time
+        self.deciding[frame.index] = time.monotonic() - self._ended
+        self.captured[frame.index] = frame.utc.timestamp()
+        self.faces[frame.index] = self._count
+        for track in tracks:
+            self.first_seen.setdefault(track.id, (frame.index, track.first_seen))
+        for event in events:
+            if event.kind == "identity":
+                index, seen = self.first_seen[event.data.track]  # type: ignore[union-attr]
+                state = event.data.state  # type: ignore[union-attr]
+                self.told.append((state, frame.index - index + 1, frame.time - seen))
+
+
+def percentiles(values: Sequence[float]) -> dict[str, float]:
+    """In milliseconds."""
+    shares = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
+    return {name: round(float(np.percentile(values, share)) * 1000, 2) for name, share in shares.items()}
+
+
+def histogram(title: str, values: Sequence[float]) -> None:
+    """Bars of text; the last class holds the rest."""
+    edges = [0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50, 75, 100, 150, 250, 500, float("inf")]
+    counts, _ = np.histogram(np.asarray(values) * 1000, edges)
+    print(f"\n{title}: {len(values)} events, {percentiles(values)} ms")
+    for low, high, count in zip(edges, edges[1:], counts, strict=False):
+        if count:
+            print(f"  {low:>5} to {high:>5} ms {count:>6} {'#' * max(1, round(60 * count / max(counts)))}")
+
+
+def measure(seconds: float, *, burst: bool, threads: int) -> dict[str, Any]:
+    """Run it all for so long; the figures."""
+    mosquitto = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin")
+    if mosquitto is None:
+        sys.exit("mosquitto is not installed (apt install mosquitto)")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with tempfile.TemporaryDirectory(prefix="onelook-latency-") as name:
+        folder = Path(name)
+        compose(folder / "crowd.mp4", burst=burst)
+        (folder / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+        broker = subprocess.Popen([mosquitto, "-c", folder / "mosquitto.conf"], stderr=subprocess.DEVNULL)
+        try:
+            time.sleep(1)
+            reader = subprocess.Popen([sys.executable, "-c", SUBSCRIBER, str(port)], text=True,
+                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+            assert reader.stdout is not None
+            assert reader.stdout.readline() == "ready\n"
+            config = Config.model_validate({
+                "device": "bench",
+                "model": {"threads": threads},
+                "streams": [{"name": "door", "url": str(folder / "crowd.mp4"), "loop": True}],
+                "gallery": {"path": folder / "gallery.db", "key_file": folder / "gallery.key"},
+                "mqtt": {"port": port, "outbox": folder / "outbox.db"},
+                "tracking": {"lost": 0.5},
+                "metrics": {"port": 0},
+            })  # fmt: skip
+            look, stop = Look(), threading.Event()
+            threading.Timer(seconds, stop.set).start()
+            service.run(config, stop=stop, watch=look.watch)
+            output, _ = reader.communicate("\n", timeout=30)
+        finally:
+            broker.terminate()
+            broker.wait()
+
+    total, inference, outside, waiting, deciding, transport = [], [], [], [], [], []
+    warm = sorted(look.captured)[len(look.captured) // 10]  # the first frames pay for what is loaded once
+    for line in output.splitlines():
+        at, event = json.loads(line)
+        index = event["data"].get("frame")
+        if index is None or index < warm or index not in look.captured or event.get("replayed"):
+            continue
+        total.append(at - look.captured[index])
+        inference.append(look.inference[index])
+        outside.append(total[-1] - inference[-1])
+        waiting.append(look.waiting[index])
+        deciding.append(look.deciding[index])
+        transport.append(outside[-1] - waiting[-1] - deciding[-1])
+    histogram("capture to callback", total)
+    histogram("  of that, inference", inference)
+    histogram("  of that, all else", outside)
+    figures: dict[str, Any] = {
+        "events": len(total),
+        "frames": len(look.inference),
+        "faces_per_frame_p50": float(np.median(list(look.faces.values()))),
+        "capture_to_callback_ms": percentiles(total),
+        "inference_ms": percentiles(inference),
+        "outside_ms": percentiles(outside),
+        "outside_waiting_for_the_loop_ms": percentiles(waiting),
+        "outside_tracking_reporting_outbox_ms": percentiles(deciding),
+        "outside_mqtt_both_ways_ms": percentiles(transport),
+        "outside_share_of_inference_p50": round(float(np.median(outside) / np.median(inference)), 3),
+        "burst": burst,
+        "threads": threads,
+    }
+    print()
+    for state in sorted({state for state, _, _ in look.told}):
+        frames = [frames for told, frames, _ in look.told if told == state]
+        waits = [wait for told, _, wait in look.told if told == state]
+        figures[f"identity_{state}"] = {
+            "count": len(frames), "frames_p50": float(np.median(frames)), "frames_p90": float(np.percentile(frames, 90)),
+            "seconds_p50": round(float(np.median(waits)), 2), "seconds_p90": round(float(np.percentile(waits, 90)), 2),
+        }  # fmt: skip
+        print(f"first sight to identity `{state}`, at {FPS} frames a second: {figures[f'identity_{state}']}")
+    return figures
+
+
+def main() -> None:
+    """Parse, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--burst", action="store_true", help="all faces come at once")
+    parser.add_argument("--out", type=Path, help="write the figures there, too")
+    arguments = parser.parse_args()
+    figures = measure(arguments.seconds, burst=arguments.burst, threads=arguments.threads)
+    if arguments.out is not None:
+        arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
+    print(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main()
