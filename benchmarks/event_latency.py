@@ -131,7 +131,7 @@ class Look:
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
     """In milliseconds."""
-    shares = {"p50": 50, "p90": 90, "p99": 99, "max": 100}
+    shares = {"p10": 10, "p50": 50, "p90": 90, "p99": 99, "max": 100}
     return {name: round(float(np.percentile(values, share)) * 1000, 2) for name, share in shares.items()}
 
 
