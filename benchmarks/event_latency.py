@@ -216,7 +216,8 @@ def measure(seconds: float, *, burst: bool, threads: int) -> dict[str, Any]:
         frames = [frames for told, frames, _ in look.told if told == state]
         waits = [wait for told, _, wait in look.told if told == state]
         figures[f"identity_{state}"] = {
-            "count": len(frames), "frames_p50": float(np.median(frames)), "frames_p90": float(np.percentile(frames, 90)),
+            "count": len(frames),
+            "frames_p50": float(np.median(frames)), "frames_p90": float(np.percentile(frames, 90)),
             "seconds_p50": round(float(np.median(waits)), 2), "seconds_p90": round(float(np.percentile(waits, 90)), 2),
         }  # fmt: skip
         print(f"first sight to identity `{state}`, at {FPS} frames a second: {figures[f'identity_{state}']}")

@@ -1,6 +1,6 @@
 """Home Assistant itself, without its pages: joins a broker, and prints what it has made of what is said there.
 
-    python home_assistant_core.py PORT SECONDS < nothing
+    python home_assistant_core.py PORT SECONDS [AUTOMATIONS]
 
 Runs where the package `homeassistant` is installed, which asks for a newer Python than onelook does. A line of
 JSON each half second: its version, and each entity's state and attributes.
@@ -15,10 +15,12 @@ from pathlib import Path
 from homeassistant import bootstrap, const, runner
 
 
-async def watch(port: int, seconds: float) -> None:
+async def watch(port: int, seconds: float, automations: str) -> None:
     """Set up the MQTT integration as its owner would, and look at what appears."""
     folder = tempfile.mkdtemp()
-    Path(folder, "configuration.yaml").write_text("homeassistant:\n  name: proof\n")
+    settings = "homeassistant:\n  name: proof\nautomation: !include automations.yaml\n"
+    Path(folder, "configuration.yaml").write_text(settings)
+    Path(folder, "automations.yaml").write_text(automations)
     hass = await bootstrap.async_setup_hass(runner.RuntimeConfig(config_dir=folder, skip_pip=True))
     assert hass is not None
     await hass.async_start()
@@ -36,4 +38,4 @@ async def watch(port: int, seconds: float) -> None:
     await hass.async_stop()
 
 
-asyncio.run(watch(int(sys.argv[1]), float(sys.argv[2])))
+asyncio.run(watch(int(sys.argv[1]), float(sys.argv[2]), "".join(sys.argv[3:]) or "[]"))
