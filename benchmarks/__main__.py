@@ -25,8 +25,8 @@ from onelook import spec
 from onelook.errors import OwnerError
 from onelook.model import shipped
 
-Row = TypeVar("Row", result.Memory, result.Daemon, result.Accuracy)
-PARTS = ("latency", "memory", "daemon", "accuracy")
+Row = TypeVar("Row", result.Growth, result.Memory, result.Daemon, result.Accuracy)
+PARTS = ("latency", "growth", "memory", "daemon", "accuracy")
 GRIDS: dict[str, dict[str, Any]] = {
     "tiny": {"sizes": [(320, 240)], "crowds": [0, 2], "budget": 0.0, "memory": [2], "streams": [1], "seconds": 2.0,
              "most": 40},
@@ -88,6 +88,9 @@ def measured(run: result.Result, part: str, names: list[str], options: argparse.
             run.latency = [cell for cell in run.latency if (cell.width, cell.height) not in sizes] + cells
             for name, tuned in batches.items():
                 run.systems[name].batches = tuned
+        case "growth":
+            run.growth = kept(run.growth) + latency.growth(names, threads=run.threads, budget=chosen["budget"],
+                                                           batches=batches)
         case "memory":
             run.memory = kept(run.memory) + memory.run(names, threads=run.threads, crowds=chosen["memory"],
                                                        batches=batches)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 from tqdm import tqdm
 
 from benchmarks import machine, measure, standin
 from benchmarks.cascade import System, TfliteNet, build
-from benchmarks.result import Cell, Own, Timing
+from benchmarks.result import Cell, Growth, Own, Timing
 from benchmarks.scene import DifferentFacesError, require_same, scene
 
 REAL = ("onelook", "shelf")
@@ -63,6 +64,24 @@ def cell(systems: dict[str, System], stages: Stages, size: tuple[int, int], face
         samples = measure.interleaved({name: lambda name=name: systems[name](shown.image)}, budget=0, least=3)
         found.own[name] = Own(found=len(alone), refused=refused, timing=timing(samples[name]))
     return found
+
+
+def growth(names: Iterable[str], *, threads: int, budget: float, batches: dict[str, list[int]],
+           crowds: tuple[int, int] = (1, 100)) -> list[Growth]:
+    """A small crowd and a large one in turn, each system by itself: the ratio that cells measured apart cannot give."""
+    scenes = {str(faces): scene((640, 480), faces) for faces in crowds}
+    rows = []
+    for name in tqdm(list(names), "growth", unit="system", disable=None):
+        system = build(name, threads=threads, size=(640, 480), batches=batches.get(name))
+
+        def look(faces: str, system: System = system) -> None:
+            system.given = scenes[faces].faces
+            system(scenes[faces].image)
+
+        taken = measure.interleaved({faces: partial(look, faces) for faces in scenes}, budget=budget, least=5, most=150)
+        few, many = (timing(taken[str(faces)]) for faces in crowds)
+        rows.append(Growth(system=name, few=few, many=many))
+    return rows
 
 
 def peak(threads: int) -> float:

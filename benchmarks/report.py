@@ -189,7 +189,8 @@ def html_page(result: Result, pictures: dict[str, bytes]) -> str:
     warnings = "".join(f'<p class="bad">{html.escape(text)}</p>' for text in disturbances(result))
     parts = [f"<h2>{heading}</h2>{table(made)}" for heading, made in (
         ("Targets", tables.targets(result)), ("Time of a 640x480 frame", tables.latency(result)),
-        ("Time saved by the one pass", tables.saved(result)), ("Memory", tables.memory(result)),
+        ("Growth", tables.growth(result)), ("Time saved by the one pass", tables.saved(result)),
+        ("Memory", tables.memory(result)),
         ("The whole daemon", tables.daemon(result)), ("Accuracy", tables.accuracy(result))) if made]
     drawn = "".join(
         f'<figure><img alt="{html.escape(CAPTIONS[name])}" src="data:image/png;base64,'

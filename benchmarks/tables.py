@@ -10,6 +10,7 @@ from pathlib import Path
 
 from benchmarks import measure
 from benchmarks.result import Result, load, memory_saved, newest, overhead
+from benchmarks.result import growth as exact_growth
 from benchmarks.result import roofline as exact_roofline
 from benchmarks.result import saved as time_saved
 from benchmarks.result import targets as all_targets
@@ -76,6 +77,16 @@ def latency(result: Result) -> str:
     return _table(["ms: median (p95, p99)", *(f"{cell.faces} faces" for cell in shown),
                    *(f"CPU, {cell.faces}" for cell in shown), "each face more",
                    *([f"share of {shown[-1].faces} faces"] if cells[0].faces == 0 else [])], rows)
+
+
+def growth(result: Result) -> str:
+    """How a frame grows with its crowd."""
+    rows = []
+    for row in result.growth:
+        wall, cpu = (exact_growth(result, row.system, what) for what in ("seconds", "cpu"))  # type: ignore[arg-type]
+        if wall and cpu:
+            rows.append([row.system, *(f"{r.value:.2f} ({r.low:.2f} to {r.high:.2f})" for r in (wall, cpu))])
+    return _table(["a frame with 100 faces over one with 1", "time", "CPU"], rows)
 
 
 def roofline(result: Result) -> str:

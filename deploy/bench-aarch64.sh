@@ -41,5 +41,5 @@ version=$(ls "$root"/system/usr/bin | grep -E '^python3\.[0-9]+$' | head -1)
 qemu-aarch64-static -cpu cortex-a76 -L "$root/system" \
   -E ONELOOK_EMULATED=1 -E PYTHONPATH="$here/daemon:$here:$root/packages" -E PYTHONDONTWRITEBYTECODE=1 \
   -E PYTHONHOME="$root/system/usr" \
-  "$root/system/usr/bin/$version" -m benchmarks --tiny latency --systems onelook,plain,lightest --threads 1 \
+  "$root/system/usr/bin/$version" -m benchmarks --tiny latency --systems onelook,plain --threads 1 \
   --host aarch64-emulated --out "$root/results"

@@ -226,7 +226,9 @@ def test_targets_are_computed_from_the_samples() -> None:
         return {"system": system, "faces": 100, "bare_pss": 10, "steady_pss": 10 + steady, "bare_rss": 0,
                 "steady_rss": 0, "peak_rss": 0}
 
-    run = a_result(latency=[timed(0.01, 0.1, 1), timed(0.014, 1.4, 100)], memory=[row("onelook", 30), row("plain", 60)])
+    few, many = {"seconds": [0.01, 0.02], "cpu": [0.01, 0.01]}, {"seconds": [0.014, 0.028], "cpu": [0.016, 0.016]}
+    run = a_result(latency=[timed(0.01, 0.1, 1), timed(0.014, 1.4, 100)], memory=[row("onelook", 30), row("plain", 60)],
+                   growth=[{"system": "onelook", "few": few, "many": many}])
     found = {(t["target"], t["against"]): (t["measured"], t["met"]) for t in result.targets(run)}
 
     assert found["inference time saved, 100 faces", "plain"] == (0.99, True)
@@ -235,6 +237,7 @@ def test_targets_are_computed_from_the_samples() -> None:
     assert found["inference time saved, 100 faces", "batched"] == (None, None)
     assert found["memory saved over the bare process", "plain"] == (0.5, False)
     assert found["growth: frame with 100 faces / with 1", "itself"] == (1.4, True)
+    assert found["growth, CPU: frame with 100 faces / with 1", "itself"] == (1.6, False)
 
 
 def test_a_result_comes_back_as_it_was_and_strange_files_are_refused(tmp_path: Path) -> None:
@@ -314,4 +317,4 @@ def test_what_does_not_exist_is_told_in_a_sentence() -> None:
 
     assert done.returncode == 78
     assert done.stderr.splitlines()[-1] == (
-        "There is no part named speed; there are latency, memory, daemon, accuracy.")
+        "There is no part named speed; there are latency, growth, memory, daemon, accuracy.")
