@@ -22,7 +22,7 @@ from paho.mqtt.properties import Properties
 from broker import Broker, Certificates, Subscriber, wait_until
 from clip import EILEEN, GRACE, write_mp4
 from daemon_process import DEVICE, PASSWORD, READER, Daemon, onelook, write_config
-from onelook.commands import COMMANDS, MOST_WAITING, Commands
+from onelook.commands import COMMANDS, MOST_WAITING, Commands, Pong
 from onelook.config import load
 from onelook.errors import OwnerError
 from onelook.gallery import Gallery, Stranger
@@ -351,6 +351,19 @@ def test_who_asks_for_too_much_at_once_is_told_to_come_back() -> None:
         assert commands.hear(heard("ping")) == []
     [answer] = commands.hear(heard("ping"))
     assert "ask again later" in json.loads(answer.payload)["error"]
+
+
+def test_one_request_is_obeyed_at_a_time_for_frames_wait_meanwhile() -> None:
+    commands, sent = Commands("pi", ["ping"]), list[Message]()
+    for _ in range(3):
+        commands.hear(heard("ping"))
+    handlers = {"ping": lambda _asked: Pong(version="1", seconds=1)}
+
+    commands.work(handlers, sent.append)
+    assert len(sent) == 1
+    for _ in range(5):
+        commands.work(handlers, sent.append)
+    assert len(sent) == 3
 
 
 def test_who_wants_no_answer_gets_none() -> None:

@@ -251,21 +251,23 @@ class Commands:
         return []
 
     def work(self, handlers: Mapping[str, Handler], send: Callable[[Message], None]) -> None:
-        """Obey what was asked since the last call; the answers go to `send`."""
-        while True:
-            try:
-                request = self._waiting.get_nowait()
-            except Empty:
-                return
-            log.info("Told over MQTT to %s%s.", request.name, _about(request.asked))
-            try:
-                data = handlers[request.name](request.asked)
-            except OwnerError as error:
-                answer = _answer(request.name, request.reply_to, request.correlation, error=str(error))
-            else:
-                answer = _answer(request.name, request.reply_to, request.correlation, data=data)
-            for message in answer:
-                send(message)
+        """Obey what was asked first, if anything was; the answer goes to `send`.
+
+        One a call: ten photographs take seconds on a small board, and frames and the watchdog wait meanwhile.
+        """
+        try:
+            request = self._waiting.get_nowait()
+        except Empty:
+            return
+        log.info("Told over MQTT to %s%s.", request.name, _about(request.asked))
+        try:
+            data = handlers[request.name](request.asked)
+        except OwnerError as error:
+            answer = _answer(request.name, request.reply_to, request.correlation, error=str(error))
+        else:
+            answer = _answer(request.name, request.reply_to, request.correlation, data=data)
+        for message in answer:
+            send(message)
 
     def _may_answer_on(self, topic: str) -> bool:
         """Not where it would be taken for one of our events, or for what we say to others."""

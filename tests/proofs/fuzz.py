@@ -53,6 +53,8 @@ Try: TypeAlias = Callable[[bytes], None]
 ROOT = Path(__file__).resolve().parents[2]
 HANGS, STARTS = 20.0, 180.0
 """Seconds that one input, and a child's start, may take on a busy machine."""
+PATIENT = {"command": 120.0}
+"""A ping may wait behind sixteen people with ten photographs each."""
 EXPENSIVE = {"video": 20, "network": 50}
 """Kinds of which fewer are tried, and by how much."""
 
@@ -341,7 +343,7 @@ def fuzz(kind: str, count: int) -> dict[str, int]:
             process.join(0.2)
             if at.value != last:
                 last, since = at.value, time.monotonic()
-            elif time.monotonic() - since > (STARTS if last == BEFORE else HANGS):
+            elif time.monotonic() - since > (STARTS if last == BEFORE else PATIENT.get(kind, HANGS)):
                 hung += 1
                 print(f"{kind} {at.value}: stands still", flush=True)
                 process.kill()
