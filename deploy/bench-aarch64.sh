@@ -5,6 +5,7 @@
 #   deploy/bench-aarch64.sh [FOLDER]      # default: .cache/aarch64, about 900 MB; Debian on x86-64, no board, no root
 #
 # Needs: apt install qemu-user-static debootstrap
+# shellcheck disable=SC2010 # Python's own names are plain
 set -eu
 cd "$(dirname "$0")/.."
 here=$PWD

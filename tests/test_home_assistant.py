@@ -132,3 +132,15 @@ NONSENSE = (b"", b"no json", b"[]", b"{}", b'{"components": [1]}', b'{"component
 def test_what_others_have_left_there_harms_nobody(payload: bytes) -> None:
     for enabled in (True, False):
         assert announcer("door", enabled=enabled).hear(Heard(CONFIG, payload, retained=True)) == []
+
+
+def test_a_command_is_not_taken_for_an_old_description() -> None:
+    payload = json.dumps({"components": {"old": {"platform": "sensor"}}}).encode()
+    told = announcer("door")
+
+    assert told.hear(Heard(CONFIG, payload, retained=True)) != []
+    assert told.hear(Heard("onelook/hall/command/ping", payload, retained=False)) == []
+
+
+def test_a_description_nested_beyond_measure_is_none() -> None:
+    assert announcer("door").hear(Heard(CONFIG, b"[" * 100_000, retained=True)) == []

@@ -85,7 +85,8 @@ class HomeAssistant:
         """What to say to a message on one of its topics."""
         if heard.topic == self._birth:
             return self.greet() if heard.payload == BORN else []
-        before = _components(heard.payload)
+        # Commands come by the same way, from whoever may give them.
+        before = _components(heard.payload) if heard.topic == self._config else None
         if before is None:
             return []
         if not self._enabled:
@@ -168,5 +169,5 @@ def _components(payload: bytes) -> dict[str, str] | None:
     try:
         components = json.loads(payload)["components"]
         return {str(name): str(each["platform"]) for name, each in components.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
