@@ -61,6 +61,9 @@ def test_the_flow_and_the_automations_are_of_the_topics_and_entities_that_there_
     ids = {node["id"] for node in flow}
     wired = {target for node in flow for wires in node.get("wires", []) for target in wires}
     assert wired <= ids
+    for node in flow:  # Node-RED takes any value that is an id for a reference
+        assert node["id"] not in [value for key, value in node.items() if key != "id"], node["id"]
+        assert node.get("broker") in {None, "onelook-broker", "127.0.0.1"}
     assert {node["topic"] for node in flow if node["type"] == "mqtt in"} == {
         "onelook/+/+/identity", "onelook/+/+/crowd",
     }  # fmt: skip
