@@ -72,7 +72,8 @@ def main() -> None:
                 if sys.argv[2:]:
                     core = folder / "core.log"
                     wait_until(lambda: f"sensor.{DEVICE}_door_last_identity" in core.read_text(), "Home Assistant", 300)
-                time.sleep(1)
+                    reader.wait("homeassistant/status", 1, 120)
+                time.sleep(3)
                 publisher.publish(known("Ada"))
                 reader.wait("examples/node-red/known", 1, 60)
                 if sys.argv[2:]:
