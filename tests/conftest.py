@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from daemon_process import SAID
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 # The daemon is also started as a process, from folders of its own.
@@ -47,9 +49,9 @@ class _Ear(logging.Handler):
 
 
 @pytest.fixture(autouse=True)
-def no_secret_is_logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def no_secret_is_logged() -> Iterator[None]:
     """Fails a test in which a password was logged, in this process or by a daemon that the test has started."""
-    began = _said(tmp_path_factory)
+    began = _said()
     ear, logger = _Ear(), logging.getLogger("onelook")
     level = logger.level
     logger.addHandler(ear)
@@ -59,7 +61,7 @@ def no_secret_is_logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
     finally:
         logger.removeHandler(ear)
         logger.setLevel(level)
-    for file, size in _said(tmp_path_factory).items():
+    for file, size in _said().items():
         if size != began.get(file):
             ear.heard.append(file.read_text(errors="replace"))
     for text in ear.heard:
@@ -67,8 +69,6 @@ def no_secret_is_logged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         assert not told, f"a secret was logged: {text[:2000]}"
 
 
-def _said(factory: pytest.TempPathFactory) -> dict[Path, int]:
-    """What daemons have said so far, as daemon_process.Daemon keeps it: file -> size."""
-    base = factory.getbasetemp()
-    files = [*base.glob("*/stderr"), *base.glob("*/stdout"), *base.glob("*/*/stderr"), *base.glob("*/*/stdout")]
-    return {file: file.stat().st_size for file in files}
+def _said() -> dict[Path, int]:
+    """What daemons have said so far: file -> size."""
+    return {file: file.stat().st_size for file in SAID if file.exists()}

@@ -81,6 +81,10 @@ def locked_broker(folder: Path) -> Broker:
     )
 
 
+SAID: list[Path] = []
+"""Files with what each daemon has said; conftest looks into them for secrets."""
+
+
 class Daemon:
     """`onelook run`, from `with` to its end; what it says goes to files beside the config."""
 
@@ -88,6 +92,7 @@ class Daemon:
         self.config = config
         self.port = int(yaml.safe_load(config.read_text())["metrics"]["port"])
         self._out, self._err = config.with_name("stdout"), config.with_name("stderr")
+        SAID.extend({self._out, self._err} - set(SAID))
         self._environment = os.environ | environment
 
     def __enter__(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,15 +13,19 @@ TELLS = """
 import logging
 from pathlib import Path
 
+from daemon_process import SAID
+
 def test_in_this_process():
     logging.getLogger("onelook.capture").debug("opening rtsp://me:%s@cam/live", "s3cr3t")
 
 def test_by_a_daemon(tmp_path):
-    (tmp_path / "stderr").write_text("connecting with opensesame\\n")
+    SAID.append(tmp_path / "stderr")
+    SAID[-1].write_text("connecting with opensesame\\n")
 
 def test_silent(tmp_path):
     logging.getLogger("onelook.capture").debug("opening rtsp://me:***@cam/live")
-    (tmp_path / "stderr").write_text("connecting\\n")
+    SAID.append(tmp_path / "stderr")
+    SAID[-1].write_text("connecting\\n")
 """
 
 
@@ -29,7 +34,11 @@ def test_a_password_in_a_log_fails_the_test(tmp_path: Path) -> None:
     (tmp_path / "test_tells.py").write_text(TELLS)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'temp'}", "."]
 
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    path = os.pathsep.join([os.environ["PYTHONPATH"], str(Path(__file__).parent)])
+    environment = os.environ | {"PYTHONPATH": path}
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, timeout=100, check=False, env=environment
+    )
 
     assert "3 passed, 2 errors" in done.stdout, done.stdout
     assert done.stdout.count("a secret was logged") >= 2
