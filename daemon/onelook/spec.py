@@ -90,7 +90,7 @@ class ModelSpec(_Part):
     detector: Detector
     thresholds: list[Threshold]
     averaging: float = Field(
-        default=0.5, ge=0, le=1, description="How fast thresholds rise where embeddings are means; see `similarities`."
+        default=0, ge=0, le=1, description="How fast thresholds rise where embeddings are means; see `similarities`."
     )
     training: Training
     licence: str
@@ -111,7 +111,10 @@ class ModelSpec(_Part):
 
         agreement: (N,) product of the lengths that the two embeddings had before they were made unit length, if
         they are means of several faces. A mean has less chance in it than one face, and is nearer to everybody,
-        strangers too: their similarities spread as agreement ** -averaging, which `calibrate` measures.
+        strangers too: their similarities spread as agreement ** -averaging, which `calibrate` measures as 0.5.
+        The models are shipped with 0 all the same: of strangers before a gallery no more pass than `far`, as
+        people are more alike than the division by their number supposes, and a bar that rises so shuts out
+        two of three friends (`openset`).
 
         Between calibrated rates and sizes, linear in their logarithms; beyond them, as at the last.
         Raises SpecError if the model is not calibrated.
