@@ -88,15 +88,15 @@ SAID: list[Path] = []
 class Daemon:
     """`onelook run`, from `with` to its end; what it says goes to files beside the config."""
 
-    def __init__(self, config: Path, **environment: str) -> None:
-        self.config = config
+    def __init__(self, config: Path, *options: str, **environment: str) -> None:
+        self.config, self._options = config, options
         self.port = int(yaml.safe_load(config.read_text())["metrics"]["port"])
         self._out, self._err = config.with_name("stdout"), config.with_name("stderr")
         SAID.extend({self._out, self._err} - set(SAID))
         self._environment = os.environ | environment
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "onelook", "run", "--config", str(self.config)]
+        command = [sys.executable, "-m", "onelook", "run", "--config", str(self.config), *self._options]
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self.process = subprocess.Popen(
                 command, stdout=out, stderr=err, stdin=subprocess.DEVNULL, env=self._environment

@@ -262,8 +262,10 @@ class Home:
 
 
 @pytest.fixture(autouse=True)
-def _soon_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try to connect more often than the daemon does: these tests wait for it."""
+def _soon_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Try to connect more often than the daemon does: these tests wait for it. And no word for each event."""
+    caplog.set_level(logging.INFO, "onelook.publish")
+    caplog.set_level(logging.WARNING, "onelook")
     monkeypatch.setattr("onelook.publish.BACKOFF", (0.25, 0.5))
 
 

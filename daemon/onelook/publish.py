@@ -338,6 +338,7 @@ class MqttPublisher:
         else:
             bounds: config.Bounds = getattr(self._mqtt.waiting, event.kind)
             self._outbox.put(event, bounds.expiry - _age(event))
+            log.debug("%s of %s is in the outbox: %s", event.kind, event.stream, event.id)
             self._mail.put(_nothing)
 
     def forget(self, name: str) -> None:

@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -28,6 +29,8 @@ from typing import Any
 import pytest
 
 from broker import Broker, Received, Subscriber, wait_until
+from clip import write_mp4
+from daemon_process import Daemon, write_config
 
 PRODUCER = Path(__file__).with_name("producer.py")
 FAKETIME = "/usr/lib/{}-linux-gnu/faketime/libfaketimeMT.so.1"
@@ -36,7 +39,7 @@ KEPT = {"presence": MINUTE, "identity": MINUTE}
 """The default expiry of the kinds that are produced."""
 
 CHANCE = random.Random()  # noqa: S311 - no secret
-MARGIN = 2.0
+MARGIN = 3.0
 """Seconds before its expiry at which an event counts as still in time: MQTT counts in whole ones."""
 
 Figures = dict[str, Any]
@@ -202,8 +205,8 @@ def settled(reader: Subscriber, one: Producer, seconds: float) -> None:
 
 def outage(folder: Path, *, long: bool) -> Figures:
     """Ten minutes of events while there is no broker, some kept for an hour, some for a minute; then it comes."""
-    seconds, per_second = (600, 20.0) if long else (7, 40.0)
-    expiry = {"presence": HOUR, "identity": MINUTE if long else 4.0}
+    seconds, per_second = (600, 20.0) if long else (10, 40.0)
+    expiry = {"presence": HOUR, "identity": MINUTE if long else 8.0}
     with (
         Broker(folder / "broker") as broker,
         broker.subscribe() as reader,
@@ -277,6 +280,44 @@ def daemon_killed(folder: Path, *, long: bool) -> Figures:
         settled(reader, one, 180)
         figures = judged(one.produced(), reader.received, one.ledger(), one.expiry) | {"kills": kills}
     assert figures["undelivered"] == figures["dropped"].get("expired", 0), figures
+    return figures
+
+
+def service_killed(folder: Path, *, long: bool) -> Figures:
+    """`onelook run` itself, looking at a clip, killed -9 at random; its own log is the ledger."""
+    kills = 100 if long else 3
+    promised: set[str] = set()
+    clip = {"name": "door", "url": str(write_mp4(folder / "clip.mp4")), "loop": True, "paced": False, "fps": 10}
+    with Broker(folder / "broker") as broker, broker.subscribe() as reader:
+        config = write_config(folder, clip, broker=broker)
+
+        def said() -> set[str]:
+            return set(re.findall(r"is in the outbox: (\S{36})\n", (folder / "stderr").read_text()))
+
+        for number in range(kills + 1):
+            away = number % 3 == 1 and number < kills
+            if away:
+                broker.stop()
+            with Daemon(config, "--verbose") as daemon:
+                daemon.wait(said, "its first event", 60)
+                if number == kills:
+                    time.sleep(2)
+                    daemon.stop()
+                else:
+                    time.sleep(CHANCE.uniform(0.0, 1.0))
+            promised |= said()
+            if away:
+                broker.start()
+        arrived: dict[str, list[Received]] = {}
+        for one in reader.received:
+            arrived.setdefault(one.event["id"], []).append(one)
+    copies = [one for each in arrived.values() for one in each[1:] if one.expiry is not None]
+    figures = {
+        "kills": kills, "promised": len(promised), "undelivered": len(promised - arrived.keys()),
+        "copies": len(copies), "replayed": sum("replayed" in one.event for one in reader.received),
+    }  # fmt: skip
+    assert figures["undelivered"] == 0, figures
+    assert all("replayed" in one.event for one in copies), figures
     return figures
 
 
@@ -373,7 +414,9 @@ def refused_then_let_in(folder: Path, *, long: bool) -> Figures:
 
 PROOFS: dict[str, Callable[..., Figures]] = {
     proof.__name__: proof
-    for proof in (outage, broker_killed, daemon_killed, disk_full, clock_jumps, refused_then_let_in)
+    for proof in (
+        outage, broker_killed, daemon_killed, service_killed, disk_full, clock_jumps, refused_then_let_in,
+    )
 }
 
 
