@@ -11,15 +11,18 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from math import inf
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from clip import FPS, SECONDS, pictures
-from onelook.config import Policy, Report
+from onelook import service
+from onelook.config import Config, Policy, Report
 from onelook.event import Crowd, Event, Presence
 from onelook.face import Floats
 from onelook.frame import Frame
+from onelook.gallery import Gallery
 from onelook.match import Match
 from onelook.model import FaceModel
 from onelook.pipeline import Pipeline
@@ -191,3 +194,20 @@ def test_where_nothing_may_be_found_out_no_face_is_described(
     assert [event.data.state for event in events if isinstance(event.data, Presence)] == [data.state for data in told]
     assert not watched.faces.embeddings.any()
     assert not watched.faces.quality.any()
+
+
+def test_more_people_than_the_model_can_tell_apart_are_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    section = {"path": str(tmp_path / "g.db"), "key_file": str(tmp_path / "g.key")}
+    config = Config.model_validate(
+        {"streams": [{"name": "door", "url": "0"}], "gallery": section, "publish": "stdout", "report": {"far": 1e-5}}
+    )
+    with Gallery.open(config.gallery.path, config.gallery.key_file, FaceModel().spec.sha256) as gallery:
+        gallery.add("Ada", np.eye(256, dtype=np.float32)[0], 0.9, "ada.jpg")
+        service.check(config)
+        assert "cannot hold report.far" not in caplog.text
+        gallery.add("Ben", np.eye(256, dtype=np.float32)[1], 0.9, "ben.jpg")
+        service.check(config)
+    assert "With 2 people enrolled, the model cannot hold report.far" in caplog.text

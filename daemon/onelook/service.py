@@ -328,6 +328,12 @@ def _gallery(config: Config, model: FaceModel) -> Iterator[Gallery | None]:
         yield None
         return
     with Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256) as gallery:
+        people, far, strictest = len(gallery.people()), config.report.far, model.spec.strictest
+        if people * strictest > far * 1.01:
+            log.warning(
+                "With %d people enrolled, the model cannot hold report.far: about %.1g of the strangers may be taken "
+                "for somebody, not %g. Enrol fewer, or use a better model.", people, min(people * strictest, 1), far,
+            )
         yield gallery
 
 
