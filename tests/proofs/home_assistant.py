@@ -2,7 +2,8 @@
 
     PYTHONPATH=daemon:tests python tests/proofs/home_assistant.py PYTHON...
 
-PYTHON runs a Python in which `pip install homeassistant` was done; it may be several words (chroot FOLDER python).
+PYTHON runs a Python in which `pip install homeassistant paho-mqtt pyotp PyQRCode home-assistant-frontend` was
+done, in the versions that its manifests name; it may be several words (chroot FOLDER python).
 """
 
 from __future__ import annotations
