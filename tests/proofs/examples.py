@@ -2,7 +2,8 @@
 
     PYTHONPATH=daemon:tests python tests/proofs/examples.py NODE_RED [HOME_ASSISTANT_PYTHON...]
 
-NODE_RED is the `node-red` of `npm install node-red`; the second is a Python as home_assistant.py wants it. What each of them received is printed.
+NODE_RED is the `node-red` of `npm install node-red`; the second is a Python as home_assistant.py wants
+it. What each of them received is printed.
 """
 
 from __future__ import annotations
