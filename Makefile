@@ -50,14 +50,15 @@ $(VENV)/%.done: requirements/%.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
 	@touch $@
 
+COMPILE = $(UV) pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+  --custom-compile-command "make lock"
 lock:  ## find the newest versions of all that we need, and write them down with their hashes
 	$(BIN)/python -m pip install --quiet uv
-	$(UV) pip compile -q pyproject.toml --upgrade --extra demo --universal --python-version 3.11 --generate-hashes \
-	  --no-emit-index-url --custom-compile-command "make lock" -o requirements/demo.lock
-	$(UV) pip compile -q pyproject.toml --upgrade --extra demo --extra test --universal --python-version 3.11 \
-	  --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements/test.lock
-	$(UV) pip compile -q pyproject.toml --upgrade --extra demo --extra bench --universal --python-version 3.11 \
-	  --generate-hashes --no-emit-index-url --custom-compile-command "make lock" -o requirements/bench.lock
+	$(COMPILE) pyproject.toml -o requirements/runtime.lock
+	$(COMPILE) pyproject.toml --extra demo -o requirements/demo.lock
+	$(COMPILE) pyproject.toml --extra demo --extra test -o requirements/test.lock
+	$(COMPILE) pyproject.toml --extra demo --extra bench -o requirements/bench.lock
+	echo hatchling | $(COMPILE) - -o requirements/build.lock
 
 wheel:  ## build the wheel, with the model inside
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
