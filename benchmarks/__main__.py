@@ -31,7 +31,7 @@ GRIDS: dict[str, dict[str, Any]] = {
     "tiny": {"sizes": [(320, 240)], "crowds": [0, 2], "budget": 0.0, "memory": [2], "streams": [1], "seconds": 2.0,
              "most": 40},
     "quick": {"sizes": [(640, 480)], "crowds": [0, 1, 5, 20, 100], "budget": 6.0, "memory": [1, 100],
-              "streams": [1, 4], "seconds": 8.0, "most": 400},
+              "streams": [1, 4], "seconds": 8.0, "most": 1000},
     "full": {"sizes": [(640, 480), (320, 240), (1280, 720)], "crowds": [0, 1, 2, 5, 10, 20, 50, 100, 200],
              "budget": 8.0, "memory": [1, 20, 100, 200], "streams": [1, 2, 3, 4], "seconds": 8.0, "most": 10**9},
 }
