@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from benchmarks import machine, measure, nets, result, standin, tables
+from benchmarks import accuracy, machine, measure, nets, result, standin, tables
 from benchmarks.cascade import Cascade, OnePass, build
 from benchmarks.latency import REAL
 from benchmarks.scene import DifferentFacesError, require_same, scene
@@ -286,6 +286,16 @@ def test_a_throttled_run_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert hot.told["throttled"] is True
     report = pytest.importorskip("benchmarks.report", exc_type=ImportError)
     assert "throttled" in report.disturbances(a_result(watch={"latency": hot.told}))[0]
+
+
+def test_some_of_the_pairs_are_as_balanced_as_all() -> None:
+    same = np.tile(np.repeat([1, 0], 300), 10)
+
+    for most in (200, 1000, 6000, 10**9):
+        chosen = accuracy.some(len(same), most)
+        assert len(chosen) == min(most, 6000)
+        assert same[chosen].mean() == 0.5
+        assert (np.bincount(chosen // 600) == len(chosen) / 10).all()
 
 
 # --- from end to end -----------------------------------------------------------------------------
