@@ -450,7 +450,7 @@ def test_another_users_gallery_is_refused(two: Path, forbid: str, told: str) -> 
 @pytest.mark.parametrize(
     "tamper",
     [
-        "UPDATE template SET sealed = substr(sealed, 1, 40) || x'00' || substr(sealed, 42) WHERE id = 2",
+        "UPDATE template SET sealed = substr(sealed, 1, 40) || x'00000000' || substr(sealed, 45) WHERE id = 2",
         "UPDATE template SET sealed = substr(sealed, 1, 20) WHERE id = 2",
         "UPDATE template SET sealed = 'text' WHERE id = 2",
         "UPDATE template SET person = 2 WHERE id = 1",
