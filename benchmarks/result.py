@@ -162,7 +162,7 @@ def load(file: Path) -> Result:
 
 def newest(folder: Path = RESULTS) -> Path:
     """The newest full result, or the newest of all. Raises ResultError where there is none."""
-    files = sorted(folder.glob("*/*.json"), key=lambda file: file.name)
+    files = sorted(folder.glob("*/*.json"), key=lambda file: load(file).date)
     full = [file for file in files if load(file).grid == "full"]
     if not files:
         raise ResultError(f"There is no result in {folder}: run make bench.")
