@@ -371,8 +371,10 @@ def test_whatever_is_seen_the_books_are_in_order(frames: list[tuple[float, list[
     clock, time = 0.0, -np.inf
     alive: dict[int, Track] = {}
     gone: set[int] = set()
+    slowest = 0.0
     for step, people in frames:
         clock += step
+        slowest = max(slowest, clock - time) if time > -np.inf else 0.0
         time_passed, time = clock > time, max(time, clock)
         faces = faces_at(people, clock, random)
         tracks = tracker.update(faces, clock)
@@ -397,7 +399,8 @@ def test_whatever_is_seen_the_books_are_in_order(frames: list[tuple[float, list[
             assert (track.state == "confirmed") <= (track.row is not None)
             assert track.row is None or track.last_seen == time
             assert track.row is not None or track.last_seen < time or not time_passed
-            assert time - track.last_seen <= 2.0
+            # Longer where frames come more seldom than that.
+            assert time - track.last_seen <= max(2.0, 1.5 * slowest)
             assert track.age is not None
             assert track.age_deviation is not None
             for value in (*track.box, *track.velocity, *track.embedding, track.age, track.age_deviation):
