@@ -20,6 +20,7 @@ from edge_models.training.graph import macs
 
 from benchmarks import accuracy, daemon, latency, machine, memory, nets, result
 from benchmarks.cascade import SHELF, SYSTEMS
+from benchmarks.door import leave
 from benchmarks.latency import REAL
 from onelook import spec
 from onelook.errors import OwnerError
@@ -138,8 +139,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except OwnerError as error:
-        print(error, file=sys.stderr)
-        sys.exit(78)
+    leave(main)

@@ -19,8 +19,8 @@ mpl.use("Agg")
 import matplotlib.pyplot as plt
 
 from benchmarks import measure, tables
+from benchmarks.door import leave
 from benchmarks.result import Result, load, newest
-from onelook.errors import OwnerError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -224,8 +224,4 @@ def disturbances(result: Result) -> list[str]:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except OwnerError as error:
-        print(error, file=sys.stderr)
-        sys.exit(78)
+    leave(main)

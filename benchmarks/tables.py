@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 from benchmarks import measure
+from benchmarks.door import leave
 from benchmarks.result import Result, load, memory_saved, newest, overhead
 from benchmarks.result import growth as exact_growth
 from benchmarks.result import roofline as exact_roofline
@@ -196,8 +196,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except OwnerError as error:
-        print(error, file=sys.stderr)
-        sys.exit(78)
+    leave(main)

@@ -38,14 +38,6 @@ def onelook(
     return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, cwd=cwd)
 
 
-def busyness() -> float:
-    """How many times longer work takes than it would on a machine with nothing else to do; 1 on a quiet one."""
-    wall, work = time.perf_counter(), time.process_time()
-    while time.process_time() - work < 0.05:
-        pass
-    return max(1.0, (time.perf_counter() - wall) / 0.05)
-
-
 def write_config(folder: Path, *streams: dict[str, Any], broker: Broker | None = None, **sections: Any) -> Path:
     """A config file in `folder`, where everything that the daemon keeps lies too; no broker: JSON lines."""
     tree: dict[str, Any] = {
@@ -149,12 +141,11 @@ class Daemon:
         return self.samples().get((name, frozenset(labels.items())), float("nan"))
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> float:
-        """Ask it to end; gives the seconds that it took, or would have on a machine with nothing else to do."""
-        busy = busyness()
+        """Ask it to end; gives the seconds that it took."""
         began = time.monotonic()
         self.process.send_signal(how)
         self.process.wait(PATIENCE)
-        return (time.monotonic() - began) / busy
+        return time.monotonic() - began
 
 
 class Camera:

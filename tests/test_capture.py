@@ -229,7 +229,7 @@ def test_a_slow_reader_sees_fresh_frames_and_the_others_are_counted_as_dropped(s
         dropped = inbox.dropped("door")
     assert np.median(ages) < 0.5, ages
     passed = seen[-1].index - seen[0].index
-    assert passed > 15, "the camera itself was slowed down by its reader"  # which took 6
+    assert passed > 40, "the camera itself was slowed down by its reader"
     assert dropped >= passed - len(seen)
 
 

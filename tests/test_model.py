@@ -91,14 +91,11 @@ def test_it_is_surest_of_the_face_of_a_portrait_and_knows_where_it_is(model: Fac
     faces = model(read_picture(portrait))
 
     assert_sound(faces)
+    assert len(faces) == 1
     assert overlap(faces.boxes[0], known_box(portrait)) > 0.5
     points = np.array(LANDMARKS[portrait], np.float32)
     between_eyes = np.linalg.norm(points[1] - points[0])
-    apart = np.linalg.norm(faces.landmarks[0] - points, axis=1) / between_eyes
-    assert apart.mean() < 0.15
-    assert apart.max() < 0.3
-    # And of little else: a network of this size may take a collar for a face, but not half of the picture.
-    assert len(faces) <= 2
+    assert np.linalg.norm(faces.landmarks[0] - points, axis=1).max() < 0.15 * between_eyes
 
 
 def test_it_tells_two_people_apart_and_knows_one_again(model: FaceModel) -> None:
@@ -127,9 +124,9 @@ def test_a_crowd_is_described_in_batches_as_it_would_be_one_by_one(crowd: Image)
     everybody = FaceModel()(crowd)
 
     assert_sound(everybody)
-    assert 18 <= len(everybody) <= 22
+    assert len(everybody) == 20
     found = [max(overlap(each, head_box(place)) for each in everybody.boxes) > 0.4 for place in range(20)]
-    assert sum(found) >= 18
+    assert all(found)
     for most in (1, 5, 16, 17):  # less than a batch, a whole one, one more
         some = FaceModel(most=most)(crowd)
         assert len(some) == most

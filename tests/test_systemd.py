@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from onelook import systemd
-from onelook.model import shipped
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 UNIT = REPOSITORY / "systemd" / "onelook.service"
@@ -225,8 +224,6 @@ print(
 
 
 def test_the_network_runs_within_what_the_unit_allows() -> None:
-    if not (shipped() / "model.json").exists():
-        pytest.skip("there is no trained model yet")
     portraits = REPOSITORY / "daemon" / "onelook" / "portraits"
 
     done = confined("-m", "onelook", "replay", f"{portraits}/")
