@@ -23,11 +23,12 @@ class Samples:
     """Of the package over all calls, where RAPL may be read."""
 
 
-def interleaved(calls: dict[str, Callable[[], object]], *, budget: float, least: int = 5, most: int = 60
-                ) -> dict[str, Samples]:
+def interleaved(calls: dict[str, Callable[[], object]], *, budget: float, least: int = 5, most: int = 60,
+                forwards: bool = False) -> dict[str, Samples]:
     """Call every system in turn, A B C, then C B A, until the budget of seconds is used.
 
     What disturbs the machine for a while so hits all alike. At least `least` rounds, at most `most`.
+    forwards: always A B C.
     """
     taken = {name: Samples() for name in calls}
     for call in calls.values():
@@ -37,7 +38,7 @@ def interleaved(calls: dict[str, Callable[[], object]], *, budget: float, least:
         rounds = len(taken[names[0]].seconds)
         if rounds >= least and time.perf_counter() - began > budget:
             break
-        for name in names if rounds % 2 == 0 else names[::-1]:
+        for name in names if forwards or rounds % 2 == 0 else names[::-1]:
             energy = machine.joules()
             cpu, wall = time.process_time(), time.perf_counter()
             calls[name]()

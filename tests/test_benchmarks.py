@@ -13,13 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from benchmarks import accuracy, machine, measure, nets, result, standin, tables
+from benchmarks import accuracy, layers, machine, measure, nets, result, standin, tables
 from benchmarks.cascade import Cascade, OnePass, build
 from benchmarks.latency import REAL
 from benchmarks.scene import DifferentFacesError, require_same, scene
+from edge_models.training.graph import macs
 
 from onelook import align
 from onelook.face import Faces
+from onelook.model import shipped
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SIZE = (320, 256)
@@ -316,6 +318,21 @@ def test_a_tiny_run_from_end_to_end(tmp_path: Path) -> None:
     assert "http" not in page.read_text()
     assert pictures
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+
+def test_every_operator_is_cut_out_whole_and_counted_once() -> None:
+    network = (shipped() / "model.tflite").read_bytes()
+
+    found = layers.layers(network)
+
+    for signature, millions in macs(network).items():
+        assert sum(layer.macs for layer in found if layer.signature == signature) == pytest.approx(millions * 1e6)
+    assert {layer.signature for layer in found} == {"frame", "faces"}
+    for layer in layers.timed([layer for layer in found if layer.signature == "faces"], threads=1, seconds=0):
+        alone = Interpreter(model_content=layer.content)
+        assert len(alone.get_input_details()) == (2 if layer.kind == "add" else 1)  # weights came along
+        assert layer.shape.endswith("x".join(str(n) for n in alone.get_output_details()[0]["shape"][1:]))
+        assert layer.seconds > 0
 
 
 def test_what_does_not_exist_is_told_in_a_sentence() -> None:
