@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import cv2
+import flatbuffers
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from clip import EILEEN, FACES, GRACE, LANDMARKS, head
 from onelook import model as model_module
 from onelook.face import Faces
-from onelook.model import FaceModel, ModelError
+from onelook.model import FaceModel, ModelError, shipped
 from onelook.picture import read_picture
+from onelook.spec import load
 
 Image = NDArray[np.uint8]
 
@@ -223,6 +229,70 @@ def test_each_stage_is_told_in_order(crowd: Image) -> None:
 
 
 @pytest.mark.parametrize("size", [(640, 470), (100, 96), (32, 32), (0, 0)])
+def changed(folder: Path, change: Callable[[Any, Any], None], **spec: object) -> FaceModel:
+    """The shipped network with a change to its first graph, as `change(network, graph)` makes it."""
+    described, content = load(shipped())
+    network = schema.ModelT.InitFromPackedBuf(content, 0)
+    for buffer in network.buffers:  # large ones lie behind the tables
+        if buffer.data is None and buffer.size:
+            buffer.data = np.frombuffer(content, np.uint8, buffer.size, buffer.offset)
+            buffer.offset = buffer.size = 0
+    change(network, network.subgraphs[0])
+    builder = flatbuffers.Builder(1 << 20)
+    builder.Finish(network.Pack(builder), b"TFL3")
+    made = bytes(builder.Output())
+    (folder / "model.tflite").write_bytes(made)
+    (folder / "model.json").write_text(
+        described.model_copy(update={"sha256": hashlib.sha256(made).hexdigest(), **spec}).model_dump_json())
+    return FaceModel(folder)
+
+
+def test_a_network_may_take_several_pixels_as_one_cell(tmp_path: Path, crowd: Image, model: FaceModel) -> None:
+    """The same bytes in wider cells suit a convolution with a large stride."""
+    def widen(network: Any, graph: Any) -> None:
+        wide, reshape, code = schema.TensorT(), schema.OperatorT(), schema.OperatorCodeT()
+        narrow = int(graph.inputs[0])
+        wide.shape, wide.type, wide.buffer = [1, 480, 160, 12], graph.tensors[narrow].type, 0
+        wide.name, wide.quantization = "wide", graph.tensors[narrow].quantization
+        graph.tensors.append(wide)
+        shape, data = schema.TensorT(), schema.BufferT()
+        data.data = np.frombuffer(np.array([1, 480, 640, 3], np.int32).tobytes(), np.uint8)
+        network.buffers.append(data)
+        shape.shape, shape.type, shape.buffer = [4], schema.TensorType.INT32, len(network.buffers) - 1
+        graph.tensors.append(shape)
+        code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.RESHAPE
+        network.operatorCodes.append(code)
+        reshape.opcodeIndex = len(network.operatorCodes) - 1
+        reshape.inputs, reshape.outputs = [len(graph.tensors) - 2, len(graph.tensors) - 1], [narrow]
+        graph.operators.insert(0, reshape)
+        graph.inputs = [len(graph.tensors) - 2]
+        signature = next(s for s in network.signatureDefs if s.signatureKey == b"frame")
+        signature.inputs[0].tensorIndex = graph.inputs[0]
+
+    found, wanted = changed(tmp_path, widen, patches=[])(crowd), model(crowd)
+
+    for each in fields(found):
+        assert np.array_equal(getattr(found, each.name), getattr(wanted, each.name))
+
+
+def test_a_network_may_take_pixels_as_they_are(tmp_path: Path, crowd: Image, model: FaceModel) -> None:
+    """Less 128, that is: a scale of 1/128, which costs no look-up."""
+    def plain(network: Any, graph: Any) -> None:
+        padded = next(op.outputs[0] for op in graph.operators if op.inputs[0] == graph.inputs[0])
+        for number in (graph.inputs[0], padded):
+            graph.tensors[number].quantization.scale = np.array([1 / 128], np.float32)
+            graph.tensors[number].quantization.zeroPoint = np.array([0], np.int64)
+
+    turned = changed(tmp_path, plain, input_mean=128.0, input_scale=1 / 128)
+    ramp = np.resize(np.arange(256, dtype=np.uint8), (480, 640, 3))
+    turned._preprocess(ramp)
+
+    assert np.array_equal(turned._frame.lies(turned._image)[0], ramp.astype(int) - 128)
+    found, wanted = turned(crowd), model(crowd)
+    assert len(found) == len(wanted)
+    assert np.median((found.embeddings * wanted.embeddings).sum(1)) > 0.9  # half a grey level apart
+
+
 def test_an_input_size_that_does_not_fit_is_refused(size: tuple[int, int]) -> None:
     with pytest.raises(ModelError, match="both must be multiples of 32"):
         FaceModel(size=size)

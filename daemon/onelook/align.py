@@ -36,16 +36,7 @@ def similarity(landmarks: Floats) -> Floats:
     landmarks: (K, 5, 2) x, y in pixels. Returns (K, 2, 3): `[[a, -b, x], [b, a, y]]`, template to
     pixels.
     """
-    middle = TEMPLATE.mean(0)
-    template = TEMPLATE - middle
-    centre = landmarks.mean(1, keepdims=True)
-    points = landmarks - centre
-    spread = float((template**2).sum())
-    a = (points * template).sum((1, 2)) / spread
-    b = (points[:, :, 1] * template[:, 0] - points[:, :, 0] * template[:, 1]).sum(1) / spread
-    x = centre[:, 0, 0] - a * middle[0] + b * middle[1]
-    y = centre[:, 0, 1] - b * middle[0] - a * middle[1]
-    return np.stack([np.stack([a, -b, x], 1), np.stack([b, a, y], 1)], 1).astype(np.float32)
+    return (landmarks.reshape(-1, 10) @ _SOLUTION).reshape(-1, 2, 3)
 
 
 def sizes(landmarks: Floats) -> Floats:
@@ -60,8 +51,11 @@ def grid(landmarks: Floats) -> tuple[Floats, Floats]:
 
     landmarks: (K, 5, 2) x, y in pixels of the network's input. Returns x and y in cells, each (K, GRID * GRID).
     """
-    cells = (similarity(landmarks) @ _GRID_POINTS + 0.5) / STRIDE - 0.5
-    return np.ascontiguousarray(cells[:, 0]), np.ascontiguousarray(cells[:, 1])
+    flat = landmarks.reshape(-1, 10)
+    x, y = flat @ _TO_X, flat @ _TO_Y
+    x += 0.5 / STRIDE - 0.5
+    y += 0.5 / STRIDE - 0.5
+    return x, y
 
 
 def sample(features: Floats, x: Floats, y: Floats, out: Floats | None = None) -> Floats:
@@ -83,4 +77,17 @@ def _grid_points() -> Floats:
     return np.stack([np.tile(line, GRID), np.repeat(line, GRID), np.ones(GRID * GRID, np.float32)]).astype(np.float32)
 
 
-_GRID_POINTS = _grid_points()
+def _solution() -> NDArray[np.float64]:
+    """(10, 6): the least squares are linear in the landmarks, so that one product solves them for all faces."""
+    middle = TEMPLATE.mean(0, dtype=np.float64)
+    offsets = TEMPLATE - middle
+    a = offsets / (offsets**2).sum()  # of each landmark's x and y
+    b = np.stack([-a[:, 1], a[:, 0]], 1)
+    x, y = np.tile([0.2, 0.0], (5, 1)), np.tile([0.0, 0.2], (5, 1))  # the landmarks' centre
+    x, y = x - a * middle[0] + b * middle[1], y - b * middle[0] - a * middle[1]
+    return np.stack([part.ravel() for part in (a, -b, x, b, a, y)], 1)
+
+
+_SOLUTION = _solution().astype(np.float32)
+_TO_X, _TO_Y = ((_solution()[:, row:row + 3] @ _grid_points() / STRIDE).astype(np.float32) for row in (0, 3))
+"""(10, GRID * GRID) each: from landmarks straight to the points of the grid, but for a shift that all share."""

@@ -52,11 +52,25 @@ class Found:
     landmarks: Floats
 
 
+@dataclass(frozen=True, slots=True)
+class Cells:
+    """Cells of the detector that hold a face, not yet told apart."""
+
+    scores: Floats
+    """(N,)"""
+    places: Floats
+    """(N, 14) as the network gives them, see `level`."""
+    middles: Floats
+    """(N, 2) x, y in the network's input pixels."""
+    strides: Floats
+    """(N, 1) side of each cell in pixels."""
+
+
 def level(
     scores: NDArray[Any], places: NDArray[Any], score_is: Quantisation, place_is: Quantisation,
     stride: int, threshold: float,
-) -> Found:
-    """Faces of one level of the detector.
+) -> Cells:
+    """Cells of one level of the detector at or above the threshold.
 
     scores: (1, h, w, 1) logits; places: (1, h, w, 14): middle of the box (2) and landmarks (10) as
     offsets from the cell's middle in cells, log of its size in cells (2). Most cells hold nothing,
@@ -67,21 +81,22 @@ def level(
     logit = float(np.log(threshold / (1 - threshold))) if 0 < threshold < 1 else (-np.inf if threshold <= 0 else np.inf)
     least = logit if score_is.scale == 0 else logit / score_is.scale + score_is.zero_point
     cells = np.flatnonzero(stored >= least)
-    place = place_is.real(places.reshape(-1, places.shape[-1])[cells])
-    middle = np.stack([cells % width, cells // width], 1).astype(np.float32) + 0.5
-    centre = (middle + place[:, :2]) * stride
-    half = np.exp(np.clip(place[:, 2:4], -6, 6)) * (stride / 2)
-    landmarks = (middle[:, None] + place[:, 4:].reshape(-1, 5, 2)) * stride
-    return Found(np.concatenate([centre - half, centre + half], 1), sigmoid(score_is.real(stored[cells])), landmarks)
+    middles = (np.stack([cells % width, cells // width], 1).astype(np.float32) + 0.5) * stride
+    return Cells(sigmoid(score_is.real(stored[cells])), place_is.real(places.reshape(-1, places.shape[-1])[cells]),
+                 middles, np.full((len(cells), 1), stride, np.float32))
 
 
-def join(levels: list[Found], nms_iou: float, most: int) -> Found:
-    """All levels together, without doubles (non-maximum suppression), at most `most` faces."""
-    boxes = np.concatenate([x.boxes for x in levels])
+def join(levels: list[Cells], nms_iou: float, most: int) -> Found:
+    """The faces of all levels, without doubles (non-maximum suppression), at most `most`."""
     scores = np.concatenate([x.scores for x in levels])
-    landmarks = np.concatenate([x.landmarks for x in levels])
-    sized = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
-    # Arrays are quicker than the lists that its stub asks for.
-    chosen = cv2.dnn.NMSBoxes(sized, scores, 0.0, nms_iou)  # type: ignore[arg-type]
+    places = np.concatenate([x.places for x in levels])
+    middles = np.concatenate([x.middles for x in levels])
+    strides = np.concatenate([x.strides for x in levels])
+    sizes = np.exp(np.clip(places[:, 2:4], -6, 6)) * strides
+    corners = middles + places[:, :2] * strides - sizes / 2
+    # OpenCV takes doubles as they are and everything else number by number, which would take longer than the search.
+    chosen = cv2.dnn.NMSBoxes(np.concatenate([corners, sizes], 1, dtype=np.float64), scores, 0.0, nms_iou)  # type: ignore[arg-type]
     kept = np.asarray(chosen, np.intp).reshape(-1)[:most]
-    return Found(boxes[kept], scores[kept], landmarks[kept])
+    landmarks = middles[kept, None] + places[kept, 4:].reshape(-1, 5, 2) * strides[kept, None]
+    corners = corners[kept]
+    return Found(np.concatenate([corners, corners + sizes[kept]], 1), scores[kept], landmarks)

@@ -49,6 +49,7 @@ def _interpreter() -> Any:
 class _Tensor:
     """A tensor of a signature as the file stores it."""
 
+    number: int
     kind: np.dtype[np.generic]
     shape: tuple[int, ...]
     quantisation: Quantisation
@@ -56,10 +57,39 @@ class _Tensor:
     @classmethod
     def all(cls, details: dict[str, Any]) -> dict[str, _Tensor]:
         return {
-            name: cls(np.dtype(d["dtype"]), tuple(int(n) for n in d["shape"]),
+            name: cls(int(d["index"]), np.dtype(d["dtype"]), tuple(int(n) for n in d["shape"]),
                       Quantisation(float(d["quantization"][0]), int(d["quantization"][1])))
             for name, d in details.items()
         }
+
+
+class _Signature:
+    """One signature of the network, its tensors read and written where they lie.
+
+    The runtime's own runner copies every tensor at every call and asks for each anew: 0.2 ms for a frame and 0.07 ms
+    for each call of the head, of about ten in all, and 2 MB. So the one object beneath it is used, which has been the
+    same in both runtimes since they know signatures.
+    """
+
+    def __init__(self, interpreter: Any, name: str) -> None:
+        runner = interpreter.get_signature_runner(name)
+        self.inputs, self.outputs = _Tensor.all(runner.get_input_details()), _Tensor.all(runner.get_output_details())
+        self._native, self._graph = interpreter._interpreter, runner._subgraph_index
+
+    def resize(self, tensor: _Tensor, shape: tuple[int, ...]) -> None:
+        """Give an input another shape; what it holds is lost."""
+        self._native.ResizeInputTensor(tensor.number, np.array(shape, np.int32), False, self._graph)
+        self._native.AllocateTensors(self._graph)
+
+    def lies(self, tensor: _Tensor) -> NDArray[Any]:
+        """Where a tensor lies, good until the next `resize`: an input to be written, an output to be read."""
+        there: NDArray[Any] = self._native.tensor(self._native, tensor.number, self._graph)
+        return there
+
+    def __call__(self) -> dict[str, NDArray[np.generic]]:
+        """Run it on its inputs, which may be lost thereby. The outputs are good until the next call."""
+        self._native.Invoke(self._graph)
+        return {name: self.lies(tensor) for name, tensor in self.outputs.items()}
 
 
 class FaceModel:
@@ -102,37 +132,41 @@ class FaceModel:
             interpreter = (runtime or _interpreter())(
                 model_content=self._sized(network, width, height), num_threads=threads
             )
-            self._frame = interpreter.get_signature_runner("frame")
-            self._faces = interpreter.get_signature_runner("faces")
+            self._frame, self._faces = (_Signature(interpreter, name) for name in ("frame", "faces"))
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"The TFLite runtime refuses the network: {error}.") from error
-        self._interpreter = interpreter  # the runners do not keep it alive
-        self._outputs = _Tensor.all(self._frame.get_output_details())
-        self._described = _Tensor.all(self._faces.get_output_details())
+        self._interpreter = interpreter  # nothing else keeps alive the bytes that the network lies in
+        self._outputs, self._described = self._frame.outputs, self._faces.outputs
         try:
-            image = _Tensor.all(self._frame.get_input_details())["image"]
-            self._aligned = _Tensor.all(self._faces.get_input_details())["aligned"]
+            self._image, self._aligned = self._frame.inputs["image"], self._faces.inputs["aligned"]
             self._check()
         except KeyError as error:
             raise ModelError(f"The network has no tensor named {error}.") from None
         try:  # once, for what the runtime finds wrong only where it prepares a network for its input
-            self._frame(image=np.zeros((1, height, width, 3), image.kind))
-            self._faces(aligned=np.zeros(self._aligned.shape, self._aligned.kind))
+            channels = self._image.shape[3]
+            self._frame.resize(self._image, (1, height, width * 3 // channels, channels))
+            self._frame()
+            self._at_once = 0
+            self._room(self.spec.faces_at_once)
+            self._faces()
         except (ValueError, RuntimeError) as error:
             raise ModelError(f"The TFLite runtime cannot run the network: {error}.") from error
         pixels = (np.arange(256, dtype=np.float32) - self.spec.input_mean) * self.spec.input_scale
-        self._pixels = image.quantisation.stored(pixels, image.kind)
+        self._pixels = self._image.quantisation.stored(pixels, self._image.kind)
+        self._turned = np.array_equal(self._pixels, np.arange(-128, 128))
+        """Whether a pixel is stored as itself less 128, which is its highest bit turned."""
         # Kept from frame to frame: fresh pages for so much memory would take longer than what is done in it.
         self._map = np.empty((height // align.STRIDE, width // align.STRIDE, self.spec.features), np.float32)
         self._sampled = np.empty((self.spec.faces_at_once, align.GRID**2, self.spec.features), np.float32)
-        self._tensor: Image = np.empty((height, width, 3), np.uint8)
         self._canvas: Image | None = None  # only where pictures have another size
         self._drawn = (width, height)
 
     def _check(self) -> None:
         """That model.json tells of this network what is true."""
         spec, labels = self.spec, self.spec.labels
+        rows, columns, channels = self._image.shape[1:]
         told = {
+            "input_size": (spec.input_size, (columns * channels // 3, rows)),
             "embedding_size": (spec.embedding_size, self._described["embedding"].shape[-1]),
             "sum of traits": (sum(spec.traits.values()), self._described["traits"].shape[-1]),
             "faces_at_once": (spec.faces_at_once, self._aligned.shape[0]),
@@ -175,9 +209,9 @@ class FaceModel:
         ones are never enlarged. Boxes and landmarks come back in the image's own pixels.
         """
         with self._stage("preprocess"):
-            tensor, scale = self.preprocess(image)
+            scale = self._preprocess(image)
         with self._stage("frame"):
-            out = self._frame(image=tensor)
+            out = self._frame()
         with self._stage("decode"):
             found = self._decode(out)
         with self._stage("faces"):
@@ -199,32 +233,34 @@ class FaceModel:
             sizes=align.sizes(found.landmarks),
         )
 
-    def preprocess(self, image: Image) -> tuple[NDArray[np.generic], float]:
-        """Letterbox: the image in the canvas's top left corner, and the scale it was drawn at.
-
-        The tensor is good until the next call.
-        """
+    def _preprocess(self, image: Image) -> float:
+        """Letterbox: the image in the top left corner of the network's input; gives the scale it was drawn at."""
         width, height = self.size
-        scale = min(1.0, width / image.shape[1], height / image.shape[0])
+        scale: float = min(1.0, width / image.shape[1], height / image.shape[0])
         drawn = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-        if image.shape == self._tensor.shape:
-            return self._stored(image), scale
+        if image.shape == (height, width, 3):
+            self._store(image)
+            return scale
         if self._canvas is None or drawn != self._drawn:  # what is not drawn on must be empty
-            self._canvas = np.full(self._tensor.shape, round(self.spec.input_mean), np.uint8)
+            self._canvas = np.full((height, width, 3), round(self.spec.input_mean), np.uint8)
             self._drawn = drawn
         part = self._canvas[: drawn[1], : drawn[0]]
         if scale < 1:
             cv2.resize(image, drawn, dst=part, interpolation=cv2.INTER_AREA)
         else:
             part[:] = image
-        return self._stored(self._canvas), scale
+        self._store(self._canvas)
+        return scale
 
-    def _stored(self, picture: Image) -> NDArray[np.generic]:
-        """A picture of the network's own size as it stores its input, (1, H, W, 3)."""
-        if self._pixels.dtype == np.float32:
-            return self._pixels[picture][None]
-        cv2.LUT(picture, self._pixels.view(np.uint8), dst=self._tensor)
-        return self._tensor.view(self._pixels.dtype)[None]
+    def _store(self, picture: Image) -> None:
+        """A picture (H, W, 3) of the network's own size, as it stores its input; it may take some pixels a cell."""
+        there = self._frame.lies(self._image).reshape(picture.shape)
+        if self._turned:
+            np.bitwise_xor(picture, np.uint8(128), out=there.view(np.uint8))
+        elif there.itemsize == 1:
+            cv2.LUT(picture, self._pixels.view(np.uint8), dst=there.view(np.uint8))
+        else:
+            there[:] = self._pixels[picture]
 
     def _decode(self, out: dict[str, NDArray[np.generic]]) -> Found:
         levels = [
@@ -238,32 +274,44 @@ class FaceModel:
         self, features: NDArray[np.generic], landmarks: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Embeddings (N, D) of unit length and traits (N, T) of the faces at `landmarks` (N, 5, 2)."""
-        count, at_once = len(landmarks), self.spec.faces_at_once
-        embeddings = np.empty((count, self.spec.embedding_size), np.float32)
-        traits = np.empty((count, sum(self.spec.traits.values())), np.float32)
+        count, stored = len(landmarks), {}
+        for name, tensor in self._described.items():
+            stored[name] = np.empty((count, tensor.shape[-1]), tensor.kind)
         if count:
             np.copyto(self._map, features[0])
             x, y = align.grid(landmarks)
-        for start in range(0, count, at_once):
-            part = slice(start, min(start + at_once, count))
-            sampled = align.sample(self._map, x[part], y[part], self._sampled[: part.stop - start])
-            out = self._faces(aligned=self._restored(sampled))
-            n = part.stop - start
-            embeddings[part] = self._described["embedding"].quantisation.real(out["embedding"].reshape(n, -1))
-            traits[part] = self._described["traits"].quantisation.real(out["traits"].reshape(n, -1))
+            # As many in every call: another number takes the runtime as long as two faces. In the last call, rows
+            # that are left over are described and not looked at.
+            at_once = -(-count // -(-count // self.spec.faces_at_once))
+            self._room(at_once)
+            for start in range(0, count, at_once):
+                part = slice(start, min(start + at_once, count))
+                n = part.stop - start
+                self._restore(align.sample(self._map, x[part], y[part], self._sampled[:n]))
+                for name, told in self._faces().items():
+                    stored[name][part] = told.reshape(at_once, -1)[:n]
+        embeddings, traits = (self._described[name].quantisation.real(stored[name]) for name in ("embedding", "traits"))
         embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-6)
         return embeddings, traits
 
-    def _restored(self, sampled: NDArray[np.float32]) -> NDArray[np.generic]:
-        """Sampled features, still numbers as `frame` stores them, as `faces` stores them."""
+    def _room(self, faces: int) -> None:
+        """Make `faces` describe so many at once."""
+        if faces != self._at_once:
+            self._faces.resize(self._aligned, (faces, *self._aligned.shape[1:]))
+            self._at_once = faces
+
+    def _restore(self, sampled: NDArray[np.float32]) -> None:
+        """Sampled features, still numbers as `frame` stores them, as `faces` stores them, into its input."""
         was, becomes = self._outputs["features"].quantisation, self._aligned.quantisation
+        there = self._faces.lies(self._aligned)[: len(sampled)]
         if becomes.scale == 0:
-            return sampled
+            there[:] = sampled
+            return
         flat = sampled.reshape(len(sampled), -1)
         scale = was.scale / becomes.scale
         shift = becomes.zero_point - was.zero_point * scale
         # Scales, rounds and clips in one go; its second picture is there because it wants one.
-        return cv2.addWeighted(flat, scale, flat, 0.0, shift, dtype=cv2.CV_8S).reshape(sampled.shape)
+        cv2.addWeighted(flat, scale, flat, 0.0, shift, dst=there.reshape(flat.shape), dtype=cv2.CV_8S)
 
     def _read(
         self, found: Found, embeddings: NDArray[np.float32], traits: NDArray[np.float32], scale: float
