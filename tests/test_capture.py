@@ -31,6 +31,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+import broker
+from broker import PATIENCE, free_port
 from onelook.capture import Capture, CaptureError, LatestFrames, frames, length, masked
 from onelook.config import Stream
 from onelook.frame import Frame
@@ -41,12 +43,6 @@ START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 # --- a camera to test with ---------------------------------------------------------------------
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Camera:
@@ -60,13 +56,12 @@ class Camera:
     def start(self) -> None:
         command = [SYSTEM_PYTHON, HERE / "rtsp_server.py", str(self.port), *self.options]
         self.process = subprocess.Popen(command)
-        for _ in range(300):  # the first start of all scans GStreamer's plugins
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
-                    return
-            assert self.process.poll() is None, "the RTSP server ended by itself"
-            time.sleep(0.1)
-        pytest.fail("the RTSP server did not start")
+        wait_until(self._listens)  # the first start of all scans GStreamer's plugins
+
+    def _listens(self) -> bool:
+        assert self.process.poll() is None, "the RTSP server ended by itself"
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.port)) == 0
 
     def kill(self) -> None:
         self.process.kill()
@@ -130,20 +125,17 @@ class Changes(list[tuple[str, bool, str | None]]):
 
 
 def stream(url: str | Path, name: str = "door", **more: object) -> Stream:
-    defaults = {"open_timeout": 3, "read_timeout": 3, "retry_min": 0.1, "retry_max": 0.5}
+    defaults = {"open_timeout": PATIENCE, "read_timeout": PATIENCE, "retry_min": 0.1, "retry_max": 0.5}
     return Stream.model_validate({"name": name, "url": str(url), **defaults, **more})
 
 
-def wait_until(happened: Callable[[], object], seconds: float = 10) -> None:
-    end = time.monotonic() + seconds
-    while not happened():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.02)
+def wait_until(happened: Callable[[], object]) -> None:
+    broker.wait_until(happened, "what is waited for")
 
 
-def take(inbox: LatestFrames, seconds: float = 10) -> Frame:
-    frame = inbox.take(timeout=seconds)
-    assert frame is not None, f"no frame came in {seconds} s"
+def take(inbox: LatestFrames) -> Frame:
+    frame = inbox.take(timeout=PATIENCE)
+    assert frame is not None, f"no frame came in {PATIENCE} s"
     return frame
 
 
@@ -152,6 +144,15 @@ def true_age(frame: Frame) -> float:
     bits = [frame.image[10 + 20 * (i // 16), 10 + 20 * (i % 16)].mean() > 128 for i in range(32)]
     drawn = sum(int(bit) << (31 - i) for i, bit in enumerate(bits))
     return ((int(time.monotonic() * 1000) - drawn) % 2**32) / 1000
+
+
+def assert_no_backlog(inbox: LatestFrames) -> None:
+    """There are fresh frames. What is in the way once, stays: FFmpeg's own choice of options leaves 5 s of it."""
+    ages: list[float] = []
+    end = time.monotonic() + PATIENCE
+    while not ages or ages[-1] > 0.5:
+        assert time.monotonic() < end, f"there is a backlog: {ages}"
+        ages.append(true_age(take(inbox)))
 
 
 def assert_red_green_blue(frame: Frame) -> None:
@@ -171,17 +172,15 @@ def test_a_camera_gives_fresh_rgb_frames(shared_camera: Camera, codec: str) -> N
     needs_gstreamer({"h264": "x264enc", "h265": "x265enc"}[codec])
     inbox, changes = LatestFrames(), Changes()
     with Capture(stream(shared_camera.url(codec)), inbox, changes):
-        seen, ages = [], []
-        for _ in range(15):
-            seen.append(take(inbox))
-            ages.append(true_age(seen[-1]))
+        seen = [take(inbox) for _ in range(15)]
+        now, today = time.monotonic(), datetime.now(UTC)
+        assert_no_backlog(inbox)
     last = seen[-1]
     assert_red_green_blue(last)
-    assert min(ages) < 0.5, f"there is a backlog: {ages}"
     assert [f.index for f in seen] == sorted({f.index for f in seen})
     assert all(a.time < b.time for a, b in itertools.pairwise(seen))
-    assert abs(time.monotonic() - last.time) < 2
-    assert abs(datetime.now(UTC) - last.utc) < timedelta(seconds=2)
+    assert abs(now - last.time) < 2
+    assert abs(today - last.utc) < timedelta(seconds=2)
     assert changes == [("door", True, None)]
 
 
@@ -198,39 +197,37 @@ def test_a_camera_that_is_killed_comes_back_by_itself_and_says_so_once_each_way(
         after = next(f for f in iter(lambda: take(inbox), None) if f.time > before.time + 1)
         assert_red_green_blue(after)
         assert after.index > before.index
-        assert true_age(take(inbox)) < 1
+        assert_no_backlog(inbox)
     assert changes.states == [True, False, True]
     assert changes[1][2] == f"{camera.url('h264')} has hung up"
 
 
 def test_a_camera_that_hangs_is_noticed_after_the_read_timeout_and_comes_back(camera: Camera) -> None:
     inbox, changes = LatestFrames(), Changes()
-    with Capture(stream(camera.url("h264"), open_timeout=2, read_timeout=0.5), inbox, changes):
+    with Capture(stream(camera.url("h264"), read_timeout=2), inbox, changes):
         take(inbox)
         camera.process.send_signal(signal.SIGSTOP)
         hung = time.monotonic()
         wait_until(lambda: changes.states == [True, False])
-        assert 0.4 < time.monotonic() - hung < 2
-        assert changes[1][2] == f"{camera.url('h264')} has given no picture for 0.5 s"
+        assert time.monotonic() - hung > 1.5
+        assert changes[1][2] == f"{camera.url('h264')} has given no picture for 2 s"
         camera.process.send_signal(signal.SIGCONT)
         wait_until(lambda: changes.states == [True, False, True])
     assert changes.states == [True, False, True]
 
 
 def test_a_slow_reader_sees_fresh_frames_and_the_others_are_counted_as_dropped(shared_camera: Camera) -> None:
-    inbox = LatestFrames()
+    inbox, seen = LatestFrames(), list[Frame]()
     with Capture(stream(shared_camera.url("fast")), inbox, Changes()):
         take(inbox)
-        ages, seen = [], []
-        for _ in range(6):
-            time.sleep(0.25)  # a reader of 4 fps at a camera of 50
+        while not seen or seen[-1].index - seen[0].index < 40:
+            time.sleep(0.25)  # a reader of 4 fps at a camera of 50, which it does not slow down
             seen.append(take(inbox))
-            ages.append(true_age(seen[-1]))
-        dropped = inbox.dropped("door")
-    assert np.median(ages) < 0.5, ages
-    passed = seen[-1].index - seen[0].index
-    assert passed > 40, "the camera itself was slowed down by its reader"
+        passed, dropped = seen[-1].index - seen[0].index, inbox.dropped("door")
+        time.sleep(0.25)
+        assert_no_backlog(inbox)
     assert dropped >= passed - len(seen)
+    assert dropped > len(seen)
 
 
 def test_a_fast_camera_does_not_starve_a_slow_one(shared_camera: Camera) -> None:
@@ -238,25 +235,26 @@ def test_a_fast_camera_does_not_starve_a_slow_one(shared_camera: Camera) -> None
     with ExitStack() as cameras:
         for path in ("fast", "slow"):
             cameras.enter_context(Capture(stream(shared_camera.url(path), name=path), inbox, Changes()))
-        wait_until(lambda: {take(inbox).stream, take(inbox).stream} == {"fast", "slow"})
-        for _ in range(12):
-            time.sleep(0.1)  # a reader as fast as the slow camera alone
+        for _ in range(8):
+            before = {path: inbox.dropped(path) for path in ("fast", "slow")}
+            # A frame was replaced, so one waits, of either: now it is a matter of turns.
+            wait_until(lambda: all(inbox.dropped(path) > count for path, count in before.items()))  # noqa: B023
             seen[take(inbox).stream] += 1
-    assert min(seen["slow"], seen["fast"]) >= 4, seen
+    assert seen == {"fast": 4, "slow": 4}
 
 
 def test_fps_limits_how_many_frames_are_looked_at(shared_camera: Camera) -> None:
     inbox = LatestFrames()
-    with Capture(stream(shared_camera.url("fast"), fps=5), inbox, Changes()):
+    with Capture(stream(shared_camera.url("fast"), fps=2), inbox, Changes()):
         first = take(inbox)
-        seen = [take(inbox) for _ in range(8)]
+        seen = [take(inbox) for _ in range(5)]
     rate = (seen[-1].index - first.index) / (seen[-1].time - first.time)
-    assert rate == pytest.approx(5, rel=0.2)
+    assert rate == pytest.approx(2, rel=0.2)
     assert inbox.dropped("door") == 0, "frames that nobody wants are not drops"
 
 
 def test_the_right_password_opens_a_locked_camera(locked_camera: Camera) -> None:
-    assert_red_green_blue(next(frames(locked_camera.url("h264", "joe:s3cr3t@"), read_timeout=5)))
+    assert_red_green_blue(next(frames(locked_camera.url("h264", "joe:s3cr3t@"), read_timeout=PATIENCE)))
 
 
 @contextmanager
@@ -379,7 +377,7 @@ def test_a_server_that_never_answers_is_said_after_the_open_timeout() -> None:
         url = f"rtsp://127.0.0.1:{silent.getsockname()[1]}/x"
         began = time.monotonic()
         assert reason_for(url, open_timeout=0.5) == f"{url} has given no answer for 0.5 s"
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < PATIENCE / 2
 
 
 def test_a_web_page_is_not_a_video() -> None:
@@ -451,23 +449,29 @@ def test_a_password_is_masked_wherever_it_stands(url: str, shown: str) -> None:
 
 
 def test_retries_come_ever_more_slowly_and_never_in_step() -> None:
-    def hangs_up() -> list[float]:
-        times = []
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            server.settimeout(5)
-            url = f"rtsp://127.0.0.1:{server.getsockname()[1]}/x"
-            with Capture(stream(url, retry_min=0.1, retry_max=0.8), LatestFrames(), Changes()):
-                for _ in range(6):
-                    server.accept()[0].close()
-                    times.append(time.monotonic())
-        return [b - a for a, b in itertools.pairwise(times)]
+    pauses, tries = list[float](), list[float]()
 
-    gaps = hangs_up()
-    assert min(gaps) > 0.09
-    assert max(gaps) < 1.2
-    assert np.mean(gaps[3:]) > 1.5 * gaps[0], gaps
-    in_step = [0.2, 0.4, 0.8, 0.8, 0.8]
-    assert np.abs(np.subtract(gaps, in_step)).max() > 0.05, f"no jitter: {gaps}"
+    class Stop(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout is not None
+            pauses.append(timeout)
+            return super().wait(timeout)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:  # a camera that hangs up on everybody
+        server.settimeout(PATIENCE)
+        url = f"rtsp://127.0.0.1:{server.getsockname()[1]}/x"
+        capture = Capture(stream(url, retry_min=0.01, retry_max=0.08), LatestFrames(), Changes())
+        capture._stop = Stop()
+        with capture:
+            for _ in range(20):
+                server.accept()[0].close()
+                tries.append(time.monotonic())
+    assert min(pauses) >= 0.01
+    assert max(pauses) <= 0.08
+    assert pauses[0] <= 0.02
+    assert np.mean(pauses[3:19]) > 0.04, pauses
+    assert tries[-1] - tries[0] > 0.9 * sum(pauses[:19])
+    assert np.ptp(pauses[3:19]) > 0.005, f"no jitter: {pauses}"
 
 
 # --- leaving -----------------------------------------------------------------------------------
@@ -479,7 +483,7 @@ def test_a_bug_in_the_thread_is_raised_in_the_loop() -> None:
 
     inbox = LatestFrames()
     with Capture(stream("missing.mp4"), inbox, broken), pytest.raises(ZeroDivisionError, match="a bug"):
-        inbox.take(timeout=5)
+        inbox.take(timeout=PATIENCE)
 
 
 @pytest.mark.parametrize("state", ["healthy", "hung"])
@@ -493,7 +497,7 @@ def test_a_process_told_to_stop_does_so_at_once_and_in_order(camera: Camera, sta
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         inbox = LatestFrames()
         say = lambda name, up, reason: print(up, flush=True)
-        with Capture(Stream(name="door", url=sys.argv[1]), inbox, say):
+        with Capture(Stream(name="door", url=sys.argv[1], open_timeout=90, read_timeout=90), inbox, say):
             while not stop.is_set():
                 inbox.take(timeout=0.2)
         print("in order", flush=True)
@@ -510,17 +514,19 @@ def test_a_process_told_to_stop_does_so_at_once_and_in_order(camera: Camera, sta
             time.sleep(0.3)
         told = time.monotonic()
         daemon.send_signal(signal.SIGTERM)
-        out, err = daemon.communicate(timeout=10)
-    assert time.monotonic() - told < 5, "it waited for a timeout"
+        out, err = daemon.communicate(timeout=PATIENCE)
+    assert time.monotonic() - told < PATIENCE / 2, "it waited for a timeout"
     assert (out, err, daemon.returncode) == ("in order\n", "", 0)
 
 
-def test_cameras_that_hang_are_left_together_and_not_one_after_the_other(camera: Camera) -> None:
+def test_cameras_that_hang_are_left_together_and_not_one_after_the_other(
+    camera: Camera, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onelook.capture.JOIN_SECONDS", 2.0)
     inbox, changes = LatestFrames(), Changes()
     with ExitStack() as house:
         captures = [
-            house.enter_context(Capture(stream(camera.url("slow"), f"door-{i}", read_timeout=10), inbox, changes))
-            for i in range(6)
+            house.enter_context(Capture(stream(camera.url("slow"), f"door-{i}"), inbox, changes)) for i in range(6)
         ]
         wait_until(lambda: changes.states.count(True) == 6)
         camera.process.send_signal(signal.SIGSTOP)
@@ -528,8 +534,8 @@ def test_cameras_that_hang_are_left_together_and_not_one_after_the_other(camera:
         told = time.monotonic()
         for capture in captures:
             capture.stop()
-        assert time.monotonic() - told < 0.2
-    assert time.monotonic() - told < 2
+        assert time.monotonic() - told < 2
+    assert time.monotonic() - told < 6, "each was waited for in its turn"
     assert not [reason for _, up, reason in changes if not up]
 
 
@@ -581,7 +587,7 @@ def test_a_lossless_put_waits_until_its_frame_is_taken_or_the_stream_ends() -> N
     assert take(inbox).index == 0
     assert not done.wait(0.1), "two frames found room for one"
     inbox.end("a")
-    assert done.wait(5)
+    assert done.wait(PATIENCE)
     thread.join()
     assert inbox.dropped("a") == 0
 
@@ -598,8 +604,8 @@ def test_all_is_finished_when_every_stream_has_ended_and_nothing_waits() -> None
     assert take(inbox).index == 0
     assert inbox.finished
     began = time.monotonic()
-    assert inbox.take(timeout=5) is None
-    assert time.monotonic() - began < 1, "waits for frames that cannot come"
+    assert inbox.take(timeout=PATIENCE) is None
+    assert time.monotonic() - began < PATIENCE / 2, "waits for frames that cannot come"
 
 
 # --- files -------------------------------------------------------------------------------------
@@ -635,23 +641,24 @@ def film(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def read_all(inbox: LatestFrames, pause: float = 0) -> list[Frame]:
     seen = []
     while not inbox.finished:
-        frame = inbox.take(timeout=5)
+        frame = inbox.take(timeout=PATIENCE)
         if frame:
             seen.append(frame)
             time.sleep(pause)
     return seen
 
 
-def test_a_file_as_fast_as_possible_loses_no_frame_to_a_slow_reader(film: Path) -> None:
+def test_a_file_as_fast_as_possible_loses_no_frame_to_a_slow_reader(tmp_path: Path) -> None:
+    film = write_video(tmp_path / "half a minute.mp4", fps=1)
     inbox, changes = LatestFrames(), Changes()
     began = time.monotonic()
     with Capture(stream(film, paced=False), inbox, changes):
         seen = read_all(inbox, pause=0.005)
-    assert time.monotonic() - began < 2, "as fast as possible, not at the file's own speed"
+    assert time.monotonic() - began < 15, "as fast as possible, not at the file's own speed"
     assert [number_in(f) for f in seen] == list(range(30))
     assert [f.index for f in seen] == list(range(30))
-    assert [f.time - seen[0].time for f in seen] == pytest.approx([i / 10 for i in range(30)])
-    assert [(f.utc - seen[0].utc).total_seconds() for f in seen] == pytest.approx([i / 10 for i in range(30)])
+    assert [f.time - seen[0].time for f in seen] == pytest.approx(range(30))
+    assert [(f.utc - seen[0].utc).total_seconds() for f in seen] == pytest.approx(range(30))
     assert inbox.dropped("door") == 0
     assert changes == [("door", True, None), ("door", False, f"{film} has come to its end")]
     assert_red_green_blue(seen[-1])
@@ -663,10 +670,10 @@ def test_a_paced_file_plays_at_its_own_speed(tmp_path: Path) -> None:
     began = time.monotonic()
     with Capture(stream(film), inbox, Changes()):
         seen = read_all(inbox)
-        ages = [time.monotonic() - seen[-1].time]
-    assert 1.3 < time.monotonic() - began < 3
+        age = time.monotonic() - seen[-1].time
+    assert time.monotonic() - began > 1.3
     assert len(seen) + inbox.dropped("door") == 15
-    assert max(ages) < 1
+    assert age < 2
 
 
 def test_a_looped_file_goes_on_in_time_and_number(film: Path) -> None:
@@ -679,12 +686,13 @@ def test_a_looped_file_goes_on_in_time_and_number(film: Path) -> None:
     assert changes == [("door", True, None)]
 
 
-def test_a_blocked_file_is_left_at_once(film: Path) -> None:
+def test_a_blocked_file_is_left_at_once(film: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("onelook.capture.JOIN_SECONDS", PATIENCE)
     inbox = LatestFrames()
     with Capture(stream(film, paced=False, loop=True), inbox, Changes()) as capture:
         wait_until(lambda: capture._delivered == 2)  # one waits in the inbox, one for its room
         began = time.monotonic()
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < PATIENCE / 2
 
 
 def test_a_replay_is_exact(film: Path) -> None:
@@ -864,7 +872,10 @@ def test_without_a_boards_program_csi_says_what_is_missing() -> None:
         next(frames("csi://0"))
 
 
-def test_csi_reads_raw_pictures_from_the_boards_program(board: Callable[[str], None]) -> None:
+def test_csi_reads_raw_pictures_from_the_boards_program(
+    board: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onelook.capture.JOIN_SECONDS", PATIENCE)
     picture = cv2.resize(bars(), (1280, 720), interpolation=cv2.INTER_NEAREST)
     raw = cv2.cvtColor(picture, cv2.COLOR_RGB2YUV_I420).tobytes()
     board('echo "$@" > "$0.told"; while cat "$0.raw"; do sleep 0.05; done')
@@ -875,7 +886,7 @@ def test_csi_reads_raw_pictures_from_the_boards_program(board: Callable[[str], N
     with Capture(stream("csi://1", fps=10), inbox, changes):
         seen = [take(inbox) for _ in range(5)]
         began = time.monotonic()
-    assert time.monotonic() - began < 0.7
+    assert time.monotonic() - began < PATIENCE / 2
     assert seen[-1].image.shape == (720, 1280, 3)
     assert np.abs(seen[-1].image.astype(int) - picture).mean() < 3
     told = (folder / "rpicam-vid.told").read_text()
@@ -890,7 +901,7 @@ def test_csi_hands_on_what_the_boards_program_complains_about(board: Callable[[s
 
 
 def test_csi_notices_a_board_that_hangs(board: Callable[[str], None]) -> None:
-    board("exec sleep 60")
+    board(f"exec sleep {PATIENCE:.0f}")
     began = time.monotonic()
     assert "gives no pictures" in reason_for("csi://0", open_timeout=0.3)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < PATIENCE / 2

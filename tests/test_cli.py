@@ -29,7 +29,7 @@ STREAM = "streams: [{name: door, url: rtsp://cam/1}]\n"
 
 def onelook(*arguments: str | Path, cwd: Path | None = None) -> Done:
     command = [sys.executable, "-m", "onelook", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, cwd=cwd)
+    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, cwd=cwd)
 
 
 def python(script: str, *arguments: str | Path, stderr: int = subprocess.PIPE, **environment: str) -> Done:
@@ -40,7 +40,7 @@ def python(script: str, *arguments: str | Path, stderr: int = subprocess.PIPE, *
         stdout=subprocess.PIPE,
         stderr=stderr,
         text=True,
-        timeout=60,
+        timeout=180,
         check=False,
         env=os.environ | environment,
     )
@@ -322,7 +322,7 @@ def test_whatever_is_under_way_ends_when_asked_to(asked: signal.Signals) -> None
             assert process.stderr
             assert process.stdout.readline() == "waiting\n"
             process.send_signal(asked)
-            assert process.wait(10) == 0
+            assert process.wait(90) == 0
             assert process.stderr.read() == ""
         finally:
             process.kill()

@@ -19,7 +19,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
-from broker import Broker, Certificates, Subscriber, wait_until
+from broker import PATIENCE, Broker, Certificates, Subscriber, wait_until
 from clip import EILEEN, GRACE, write_mp4
 from daemon_process import DEVICE, PASSWORD, READER, Daemon, onelook, write_config
 from onelook.commands import COMMANDS, MOST_WAITING, Commands, Pong
@@ -97,7 +97,7 @@ class Asker:
     def ask(self, name: str, /, **asked: Any) -> Any:
         mine = self.send(name, json.dumps(asked).encode())
         with self._arrived:
-            assert self._arrived.wait_for(lambda: mine in self.answers, 20), f"no answer to {name}"
+            assert self._arrived.wait_for(lambda: mine in self.answers, PATIENCE), f"no answer to {name}"
         return self.answers[mine]
 
 
@@ -142,7 +142,7 @@ def house(clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hous
         config.write_text(config.read_text().replace("mqtt:\n", every))
         with Daemon(config) as daemon, Asker(broker) as asker:
             daemon.wait_until_ready()
-            reader.wait_for(f"onelook/{DEVICE}/status", "online", 60)
+            reader.wait_for(f"onelook/{DEVICE}/status", "online")
             yield House(daemon, asker, reader)
 
 
@@ -151,7 +151,7 @@ def test_a_ping_is_answered_by_the_loop(house: House) -> None:
 
 
 def test_a_snapshot_shows_whom_the_newest_frame_shows(house: House) -> None:
-    house.reader.wait("door/emotion", seconds=30)
+    house.reader.wait("door/emotion")
 
     def told() -> bool:
         [door] = house.data("snapshot", stream="door")["streams"]
@@ -159,15 +159,18 @@ def test_a_snapshot_shows_whom_the_newest_frame_shows(house: House) -> None:
             track["emotion"] and track["attributes"] and track["box"] for track in door["tracks"]
         )
 
-    wait_until(told, "somebody described to be in the picture", 30)
+    wait_until(told, "somebody described to be in the picture")
     assert [stream["stream"] for stream in house.data("snapshot")["streams"]] == ["door", "yard"]
 
 
 def test_a_paused_stream_is_not_looked_at_until_it_is_resumed(house: House) -> None:
     assert house.data("pause", stream="yard") == {"paused": ["yard"]}
     assert house.data("pause", stream="yard") == {"paused": ["yard"]}
-    reasons = [r.event["data"]["reason"] for r in house.reader.on("yard/status")]
-    assert reasons.count("paused") == 1, reasons
+
+    def reasons() -> list[str]:
+        return [r.event["data"]["reason"] for r in house.reader.on("yard/status")]
+
+    wait_until(lambda: "paused" in reasons(), "it to be told")
     looked = house.looked("yard")
     other = house.looked("door")
     assert house.daemon.value("onelook_stream_up", stream="yard") == 0
@@ -178,6 +181,7 @@ def test_a_paused_stream_is_not_looked_at_until_it_is_resumed(house: House) -> N
     assert house.data("resume") == {"paused": []}
     house.daemon.wait(lambda: house.looked("yard") > looked + 3, "it to be seen")
     assert house.daemon.value("onelook_stream_up", stream="yard") == 1
+    assert reasons().count("paused") == 1, reasons()
 
 
 def test_with_every_stream_paused_the_daemon_waits_and_answers(house: House) -> None:
@@ -273,7 +277,7 @@ def test_without_a_word_in_the_config_nothing_is_answered(clip: Path, tmp_path: 
     with Broker(tmp_path / "broker", users, ACL) as broker, broker.subscribe("onelook/#", user=READER) as reader:
         config = write_config(tmp_path, {"name": "door", "url": str(clip), "loop": True, "fps": 2}, broker=broker)
         with Daemon(config), Asker(broker) as asker:
-            reader.wait_for(f"onelook/{DEVICE}/status", "online", 60)
+            reader.wait_for(f"onelook/{DEVICE}/status", "online")
             asker.send("ping")
             time.sleep(1.5)
             assert asker.answers == {}

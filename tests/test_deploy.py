@@ -25,7 +25,7 @@ ELSEWHERE = {"up", "onelook_board_temperature_celsius", "onelook_board_throttled
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     if shutil.which(str(command[0])) is None:
         pytest.skip(f"{command[0]} is not installed (Debian: prometheus, shellcheck)")
-    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=180, check=False)
 
 
 def exported() -> set[str]:

@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from onelook.event import KINDS, Crowd, Event
 from onelook.metrics import STAGES, BoardCollector, MemoryCollector, Metrics, MetricsError
+from stopwatch import Stopwatch
 
 Labels = frozenset[tuple[str, str]]
 
@@ -30,7 +31,7 @@ def labels(**values: str) -> Labels:
 def get(url: str, method: str = "GET") -> tuple[int, str]:
     try:
         request = urllib.request.Request(url, method=method)  # noqa: S310 - our own page
-        with urllib.request.urlopen(request, timeout=5) as answer:  # noqa: S310
+        with urllib.request.urlopen(request, timeout=60) as answer:  # noqa: S310
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         with error:
@@ -334,8 +335,8 @@ def test_it_ends_promptly_while_clients_hang_on_and_the_port_is_free_at_once(met
         half = socket.create_connection(("127.0.0.1", port))
         half.sendall(b"GET /metrics HTT")
         assert get(url + "healthz")[0] == 200, "others are served meanwhile"
-        ending = time.monotonic()
-    assert time.monotonic() - ending < 1.0
+        watch = Stopwatch()
+    assert watch.seconds < 1.0
     with silent, half, metrics.serve("127.0.0.1", port, healthy=lambda: True, ready=lambda: True) as again:
         assert get(again + "healthz")[0] == 200
 
@@ -360,7 +361,7 @@ def test_many_scrapers_at_once_get_whole_pages(metrics: Metrics) -> None:
         for scraper in scrapers:
             scraper.start()
         for scraper in scrapers:
-            scraper.join(10)
+            scraper.join(60)
     assert len(pages) == 8
     assert all(status == 200 and "onelook_mqtt_connected 0.0" in text for status, text in pages)
 
@@ -381,7 +382,7 @@ def test_a_reader_that_asks_for_a_version_which_is_none_gets_the_page(
 ) -> None:
     with page(metrics) as url:
         accept = {"Accept": "application/openmetrics-text;version=1.x"}
-        with urllib.request.urlopen(urllib.request.Request(url + "metrics", headers=accept), timeout=5) as answer:  # noqa: S310
+        with urllib.request.urlopen(urllib.request.Request(url + "metrics", headers=accept), timeout=60) as answer:  # noqa: S310
             text = answer.read().decode()
 
     assert "onelook_frames_total" in text

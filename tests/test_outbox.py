@@ -363,7 +363,7 @@ def test_a_full_disk_costs_no_event_and_is_said_once(tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
     path = tmp_path / "outbox.db"
     command = [sys.executable, "-c", FULL_DISK, str(path), str(Path(__file__).parent)]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 9, ended.stderr
     said = ended.stdout.splitlines()
     assert len(said) == 2, said
@@ -405,7 +405,7 @@ def test_a_disk_that_is_full_at_the_start_is_no_reason_not_to_start(tmp_path: Pa
             for track in range(before):
                 outbox.put(appeared(track), FOREVER)
     command = [sys.executable, "-c", FULL_FROM_THE_START, str(path), str(Path(__file__).parent)]
-    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=30)
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
     assert ended.returncode == 9, ended.stderr
     said = ended.stdout.splitlines()
     assert [line.partition(" (")[0] for line in said] == [
@@ -482,7 +482,7 @@ def test_putting_an_event_does_not_hold_up_the_frame_loop(tmp_path: Path) -> Non
             before = time.perf_counter()
             outbox.put(event, FOREVER)
             took.append(time.perf_counter() - before)
-    assert sorted(took)[150] < 0.005
+    assert sorted(took)[150] < 0.02  # seconds; of the hundred that a frame may take
 
 
 def test_damage_that_sqlite_cannot_even_quote_is_set_aside(tmp_path: Path) -> None:

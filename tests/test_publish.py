@@ -24,13 +24,14 @@ from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
 from pydantic import SecretStr
 
-from broker import Broker, Certificates, Received, free_port, wait_until
+from broker import PATIENCE, Broker, Certificates, Received, free_port, wait_until
 from onelook import config
 from onelook.errors import OwnerError
 from onelook.event import Attributes, Crowd, Emotion, Event, Identity, Presence, Status
 from onelook.outbox import Outbox
 from onelook.publish import LinesPublisher, MqttPublisher, Publisher, message, tls_context
 from onelook.schema import events as schema
+from stopwatch import Stopwatch
 
 Data = Presence | Identity | Attributes | Emotion | Crowd | Status
 
@@ -256,9 +257,9 @@ class Home:
 
     def leave(self) -> float:
         """End the publisher as the daemon does; the seconds that it took."""
-        before = time.monotonic()
+        watch = Stopwatch()
         self.house.close()
-        return time.monotonic() - before
+        return watch.seconds
 
 
 @pytest.fixture(autouse=True)
@@ -341,11 +342,11 @@ def test_a_subscriber_gets_every_event_as_promised(broker: Broker, home: Home, p
             assert (got.qos, got.retain) == (1, said.retain)
             if protocol == "5":
                 assert got.content_type == "application/cloudevents+json; charset=utf-8"
-                assert got.expiry in ((None,) if said.retain else (59, 60))
+                assert got.expiry is None if said.retain else 0 < got.expiry <= 60
         wait_until(lambda: len(home.published) == 7, "all to be acknowledged")
     ages = {e.kind: age for e, age in home.published if e.stream}
     assert set(ages) == {one.kind for one in happened}
-    assert all(age is not None and 0.25 <= age < 2 for age in ages.values()), ages
+    assert all(age is not None and 0.25 <= age < PATIENCE for age in ages.values()), ages
     assert len(home.outbox) == 0
     with broker.subscribe(name="latecomer") as late:  # finds how things are, not what happened
         late.wait("/status", 2)
@@ -387,10 +388,10 @@ def test_it_says_online_after_all_else_and_offline_on_leaving(broker: Broker, ho
 def test_a_missing_broker_neither_blocks_nor_kills(home: Home, caplog: pytest.LogCaptureFixture) -> None:
     port = free_port()
     publisher = home.publisher(port, keepalive=5)
-    before = time.monotonic()
+    watch = Stopwatch()
     for track in range(200):
         publisher.publish(seen(track))
-    assert time.monotonic() - before < 2.0
+    assert watch.seconds < 2.0
     wait_until(lambda: caplog.records, "a complaint")
     time.sleep(1.5)  # and at least one more try
     sentence = f"Cannot reach the broker at 127.0.0.1:{port} ([Errno 111] Connection refused)"
@@ -404,7 +405,7 @@ def test_events_made_while_the_broker_is_away_arrive_once_in_order_and_marked(
 ) -> None:
     caplog.set_level(logging.INFO, "onelook")
     with broker.subscribe() as reader:
-        publisher = home.publisher(broker, path=home.folder / "outbox.db", expiry=60)
+        publisher = home.publisher(broker, path=home.folder / "outbox.db", expiry=60, replay_rate=50)
         wait_until(home.is_up, "the connection")
         publisher.publish(crowd(1))
         publisher.publish(seen(0))
@@ -457,22 +458,22 @@ def test_a_backlog_drains_at_its_rate_and_holds_up_nothing_new(broker: Broker, h
             publisher.publish(seen(track))
         home.leave()
         home.connected.clear()
+        began = time.time()
         publisher = home.publisher(broker, path=home.folder / "outbox.db", replay_rate=20)
         reader.wait("/identity")
-        took = []
+        before = []
         for track in range(60, 70):
-            at = time.time()
+            there = len(reader.on("/identity"))
             publisher.publish(seen(track))
             wait_until(lambda: track in tracks(reader.on("/identity")), "it to arrive")  # noqa: B023
-            took.append(time.time() - at)
+            before.append(tracks(reader.on("/identity")).index(track) - there)
             time.sleep(0.05)
         received = reader.wait("/identity", 70)
         late = [r for r in received if "replayed" in r.event]
         assert tracks(late) == list(range(60))
         assert tracks([r for r in received if "replayed" not in r.event]) == list(range(60, 70))
-        assert late[-1].at - late[0].at > 0.9 * (60 - 11) / 20  # at first as many as may be on the wire
-        assert sorted(took)[5] < 0.6  # in the middle of a backlog of more than a second
-        assert received.index(late[-1]) > 65
+        assert late[-1].at - began > 0.9 * (60 - 11) / 20  # at first as many as may be on the wire
+        assert sorted(before)[5] <= 12  # few of those that wait go before one that is new
 
 
 def test_a_broker_that_has_no_room_just_now_is_asked_again(
@@ -541,7 +542,7 @@ def test_a_broker_passes_no_event_to_a_subscriber_that_comes_too_late(broker: Br
     publisher.publish(seen(1))
     wait_until(lambda: len(home.outbox) == 0, "it to be at the broker")
     time.sleep(3.2)
-    publisher.publish(seen(2))
+    publisher.publish(seen(2, age=-60))  # in time, however slow the subscriber is
     with broker.subscribe() as reader:
         received = reader.wait("/identity")
         assert tracks(received) == [2]
@@ -553,10 +554,10 @@ def test_a_broker_that_freezes_holds_up_nobody(broker: Broker, home: Home) -> No
     assert broker.process is not None
     broker.process.send_signal(signal.SIGSTOP)
     try:
-        before = time.monotonic()
+        watch = Stopwatch()
         for track in range(500):
             publisher.publish(seen(track))
-        assert time.monotonic() - before < 2.0
+        assert watch.seconds < 2.0
         assert len(home.outbox) == 500
         assert home.leave() < 2.0
     finally:
@@ -613,7 +614,7 @@ def test_the_last_will_says_offline_soon_after_a_kill(broker: Broker, home: Home
                 process.kill()
                 killed = time.time()
         will = reader.wait_for("/pi/status", "offline")
-        assert will.at - killed < 2.0
+        assert will.at - killed < 10  # by what TCP tells; a keepalive takes longer
         assert will.retain
         assert will.event["data"] == {"state": "offline", "reason": "connection lost"}
         Draft202012Validator(schema()).validate(will.event)
@@ -811,7 +812,8 @@ def test_a_bug_in_delivering_reaches_the_frame_loop(
 
     with pytest.raises(ZeroDivisionError):  # noqa: PT012, SIM117
         with MqttPublisher(config.Mqtt(port=broker.port), "pi", Outbox(), on_connected=bug) as publisher:
-            for _ in range(500):
+            end = time.monotonic() + PATIENCE
+            while time.monotonic() < end:
                 publisher.publish(crowd(1))
                 time.sleep(0.01)
             pytest.fail("nobody heard of it")

@@ -207,7 +207,7 @@ def test_in_a_terminal_a_bar_says_how_far_it_is(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(ours, (24, 80))
     command = [sys.executable, "-m", "onelook", "replay", f"{tmp_path / 'day'}/"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, timeout=60, check=False)
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=theirs, timeout=180, check=False)
     os.close(theirs)
     shown = b""
     with os.fdopen(ours, "rb", buffering=0) as terminal, suppress(OSError):  # how a terminal ends
@@ -245,7 +245,7 @@ def test_into_a_closed_pipe_it_ends_quietly(folder: Path) -> None:
         process.stdout.readline()
         process.stdout.close()
         assert "Traceback" not in process.stderr.read()
-        assert process.wait(60) == 0
+        assert process.wait(180) == 0
 
 
 # --- what cannot be replayed ---------------------------------------------------------------------

@@ -27,7 +27,7 @@ def manager(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[socket.
     """A service manager's end of the notify socket."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind(str(tmp_path / "notify"))
-        listener.settimeout(5)
+        listener.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
         yield listener
 
@@ -44,7 +44,7 @@ def test_an_abstract_socket_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
     name = f"onelook-test-{os.getpid()}"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
         listener.bind("\0" + name)
-        listener.settimeout(5)
+        listener.settimeout(60)
         monkeypatch.setenv("NOTIFY_SOCKET", "@" + name)
 
         assert systemd.notify("READY=1")
@@ -87,7 +87,7 @@ def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     program = shutil.which("systemd-analyze")
     if program is None:
         pytest.skip("systemd-analyze is not installed (Debian: systemd)")
-    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([program, *arguments], capture_output=True, text=True, timeout=180, check=False)
 
 
 @pytest.fixture(params=[UNIT, TEMPLATE], ids=["single", "template"])
@@ -202,7 +202,7 @@ def confined(*command: str) -> subprocess.CompletedProcess[str]:
     if shutil.which("systemd-analyze") is None or find_library("seccomp") is None:
         pytest.skip("systemd-analyze or libseccomp is not installed (Debian: systemd, libseccomp2)")
     sandbox = [sys.executable, str(REPOSITORY / "tests" / "sandbox.py"), str(UNIT), sys.executable]
-    return subprocess.run([*sandbox, *command], capture_output=True, text=True, timeout=100, check=False)
+    return subprocess.run([*sandbox, *command], capture_output=True, text=True, timeout=250, check=False)
 
 
 def test_what_the_unit_forbids_is_refused() -> None:

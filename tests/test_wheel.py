@@ -43,7 +43,7 @@ def installed(wheel: Path) -> Path:
 def run(folder: Path, program: Path, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     return subprocess.run(
-        [program, *arguments], cwd=folder, env=clean, capture_output=True, text=True, timeout=120, check=False
+        [program, *arguments], cwd=folder, env=clean, capture_output=True, text=True, timeout=280, check=False
     )
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import pytest
 
-from broker import Broker, Received, Subscriber, wait_until
+from broker import PATIENCE, Broker, Received, Subscriber, wait_until
 from clip import write_mp4
 from daemon_process import Daemon, write_config
 
@@ -41,6 +41,8 @@ KEPT = {"presence": MINUTE, "identity": MINUTE}
 CHANCE = random.Random()  # noqa: S311 - no secret
 MARGIN = 3.0
 """Seconds before its expiry at which an event counts as still in time: MQTT counts in whole ones."""
+UNDER_WAY = 2.0
+"""Seconds that a message may take through the broker to a reader on a busy machine: no delay of ours."""
 
 Figures = dict[str, Any]
 
@@ -148,7 +150,7 @@ def judged(produced: list[dict[str, Any]], received: list[Received], ledger: lis
         if line := by_id.get(one.event["id"]):
             age = one.at + boot - line["at"]
             ages[line["kind"]] = max(ages[line["kind"]], age)
-            assert age <= expiry[line["kind"]], f"{line['kind']} was {age:.2f} s old"
+            assert age <= expiry[line["kind"]] + UNDER_WAY, f"{line['kind']} was {age:.2f} s old"
     # In order: of each stream what is new, and what is replayed; of each kind, where one goes before another.
     lanes: dict[tuple[str, bool, str], list[int]] = {}
     for one in firsts:
@@ -185,19 +187,22 @@ def judged(produced: list[dict[str, Any]], received: list[Received], ledger: lis
     }  # fmt: skip
 
 
-def rate(received: list[Received]) -> float:
-    """Replayed events a second, from the first to the last."""
+def rate(received: list[Received], began: float) -> float:
+    """Replayed events a second, from the time that they could begin to the last."""
     times = [r.at for r in received if b'"replayed":true' in r.payload]
-    return (len(times) - 1) / max(times[-1] - times[0], 1e-3) if len(times) > 1 else 0.0
+    return len(times) / max(times[-1] - began, 1e-3) if times else 0.0
 
 
 def settled(reader: Subscriber, one: Producer, seconds: float) -> None:
-    """Until the producer has ended and nothing more arrives."""
+    """Until the producer has ended and its last word has arrived, or nothing has for a while."""
     one.end(seconds)
-    count = -1
-    while count != len(reader.received):
-        count = len(reader.received)
-        time.sleep(0.3)
+    count, since = -1, time.monotonic()
+    while time.monotonic() - since < 5:
+        if count != len(reader.received):
+            count, since = len(reader.received), time.monotonic()
+        if reader.received and b'"reason":"stopped"' in reader.received[-1].payload:
+            return
+        time.sleep(0.05)
 
 
 # --- the proofs --------------------------------------------------------------------------------
@@ -214,17 +219,19 @@ def outage(folder: Path, *, long: bool) -> Figures:
     ):
         broker.stop()
         one.start("--rate", per_second, "--stop", folder / "enough", "--hold", seconds, "--until-empty")
-        wait_until(lambda: len(one.produced()) >= per_second * seconds, "the events", seconds * 2 + 10)
+        wait_until(lambda: len(one.produced()) >= per_second * seconds, "the events", seconds * 2 + PATIENCE)
         returned = time.time()
         broker.start()
-        wait_until(lambda: one.has("connected"), "the connection", 30)
+        wait_until(lambda: one.has("connected"), "the connection")
         time.sleep(seconds / 4)
         (folder / "enough").touch()
-        settled(reader, one, seconds * 2 + 60)
+        settled(reader, one, seconds * 2 + PATIENCE)
         figures = judged(one.produced(), reader.received, one.ledger(), expiry)
         live = [r for r in reader.received if r.at > returned and r.topic.endswith(("/presence", "/identity"))
                 and "replayed" not in r.event]
-        figures |= {"outage_s": seconds, "replay_rate": round(rate(reader.received), 1), "live_beside": len(live)}
+        figures |= {
+            "outage_s": seconds, "replay_rate": round(rate(reader.received, returned), 1), "live_beside": len(live),
+        }  # fmt: skip
     assert figures["undelivered"] == figures["dropped"].get("expired", 0), figures
     assert figures["undelivered_though_the_broker_was_back_in_time"] == 0, figures
     assert set(figures["undelivered_by_kind"]) <= {"identity"}, figures
@@ -248,13 +255,13 @@ def broker_killed(folder: Path, *, long: bool) -> Figures:
             broker.stop(signal.SIGKILL)
             time.sleep(CHANCE.uniform(0.0, 0.5))
             broker.start()
-            wait_until(lambda: one.connections() > connections, "the producer to be back", 30)  # noqa: B023
+            wait_until(lambda: one.connections() > connections, "the producer to be back")  # noqa: B023
         assert one.process is not None
         one.process.send_signal(signal.SIGSTOP)
         produced = len(one.produced())
         one.kill()
         one.start("--count", 1, "--hold", 60, "--until-empty")
-        settled(reader, one, 90)
+        settled(reader, one, 2 * PATIENCE)
         figures = judged(one.produced(), reader.received, one.ledger(), one.expiry)
         figures |= {"kills": kills, "events_before_the_last": produced}
     # What mosquitto has acknowledged and then lost, killed before it passed it on, is not ours.
@@ -269,7 +276,7 @@ def daemon_killed(folder: Path, *, long: bool) -> Figures:
         for number in range(kills):
             before = len(one.produced())
             one.start("--rate", 200)
-            wait_until(lambda: len(one.produced()) > before, "its first event", 30)  # noqa: B023
+            wait_until(lambda: len(one.produced()) > before, "its first event")  # noqa: B023
             if number % 5 == 3:
                 broker.stop()
             time.sleep(CHANCE.uniform(0.0, 1.0))
@@ -299,17 +306,22 @@ def service_killed(folder: Path, *, long: bool) -> Figures:
             if away:
                 broker.stop()
             with Daemon(config, "--verbose") as daemon:
-                daemon.wait(said, "its first event", 60)
+                daemon.wait(said, "its first event")
                 if number == kills:
-                    time.sleep(2)
                     daemon.stop()
                 else:
                     time.sleep(CHANCE.uniform(0.0, 1.0))
             promised |= said()
             if away:
                 broker.start()
+        nothing = {"name": "door", "url": str(folder / "nothing.mp4")}
+        with Daemon(write_config(folder, nothing, broker=broker)) as daemon:  # for what the last one has left
+            daemon.wait(lambda: daemon.value("onelook_outbox_messages") == 0, "the outbox to be empty")
+            daemon.stop()
+        with contextlib.suppress(AssertionError):  # told below, with the other figures
+            wait_until(lambda: promised <= {one.event["id"] for one in list(reader.received)}, "them to arrive", 10)
         arrived: dict[str, list[Received]] = {}
-        for one in reader.received:
+        for one in list(reader.received):
             arrived.setdefault(one.event["id"], []).append(one)
     copies = [one for each in arrived.values() for one in each[1:] if one.expiry is not None]
     figures = {
@@ -323,7 +335,7 @@ def service_killed(folder: Path, *, long: bool) -> Figures:
 
 def disk_full(folder: Path, *, long: bool) -> Figures:
     """A disk of its own that is full for a while, then not; then the process is killed and started again."""
-    count = 5000 if long else 500
+    count = 5000 if long else 400
     disk = folder / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=6m", "tmpfs", str(disk)]
@@ -334,16 +346,19 @@ def disk_full(folder: Path, *, long: bool) -> Figures:
             folder, broker.port, outbox=disk / "outbox.db", expiry={"presence": HOUR, "identity": HOUR}
         ) as one:
             broker.stop()
-            one.start("--rate", 500, "--count", count, "--hold", 600)
+            one.start("--rate", 200, "--stop", folder / "enough", "--hold", 600)
             wait_until(lambda: len(one.produced()) > count / 5, "the first events")
             with contextlib.suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
                 while True:
                     filler.write(b"x" * 4096)
-            wait_until(lambda: one.has("done"), "the last event", 60)
+            full = len(one.produced())
+            wait_until(lambda: len(one.produced()) > full + count, "events while it is full")
+            (folder / "enough").touch()
+            wait_until(lambda: one.has("done"), "the last event")
+            (disk / "filler").unlink()
+            wait_until(lambda: "can be written again" in (folder / "stderr").read_text(), "the disk to be used again")
             said = (folder / "stderr").read_text()
             assert said.count("cannot be written") == 1, said
-            (disk / "filler").unlink()
-            time.sleep(2.5)  # it is tried again every second
             one.kill()
             broker.start()
             one.start("--count", 1, "--hold", 120, "--until-empty")
@@ -374,7 +389,7 @@ def clock_jumps(folder: Path, *, long: bool) -> Figures:
         broker.stop()
         one.start("--rate", 40 if long else 15, "--count", count, "--hold", 60, "--until-empty")
         for share, shift in ((0.25, "+365d"), (0.5, "-365d"), (0.75, "+0")):
-            wait_until(lambda: len(one.produced()) > count * share, "events", 60)  # noqa: B023
+            wait_until(lambda: len(one.produced()) > count * share, "events")  # noqa: B023
             clock.write_text(shift)
         wait_until(lambda: one.has("done"), "the last event")
         clock.write_text("-365d")  # by the wall, nothing would expire for a year
@@ -399,10 +414,12 @@ def refused_then_let_in(folder: Path, *, long: bool) -> Figures:
     ) as one:
         one.start("--rate", per_second, "--count", int(seconds * per_second), "--hold", 120, "--until-empty",
                   "--password", "right")
-        wait_until(lambda: one.has("done"), "the last event", seconds * 2 + 10)
+        wait_until(lambda: one.has("done"), "the last event", seconds * 2 + PATIENCE)
+        advice = "check mqtt.username and its password"
+        wait_until(lambda: advice in (folder / "stderr").read_text(), "the refusal to be told")
         assert not one.has("connected")
         said = (folder / "stderr").read_text()
-        assert said.count("check mqtt.username and its password") == 1, said
+        assert said.count(advice) == 1, said
         broker.set_passwords(users | {"pi": "right"})
         broker.reload()
         settled(reader, one, 180)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import select
 import time
@@ -63,6 +64,7 @@ def main() -> None:
     parser.add_argument("--until-empty", action="store_true", help="but no longer than until nothing waits")
     arguments = parser.parse_args()
 
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
     ledger = os.open(arguments.ledger, os.O_CREAT | os.O_APPEND | os.O_WRONLY)
 
     def tell(**line: object) -> None:
