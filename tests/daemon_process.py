@@ -143,9 +143,13 @@ class Daemon:
         """Ask it to end; gives the seconds that it took, but for those in line for a processor."""
         watch = Stopwatch(self.process.pid)
         self.process.send_signal(how)
-        ended = os.WEXITED | os.WNOWAIT | os.WNOHANG  # not waited for yet: the watch is to be read
-        wait_until(lambda: os.waitid(os.P_PID, self.process.pid, ended), f"its end\n{self.log}")
-        seconds = watch.seconds
+
+        def ended() -> object:
+            watch.look()
+            return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+
+        wait_until(ended, f"its end\n{self.log}")
+        seconds = watch.seconds  # before the process is waited for, and gone
         self.process.wait()
         return seconds
 

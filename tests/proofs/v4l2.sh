@@ -28,14 +28,16 @@ mosquitto-clients,v4l-utils,linux-image-amd64,linux-headers-amd64,initramfs-tool
   cp "$tree"/boot/initrd.img-* "$place/v4l2.initrd"
   rm -rf "$tree"/usr/src/* "$tree"/usr/lib/gcc "$tree"/var/cache/apt "$tree"/etc/systemd/system/timers.target.wants
   mkdir -p "$tree/proof" "$tree/etc/systemd/system/default.target.wants"
-  echo "/dev/vdb /proof ext4 ro 0 0" > "$tree/etc/fstab"
+  ln -s /dev/null "$tree/etc/systemd/system/serial-getty@ttyS0.service"
+  mkdir "$tree/etc/systemd/system.conf.d"
+  printf '[Manager]\nDefaultTimeoutStartSec=1000\nDefaultTimeoutStopSec=300\n' > "$tree/etc/systemd/system.conf.d/slow.conf"
   cat > "$tree/etc/systemd/system/proof.service" <<'UNIT'
 [Unit]
 Description=the proof
 After=multi-user.target
-RequiresMountsFor=/proof
 [Service]
 Type=oneshot
+ExecStartPre=/bin/mount -o ro /dev/vdb /proof
 ExecStart=/bin/sh -c 'stty raw < /dev/ttyS1; exec /usr/bin/python3 -u /proof/inside.py > /dev/ttyS1 2>&1'
 ExecStopPost=/bin/systemctl poweroff --no-block
 TimeoutStartSec=3000
@@ -57,8 +59,8 @@ rm -rf "$proof/unpacked"
 mke2fs -q -t ext4 -d "$proof" "$proof.ext4" 1G
 
 echo "Booting it..."
-timeout --kill-after=10 3000 nice qemu-system-x86_64 -accel "${ONELOOK_ACCEL:-tcg}" -cpu max -smp "${ONELOOK_CPUS:-2}" -m 2048 \
-  -display none -nic none -no-reboot -kernel "$place/v4l2.kernel" -initrd "$place/v4l2.initrd" \
+timeout --kill-after=10 3000 qemu-system-x86_64 -accel "${ONELOOK_ACCEL:-tcg}" -cpu max -smp "${ONELOOK_CPUS:-2}" -m 2048 \
+  -nodefaults -display none -no-reboot -kernel "$place/v4l2.kernel" -initrd "$place/v4l2.initrd" \
   -append "root=/dev/vda rw console=ttyS0 panic=-1" \
   -drive "file=$disk,format=raw,if=virtio,snapshot=on" -drive "file=$proof.ext4,format=raw,if=virtio,readonly=on" \
   -serial "file:$place/v4l2-console.log" -serial stdio < /dev/null | tee "$place/v4l2-report"
