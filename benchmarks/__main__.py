@@ -4,6 +4,8 @@
     python -m benchmarks --full                  # every size and crowd: an hour
     python -m benchmarks latency memory          # some parts alone
     python -m benchmarks accuracy --data FOLDER  # with packed faces (lfw.npz, faces.npz, fer.npz), see README.md
+
+A long run in pieces, in any order and on any day: give each piece the same --add-to FILE.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import os
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 from edge_models.training.graph import macs
 
@@ -26,18 +28,19 @@ from onelook import spec
 from onelook.errors import OwnerError
 from onelook.model import shipped
 
-Row = TypeVar("Row", result.Growth, result.Memory, result.Daemon, result.Accuracy)
+Row = TypeVar("Row", result.Growth, result.Memory, result.Daemon)
 PARTS = ("latency", "growth", "memory", "daemon", "accuracy")
 GRIDS: dict[str, dict[str, Any]] = {
-    "tiny": {"sizes": [(320, 240)], "crowds": [0, 2], "budget": 0.0, "memory": [2], "streams": [1], "seconds": 2.0,
-             "most": 40},
-    "quick": {"sizes": [(640, 480)], "crowds": [0, 1, 5, 20, 100], "budget": 6.0, "memory": [1, 100],
+    "tiny": {"sizes": [(320, 240)], "crowds": [0, 2], "budget": 0.0, "least": 3, "memory": [2],
+             "streams": [1], "seconds": 2.0, "most": 40},
+    "quick": {"sizes": [(640, 480)], "crowds": [0, 1, 5, 20, 100], "budget": 6.0, "least": 10, "memory": [1, 100],
               "streams": [1, 4], "seconds": 8.0, "most": 1000},
     "full": {"sizes": [(640, 480), (320, 240), (1280, 720)], "crowds": [0, 1, 2, 5, 10, 20, 50, 100, 200],
-             "budget": 8.0, "memory": [1, 20, 100, 200], "streams": [1, 2, 3, 4], "seconds": 8.0, "most": 10**9},
+             "budget": 8.0, "least": 15, "memory": [1, 20, 100, 200],
+             "streams": [1, 2, 3, 4], "seconds": 8.0, "most": 10**9},
 }
-"""Name -> sizes and crowds of latency with seconds for each cell, crowds of memory, streams and seconds of the
-daemon, and the most faces of a kind that accuracy looks at."""
+"""Name -> sizes and crowds of latency with seconds and least rounds for each cell, crowds of memory, streams and
+seconds of the daemon, and the most faces of a kind that accuracy looks at."""
 
 
 def arguments() -> argparse.Namespace:
@@ -54,24 +57,27 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("--pictures", type=Path, help="folder with voc/: photographs with boxes, for accuracy")
     ask.add_argument("--host", default=machine.neutral_name(), help="folder name of the results: no real host name")
     ask.add_argument("--out", type=Path, default=result.RESULTS, help="where results go")
-    ask.add_argument("--add-to", type=Path, metavar="FILE", help="measure some parts or systems anew in a result")
+    ask.add_argument("--kinds", default=",".join(accuracy.KINDS), help="some kinds of accuracy alone")
+    ask.add_argument("--add-to", type=Path, metavar="FILE", help="measure some parts, sizes, systems or kinds anew in "
+                     "a result, or begin it")
+    ask.add_argument("--let-sleep", action="store_true", help="on a virtual machine, let idle cores halt: see "
+                     "machine.Awake")
     return ask.parse_args()
 
 
-def blank(options: argparse.Namespace, grid: Literal["tiny", "quick", "full"], names: list[str]) -> result.Result:
+def blank(options: argparse.Namespace, grid: result.Grid) -> result.Result:
     """A result without figures: who competes, and on what."""
     commit, dirty = machine.commit()
     return result.Result(
         date=datetime.now(UTC).isoformat(timespec="seconds"), host=options.host, commit=commit, dirty=dirty,
         model=spec.load(shipped())[0].sha256, threads=options.threads, grid=grid, machine=machine.describe(),
-        systems={name: result.System(what=SYSTEMS[name], weights="real" if name in REAL else "random", batches=None)
-                 for name in names},
+        systems={},
     )
 
 
-def measured(run: result.Result, part: str, names: list[str], options: argparse.Namespace) -> None:
+def measured(run: result.Result, part: str, names: list[str], options: argparse.Namespace, chosen: dict[str, Any]
+             ) -> None:
     """One part, into `run`."""
-    chosen = GRIDS["tiny" if options.tiny else "full" if options.full else "quick"]
     batches = {name: system.batches for name, system in run.systems.items() if system.batches}
 
     def kept(rows: list[Row]) -> list[Row]:
@@ -85,7 +91,7 @@ def measured(run: result.Result, part: str, names: list[str], options: argparse.
             run.macs = {"frame": counted["frame"] * 1e6, "face": counted["faces"] * 1e6 / network.faces_at_once}
             sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",") if size] or chosen["sizes"]
             cells, batches = latency.run(names, threads=run.threads, sizes=sizes, crowds=chosen["crowds"],
-                                         budget=chosen["budget"], batches=batches)
+                                         budget=chosen["budget"], least=chosen["least"], batches=batches)
             run.latency = [cell for cell in run.latency if (cell.width, cell.height) not in sizes] + cells
             for name, tuned in batches.items():
                 run.systems[name].batches = tuned
@@ -99,17 +105,30 @@ def measured(run: result.Result, part: str, names: list[str], options: argparse.
             run.daemon = kept(run.daemon) + daemon.run(names, threads=run.threads, streams=chosen["streams"],
                                                        seconds=chosen["seconds"], batches=batches)
         case "accuracy":
-            run.accuracy = kept(run.accuracy) + accuracy.run(
-                [name for name in names if name in REAL], options.data, threads=run.threads, most=chosen["most"],
-                pictures=options.pictures)
+            rows = accuracy.run([name for name in names if name in REAL], options.data, threads=run.threads,
+                                most=chosen["most"], pictures=options.pictures, kinds=options.kinds.split(","))
+            anew = {(row.system, row.key) for row in rows}
+            run.accuracy = [row for row in run.accuracy if (row.system, row.key) not in anew] + rows
+
+
+def joined(before: dict[str, float | bool | None] | None, now: dict[str, float | bool | None]
+           ) -> dict[str, float | bool | None]:
+    """What disturbed a part that was measured in pieces: the worst of it."""
+    if before is None:
+        return now
+    return {"seconds": round(float(before["seconds"] or 0) + float(now["seconds"] or 0), 1),
+            "others_share": max(float(before["others_share"] or 0), float(now["others_share"] or 0)),
+            "throttled": max((told for told in (before["throttled"], now["throttled"]) if told is not None),
+                             default=None)}
 
 
 def main() -> int:
     """One run."""
     options = arguments()
     names = [name for name in options.systems.split(",") if name]
-    for wrong, kind, there in ((set(options.parts) - set(PARTS), "part", PARTS), (set(names) - set(SYSTEMS), "system",
-                                                                                  SYSTEMS)):
+    for wrong, kind, there in ((set(options.parts) - set(PARTS), "part", PARTS),
+                               (set(names) - set(SYSTEMS), "system", SYSTEMS),
+                               (set(options.kinds.split(",")) - set(accuracy.KINDS), "kind", accuracy.KINDS)):
         if wrong:
             raise OwnerError(f"There is no {kind} named {', '.join(sorted(wrong))}; there are {', '.join(there)}.")
     absent: dict[str, str] = {}
@@ -117,23 +136,30 @@ def main() -> int:
         absent["shelf"] = f"{', '.join(lacking)} not fetched: run python -m benchmarks.nets"
         names.remove("shelf")
         print(f"Without shelf: {absent['shelf']}.", file=sys.stderr)
-    grid: Literal["tiny", "quick", "full"] = "tiny" if options.tiny else "full" if options.full else "quick"
-    run = result.load(options.add_to) if options.add_to else blank(options, grid, names)
-    run.absent = absent
-    run.model = spec.load(shipped())[0].sha256
-    for part in options.parts or PARTS:
-        if part == "accuracy" and options.data is None:
-            print("Without accuracy: it needs --data.", file=sys.stderr)
-            continue
-        with machine.Watch() as watch:
-            measured(run, part, names, options)
-        run.watch[part] = watch.told
+    grid: result.Grid = "tiny" if options.tiny else "full" if options.full else "quick"
+    more = options.add_to is not None and options.add_to.exists()
+    run = result.load(options.add_to) if more else blank(options, grid)
+    for name in names:
+        run.systems.setdefault(name, result.System(what=SYSTEMS[name], weights="real" if name in REAL else "random",
+                                                   batches=None))
+    run.absent = {name: why for name, why in (run.absent | absent).items() if name not in run.systems}
+    network = spec.load(shipped())[0].sha256
+    if run.model != network:
+        raise OwnerError(f"{options.add_to} is of another network: begin a result of its own.")
+    file = options.add_to or result.place(run, options.out)
+    with machine.Awake(wanted=not options.let_sleep) as awake:
+        for part in options.parts or PARTS:
+            if part == "accuracy" and options.data is None:
+                print("Without accuracy: it needs --data.", file=sys.stderr)
+                continue
+            with machine.Watch(awake) as watch:
+                measured(run, part, names, options, GRIDS[grid])
+            run.watch[part] = joined(run.watch.get(part) if more else None, watch.told)
+            run.grids[part] = grid
+            result.save(run, file)  # what is measured is kept, whatever becomes of the rest
     if any(told.get("throttled") for told in run.watch.values()):
         print("The machine was throttled meanwhile: cool it and run again.", file=sys.stderr)
-    file = result.save(run, options.out) if options.add_to is None else options.add_to
-    if options.add_to:
-        file.write_text(run.model_dump_json() + "\n")
-    print(json.dumps({"result": str(file), "grid": run.grid, "host": run.host, "threads": run.threads,
+    print(json.dumps({"result": str(file), "grids": run.grids, "host": run.host, "threads": run.threads,
                       "absent": run.absent, "watch": run.watch, "targets": result.targets(run)}))
     return 0
 

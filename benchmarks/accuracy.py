@@ -21,33 +21,39 @@ SIZES = (112, 80, 48, 32, 24)
 FRAME = (640, 480)
 
 
-def run(names: Iterable[str], data: Path, *, threads: int, most: int, pictures: Path | None = None
-        ) -> list[Accuracy]:
+KINDS = (*(f"lfw.{size}" for size in SIZES), "faces", "fer", "voc")
+"""What can be looked at by itself: LFW's pairs at a size; attributes, gender, age and ethnicity; emotion; detection."""
+
+
+def run(names: Iterable[str], data: Path, *, threads: int, most: int, pictures: Path | None = None,
+        kinds: Iterable[str] = KINDS) -> list[Accuracy]:
     """Every figure of every system.
 
     data: folder with any of lfw, faces, fer (.npz beside .bin). most: faces of a kind to look
-    at. pictures: folder with voc/, photographs with hand-made boxes.
+    at. pictures: folder with voc/, photographs with hand-made boxes. kinds: some of KINDS alone.
     """
     packed = {name: Packed(data / f"{name}.npz") for name in ("lfw", "faces", "fer") if (data / f"{name}.npz").exists()}
     rows = []
     for name in names:
         system = build(name, threads=threads, size=FRAME)
-        found = measured(system, packed, most)
-        if pictures is not None:
+        found = measured(system, packed, most, set(kinds))
+        if pictures is not None and "voc" in kinds:
             found["detection.ap50.voc"] = detection(name, pictures, threads)
         rows += [Accuracy(system=name, key=key, **figure) for key, figure in found.items()]
     return rows
 
 
-def measured(system: System, packed: dict[str, Packed], most: int) -> dict[str, dict[str, float | int]]:
+def measured(system: System, packed: dict[str, Packed], most: int, kinds: set[str]
+             ) -> dict[str, dict[str, float | int]]:
     """Figures by the names that metrics.json uses."""
     out: dict[str, dict[str, float | int]] = {}
     evaluate.random = np.random.default_rng(5)  # the same draws for every system's intervals
-    if "lfw" in packed:
-        out |= verification(system, packed["lfw"], most)
-    if "faces" in packed:
+    sizes = [size for size in SIZES if f"lfw.{size}" in kinds]
+    if "lfw" in packed and sizes:
+        out |= verification(system, packed["lfw"], most, sizes)
+    if "faces" in packed and "faces" in kinds:
         out |= looks(system, packed["faces"], most)
-    if "fer" in packed:
+    if "fer" in packed and "fer" in kinds:
         rows = packed["fer"].rows("test")[:most]
         faces, found = describe(system, packed["fer"], rows, 80, "FER2013")
         out["emotion.accuracy.fer2013"] = interval(
@@ -62,8 +68,9 @@ def some(count: int, most: int) -> np.ndarray:
     return (np.arange(10)[:, None] * fold + within).ravel()
 
 
-def verification(system: System, lfw: Packed, most: int) -> dict[str, dict[str, float | int]]:
-    """LFW's ten folds with every size of face."""
+def verification(system: System, lfw: Packed, most: int, sizes: Iterable[int] = SIZES
+                 ) -> dict[str, dict[str, float | int]]:
+    """LFW's ten folds with faces of each size."""
     out = {}
     chosen = some(len(lfw.table["same"]), most)
     first, second, same = (lfw.table[key].astype(np.intp)[chosen] for key in ("first", "second", "same"))
@@ -71,7 +78,7 @@ def verification(system: System, lfw: Packed, most: int) -> dict[str, dict[str, 
     traits = system._jobs.traits if isinstance(system, Cascade) else None
     if isinstance(system, Cascade):
         system._jobs.traits = lambda _faces: {}  # they do not change who it is, and take most of the time
-    for size in SIZES:
+    for size in sizes:
         faces, found = describe(system, lfw, rows, size, "LFW")
         a, b = np.searchsorted(rows, first), np.searchsorted(rows, second)
         both = found[a] & found[b]

@@ -39,15 +39,19 @@ class Stages:
         self.seconds.setdefault(name, []).append(round(time.perf_counter() - began, 7))
 
 
-def cell(systems: dict[str, System], stages: Stages, size: tuple[int, int], faces: int, budget: float) -> Cell:
-    """All systems on one scene. Raises DifferentFacesError where one describes other faces than it was given."""
+def cell(systems: dict[str, System], stages: Stages, size: tuple[int, int], faces: int, budget: float,
+         least: int) -> Cell:
+    """All systems on one scene, for `budget` seconds and at least `least` rounds.
+
+    Raises DifferentFacesError where one describes other faces than it was given.
+    """
     shown = scene(size, faces)
     for system in systems.values():
         system.given = shown.faces
     require_same({name: system(shown.image) for name, system in systems.items()}, shown.faces)
     stages.seconds.clear()
     taken = measure.interleaved({name: lambda system=system: system(shown.image) for name, system in systems.items()},
-                                budget=budget)
+                                budget=budget, least=least)
     found = Cell(width=size[0], height=size[1], faces=faces, hertz=machine.hertz(),
                  samples={name: timing(samples) for name, samples in taken.items()}, stages=dict(stages.seconds))
     # And as they would by themselves: what each real detector misses or makes up is told, not averaged in.
@@ -95,7 +99,7 @@ def peak(threads: int) -> float:
 
 
 def run(names: Iterable[str], *, threads: int, sizes: Iterable[tuple[int, int]], crowds: Iterable[int], budget: float,
-        batches: dict[str, list[int]] | None = None) -> tuple[list[Cell], dict[str, list[int]]]:
+        least: int = 5, batches: dict[str, list[int]] | None = None) -> tuple[list[Cell], dict[str, list[int]]]:
     """Every cell of the grid, and the batch sizes that were found best."""
     grid = [(size, faces) for size in sizes for faces in crowds]
     cells, tuned, stages = [], dict(batches or {}), Stages()
@@ -107,5 +111,5 @@ def run(names: Iterable[str], *, threads: int, sizes: Iterable[tuple[int, int]],
                                    **({"stage": stages} if name == "onelook" else {})) for name in names}
             tuned |= {name: system.batches for name, system in systems.items() if hasattr(system, "batches")}
             built = size
-        cells.append(cell(systems, stages, size, faces, budget))
+        cells.append(cell(systems, stages, size, faces, budget, least))
     return cells, tuned

@@ -46,7 +46,9 @@ def child(name: str, faces: int, threads: int, batches: list[int] | None) -> Mem
     """Measure this process while it becomes that system."""
     from benchmarks.cascade import build  # noqa: PLC0415 - what all need is there before the first look
     from benchmarks.scene import scene  # noqa: PLC0415
+    from onelook.model import _interpreter  # noqa: PLC0415
 
+    _interpreter()  # loads the TFLite runtime, which all need as well
     shown = scene(SIZE, faces)
     bare = now()
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here

@@ -10,6 +10,7 @@ import html
 import io
 import sys
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,7 +69,11 @@ def _against_faces(result: Result, what: str, label: str, unit: float) -> Figure
         for axis in axes:
             axis.plot(x, y, marker="o", markersize=3.5, label=name, color=COLOURS.get(name))
     axes[1].set_yscale("log")
+    crowds = [cell.faces for cell in cells]
     axes[1].set_xscale("symlog", linthresh=1)
+    axes[1].set_xlim(0, max(crowds) * 1.2)
+    axes[1].set_xticks(crowds, [str(faces) for faces in crowds])
+    axes[1].minorticks_off()
     for axis in axes:
         axis.set_xlabel("faces in a 640x480 frame")
         axis.set_ylabel(label)
@@ -135,6 +140,7 @@ def accuracy(result: Result) -> Figure | None:
     if cell is None or not rows:
         return None
     figure, axis = plt.subplots(figsize=(6.5, 4.2), layout="constrained")
+    labels: dict[str, tuple[float, dict[str, float]]] = {}
     for name in dict.fromkeys(row.system for row in rows):
         if name not in cell.samples:
             continue
@@ -144,16 +150,33 @@ def accuracy(result: Result) -> Figure | None:
                       yerr=[[100 * (row.value - row.low) for row in mine],
                             [100 * (row.high - row.value) for row in mine]],
                       marker="o", markersize=4, label=name, color=COLOURS.get(name), linewidth=0.8, capsize=2)
-        for row in mine:
-            axis.annotate(f"{row.key.rsplit('.', 1)[1]} px", (x, row.value * 100), xytext=(6, -3),
-                          textcoords="offset points", fontsize=8)
+        labels[name] = (x, {f"{row.key.rsplit('.', 1)[1]} px": row.value * 100 for row in mine})
     axis.set_xscale("log")
+    axis.margins(x=0.25, y=0.1)
+    low, high = axis.get_ylim()
+    for name, (x, values) in labels.items():
+        for (label, value), y in zip(values.items(), apart(list(values.values()), (high - low) / 24), strict=True):
+            axis.annotate(label, (x, value), xytext=(x * 1.12, y), fontsize=8, va="center", color=COLOURS.get(name),
+                          arrowprops={"arrowstyle": "-", "lw": 0.5, "color": COLOURS.get(name), "shrinkA": 0})
     axis.set_xlabel("milliseconds for a 640x480 frame with 20 faces, median")
     axis.set_ylabel("LFW, pairs told rightly, %")
     axis.grid(alpha=0.3, which="both")
     axis.spines[["top", "right"]].set_visible(False)
     axis.legend(frameon=False)
     return figure
+
+
+def apart(values: list[float], least: float) -> list[float]:
+    """The values, moved so little that no two are nearer to each other than `least`; in the order given.
+
+    From the largest down, each as near to its own as those above leave room for; then all shifted back to the middle.
+    """
+    order = sorted(range(len(values)), key=lambda i: -values[i])
+    moved = list(values)
+    for above, i in pairwise(order):
+        moved[i] = min(values[i], moved[above] - least)
+    shift = sum(value - at for value, at in zip(values, moved, strict=True)) / len(values)
+    return [at + shift for at in moved]
 
 
 PLOTS: dict[str, Callable[[Result], Figure | None]] = {
@@ -202,10 +225,17 @@ def html_page(result: Result, pictures: dict[str, bytes]) -> str:
     return (f'<!doctype html><html lang="en"><meta charset="utf-8"><title>onelook benchmarks</title>'
             f"<style>{STYLE}</style><h1>One pass against cascades</h1>"
             f'<p class="note">{html.escape(result.date)}, commit {html.escape(result.commit[:12])}'
-            f'{" with changes" if result.dirty else ""}, {result.threads} threads, {result.grid} grid, '
-            f"network {html.escape(result.model[:12])}. How it was measured, and what may be wrong with it: "
-            f"benchmarks/README.md.</p>{warnings}{''.join(parts)}{roofline}<h2>Plots</h2>{drawn}<h2>Systems</h2>"
+            f'{" with changes" if result.dirty else ""}, {result.threads} threads, '
+            f"network {html.escape(result.model[:12])}. {html.escape(grids(result))} "
+            f"How it was measured, and what may be wrong with it: benchmarks/README.md.</p>"
+            f"{warnings}{''.join(parts)}{roofline}<h2>Plots</h2>{drawn}<h2>Systems</h2>"
             f"{facts(systems)}{facts(result.absent)}<h2>Machine</h2>{facts(result.machine)}</html>\n")
+
+
+def grids(result: Result) -> str:
+    """How large a grid each part was measured on."""
+    parts = [part for part in ("latency", "growth", "memory", "daemon", "accuracy") if getattr(result, part)]
+    return f"Grids: {', '.join(f'{part} {result.grid_of(part)}' for part in parts)}." if parts else ""
 
 
 def disturbances(result: Result) -> list[str]:

@@ -17,6 +17,9 @@ class ResultError(OwnerError):
     """A result file cannot be used."""
 
 
+Grid = Literal["quick", "full", "tiny"]
+
+
 class _Part(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -125,7 +128,8 @@ class Result(_Part):
     dirty: bool
     model: str = Field(description="sha256 of the one pass's network.")
     threads: int
-    grid: Literal["quick", "full", "tiny"]
+    grid: Grid = Field(description="Of the parts that `grids` does not tell of.")
+    grids: dict[str, Grid] = Field(default={}, description="Part -> how large a grid it was measured on.")
     machine: dict[str, str | int | float | bool | None]
     peak: float | None = Field(default=None, description="Multiply-accumulates a second of the fastest int8 layer.")
     macs: dict[str, float] = Field(default={}, description="Of the one pass: of a 640x480 frame, and of a face.")
@@ -139,16 +143,26 @@ class Result(_Part):
     daemon: list[Daemon] = []
     accuracy: list[Accuracy] = []
 
+    def grid_of(self, part: str) -> Grid:
+        """How large a grid a part was measured on."""
+        return self.grids.get(part, self.grid)
+
     def cell(self, faces: int, width: int = 640, height: int = 480) -> Cell | None:
         """The cell of that size and crowd, if it was measured."""
         return next((c for c in self.latency if (c.width, c.height, c.faces) == (width, height, faces)), None)
 
 
-def save(result: Result, folder: Path = RESULTS) -> Path:
-    """Write it to HOST/DATE-SHA.json."""
-    file = folder / result.host / f"{result.date[:10]}-{result.commit[:8]}.json"
+def place(result: Result, folder: Path = RESULTS) -> Path:
+    """Where it belongs: HOST/DATE-SHA.json."""
+    return folder / result.host / f"{result.date[:10]}-{result.commit[:8]}.json"
+
+
+def save(result: Result, file: Path) -> Path:
+    """Write it, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(result.model_dump_json() + "\n")
+    part = file.with_suffix(".part")
+    part.write_text(result.model_dump_json() + "\n")
+    part.replace(file)
     return file
 
 
@@ -161,9 +175,9 @@ def load(file: Path) -> Result:
 
 
 def newest(folder: Path = RESULTS) -> Path:
-    """The newest full result, or the newest of all. Raises ResultError where there is none."""
+    """The newest whose latency is of the full grid, or the newest of all. Raises ResultError where there is none."""
     files = sorted(folder.glob("*/*.json"), key=lambda file: load(file).date)
-    full = [file for file in files if load(file).grid == "full"]
+    full = [file for file in files if load(file).grid_of("latency") == "full"]
     if not files:
         raise ResultError(f"There is no result in {folder}: run make bench.")
     return (full or files)[-1]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
 from benchmarks import accuracy, layers, machine, measure, nets, report, result, standin, tables
+from benchmarks.__main__ import joined
 from benchmarks.cascade import Cascade, OnePass, build
 from benchmarks.latency import REAL
 from benchmarks.scene import DifferentFacesError, require_same, scene
@@ -244,7 +246,7 @@ def test_targets_are_computed_from_the_samples() -> None:
 
 def test_a_result_comes_back_as_it_was_and_strange_files_are_refused(tmp_path: Path) -> None:
     run = a_result(latency=[timed(0.01, 0.1, 1)])
-    file = result.save(run, tmp_path)
+    file = result.save(run, result.place(run, tmp_path))
 
     assert file == tmp_path / "test" / "2026-01-02-cccccccc.json"
     assert result.load(file) == run
@@ -286,6 +288,41 @@ def test_a_throttled_run_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "throttled" in report.disturbances(a_result(watch={"latency": hot.told}))[0]
 
 
+def test_a_run_in_pieces_tells_the_worst_and_the_grid_of_each_part() -> None:
+    calm: dict[str, float | bool | None] = {"seconds": 5.0, "others_share": 0.01, "throttled": None}
+    busy: dict[str, float | bool | None] = {"seconds": 7.5, "others_share": 0.4, "throttled": False}
+
+    assert joined(None, calm) == calm
+    assert joined(calm, busy) == {"seconds": 12.5, "others_share": 0.4, "throttled": False}
+    assert joined(busy | {"throttled": True}, busy)["throttled"] is True
+    run = a_result(grid="full", grids={"accuracy": "quick"})
+    assert (run.grid_of("accuracy"), run.grid_of("latency")) == ("quick", "full")
+
+
+def test_what_keeps_the_cores_awake_gives_way_and_is_no_disturbance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(machine, "_read", lambda path, read=machine._read: (
+        "flags: hypervisor" if path == machine.PROC / "cpuinfo" else read(path)))
+
+    with machine.Awake(wanted=True) as awake, machine.Watch(awake):
+        spinning = list(awake._spinning)
+        assert len(spinning) == len(os.sched_getaffinity(0))
+        end = time.monotonic() + 30
+        while any(os.sched_getscheduler(process.pid) != os.SCHED_IDLE for process in spinning):
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    assert all(process.returncode is not None for process in spinning)
+    with machine.Awake(wanted=False) as asleep:
+        assert not asleep._spinning
+
+
+def test_labels_of_near_values_are_moved_apart_and_no_further() -> None:
+    assert report.apart([3.0, 10.0], 1) == [3, 10]
+    moved = report.apart([90.0, 90.2, 89.9, 40.0], 1)
+    assert moved[1] - moved[0] == pytest.approx(1)
+    assert moved[0] - moved[2] == pytest.approx(1)
+    assert sum(moved) == pytest.approx(90 + 90.2 + 89.9 + 40)
+
+
 def test_some_of_the_pairs_are_as_balanced_as_all() -> None:
     same = np.tile(np.repeat([1, 0], 300), 10)
 
@@ -302,7 +339,7 @@ def test_some_of_the_pairs_are_as_balanced_as_all() -> None:
 @pytest.mark.timeout(600)
 def test_a_tiny_run_from_end_to_end(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "benchmarks", "--tiny", "latency", "memory", "--systems", "onelook,plain",
-               "--threads", "1", "--host", "tiny", "--out", str(tmp_path)]
+               "--threads", "1", "--host", "tiny", "--out", str(tmp_path), "--let-sleep"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=580, check=False, cwd=REPOSITORY)
     assert done.returncode == 0, done.stderr
 
