@@ -27,34 +27,36 @@ def ramp(height: int = 30, width: int = 40) -> align.Floats:
     return np.stack(np.meshgrid(np.arange(width), np.arange(height)), 2).astype(np.float32)
 
 
-def test_what_is_read_lies_where_the_grid_says() -> None:
+@pytest.mark.parametrize(("stride", "samples"), [(4, 14), (8, 7)])
+def test_what_is_read_lies_where_the_grid_says(stride: int, samples: int) -> None:
     landmarks = np.concatenate([moved(0.3, 0.5, 20, 10), moved(-1.2, 0.3, 100, 80)])
-    x, y = align.grid(landmarks)
+    x, y = align.grid(landmarks, stride, samples)
 
     read = align.sample(ramp(), x, y)
 
-    assert read.shape == (2, align.GRID, align.GRID, 2)
+    assert read.shape == (2, samples, samples, 2)
     np.testing.assert_allclose(read[..., 0].reshape(2, -1), x.clip(0, 39), atol=1 / 32)
     np.testing.assert_allclose(read[..., 1].reshape(2, -1), y.clip(0, 29), atol=1 / 32)
 
 
-def test_the_grid_lies_evenly_over_the_template() -> None:
-    x, y = align.grid(align.TEMPLATE[None])
+@pytest.mark.parametrize(("stride", "samples"), [(4, 14), (8, 7)])
+def test_the_grid_lies_evenly_over_the_template(stride: int, samples: int) -> None:
+    x, y = align.grid(align.TEMPLATE[None], stride, samples)
 
-    side = align.TEMPLATE_SIZE / align.STRIDE / align.GRID  # cells between neighbours
-    np.testing.assert_allclose(np.diff(x.reshape(align.GRID, align.GRID), axis=1), side, atol=1e-3)
-    np.testing.assert_allclose(np.diff(y.reshape(align.GRID, align.GRID), axis=0), side, atol=1e-3)
-    assert x.mean() == pytest.approx(align.TEMPLATE_SIZE / align.STRIDE / 2 - 0.5, abs=1e-3)
+    side = align.TEMPLATE_SIZE / stride / samples  # cells between neighbours
+    np.testing.assert_allclose(np.diff(x.reshape(samples, samples), axis=1), side, atol=1e-3)
+    np.testing.assert_allclose(np.diff(y.reshape(samples, samples), axis=0), side, atol=1e-3)
+    assert x.mean() == pytest.approx(align.TEMPLATE_SIZE / stride / 2 - 0.5, abs=1e-3)
 
 
 def test_outside_the_map_its_border_is_read() -> None:
-    x, y = align.grid(moved(0, 0.5, -500, -500))
+    x, y = align.grid(moved(0, 0.5, -500, -500), 4, 14)
 
     assert (align.sample(ramp(), x, y) == 0).all()
 
 
 def test_it_writes_where_it_is_told() -> None:
-    x, y = align.grid(moved(0, 0.5, 20, 10))
-    out = np.empty((1, align.GRID**2, 2), np.float32)
+    x, y = align.grid(moved(0, 0.5, 20, 10), 4, 14)
+    out = np.empty((1, 14 * 14, 2), np.float32)
 
     assert np.shares_memory(align.sample(ramp(), x, y, out), out)

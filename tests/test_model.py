@@ -21,7 +21,7 @@ from onelook import model as model_module
 from onelook.face import Faces
 from onelook.model import FaceModel, ModelError, shipped
 from onelook.picture import read_picture
-from onelook.spec import load
+from onelook.spec import Map, load
 
 Image = NDArray[np.uint8]
 
@@ -272,6 +272,34 @@ def test_a_network_may_take_several_pixels_as_one_cell(tmp_path: Path, crowd: Im
 
     for each in fields(found):
         assert np.array_equal(getattr(found, each.name), getattr(wanted, each.name))
+
+
+def test_faces_may_be_read_from_several_maps(tmp_path: Path, crowd: Image, model: FaceModel) -> None:
+    """A second map that nobody uses comes and goes beside the first, and changes nothing."""
+    def double(network: Any, graph: Any) -> None:
+        frame, faces = network.signatureDefs
+        assert (frame.signatureKey, faces.signatureKey) == (b"frame", b"faces")
+        features = next(out for out in frame.outputs if out.name == b"features")
+        more, given, tensor = schema.TensorMapT(), schema.TensorMapT(), schema.TensorT()
+        more.name, more.tensorIndex = "more", features.tensorIndex
+        frame.outputs.append(more)
+        head = network.subgraphs[faces.subgraphIndex]
+        aligned = head.tensors[head.inputs[0]]
+        tensor.shape, tensor.type, tensor.quantization = aligned.shape, aligned.type, aligned.quantization
+        tensor.name, tensor.buffer = "more", 0
+        head.tensors.append(tensor)
+        head.inputs = [int(head.inputs[0]), len(head.tensors) - 1]
+        faces.inputs[0].name = "features"
+        given.name, given.tensorIndex = "more", head.inputs[1]
+        faces.inputs.append(given)
+
+    maps = model.spec.maps | {"more": model.spec.maps["features"]}
+    found, wanted = changed(tmp_path, double, maps=maps)(crowd), model(crowd)
+
+    for each in fields(found):
+        assert np.array_equal(getattr(found, each.name), getattr(wanted, each.name))
+    with pytest.raises(ModelError, match=r"maps.more.stride should be 4, not 8"):
+        changed(tmp_path, double, maps=maps | {"more": Map(stride=8, channels=40, samples=14)})
 
 
 def test_a_network_may_take_pixels_as_they_are(tmp_path: Path, crowd: Image, model: FaceModel) -> None:

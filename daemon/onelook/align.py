@@ -5,6 +5,8 @@ pixels alone and lays a grid of sampling points over the shared feature map inst
 through the same similarity transform.
 """
 
+import math
+from functools import cache
 from typing import TypeAlias
 
 import cv2
@@ -21,12 +23,6 @@ TEMPLATE: Floats = np.array(
 """(5, 2) landmarks on the 112x112 picture of an aligned face (ArcFace, Deng et al. 2019)."""
 FACE_BOX = (14.0, 11.0, 98.0, 118.0)
 """x1, y1, x2, y2 of a face on that picture: medians over 578 upright faces that SCRFD-2.5g boxed."""
-GRID = 14
-"""Sampling points a side."""
-STRIDE = 4
-"""Source pixels a cell of the feature map."""
-
-
 def similarity(landmarks: Floats) -> Floats:
     """The rotation, scale and shift that best lay the template on a face.
 
@@ -46,15 +42,17 @@ def sizes(landmarks: Floats) -> Floats:
     return side
 
 
-def grid(landmarks: Floats) -> tuple[Floats, Floats]:
-    """Where on the feature map to read each face.
+def grid(landmarks: Floats, stride: int, samples: int) -> tuple[Floats, Floats]:
+    """Where on a feature map to read each face.
 
-    landmarks: (K, 5, 2) x, y in pixels of the network's input. Returns x and y in cells, each (K, GRID * GRID).
+    landmarks: (K, 5, 2) x, y in pixels of the network's input. stride: pixels a cell of the map. samples: points
+    a side. Returns x and y in cells, each (K, samples * samples).
     """
+    to_x, to_y = _to_grid(stride, samples)
     flat = landmarks.reshape(-1, 10)
-    x, y = flat @ _TO_X, flat @ _TO_Y
-    x += 0.5 / STRIDE - 0.5
-    y += 0.5 / STRIDE - 0.5
+    x, y = flat @ to_x, flat @ to_y
+    x += 0.5 / stride - 0.5
+    y += 0.5 / stride - 0.5
     return x, y
 
 
@@ -64,17 +62,12 @@ def sample(features: Floats, x: Floats, y: Floats, out: Floats | None = None) ->
     Bilinear, by OpenCV's `remap`: positions are rounded to 1/32 of a cell, and points outside
     the map read its border.
 
-    features: (H, W, C). x, y: (K, GRID * GRID) in cells, K from 1 to 32,767. out: (K, GRID * GRID, C)
-    to write into. Returns (K, GRID, GRID, C).
+    features: (H, W, C). x, y: (K, samples * samples) in cells, K from 1 to 32,767. out: (K, samples * samples, C)
+    to write into. Returns (K, samples, samples, C).
     """
+    side = math.isqrt(x.shape[1])
     sampled = cv2.remap(features, x, y, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(sampled, np.float32).reshape(len(x), GRID, GRID, -1)
-
-
-def _grid_points() -> Floats:
-    """(3, GRID * GRID) x, y, 1 of the sampling points on the template."""
-    line = (np.arange(GRID, dtype=np.float32) + 0.5) * (TEMPLATE_SIZE / GRID) - 0.5
-    return np.stack([np.tile(line, GRID), np.repeat(line, GRID), np.ones(GRID * GRID, np.float32)]).astype(np.float32)
+    return np.asarray(sampled, np.float32).reshape(len(x), side, side, -1)
 
 
 def _solution() -> NDArray[np.float64]:
@@ -89,5 +82,12 @@ def _solution() -> NDArray[np.float64]:
 
 
 _SOLUTION = _solution().astype(np.float32)
-_TO_X, _TO_Y = ((_solution()[:, row:row + 3] @ _grid_points() / STRIDE).astype(np.float32) for row in (0, 3))
-"""(10, GRID * GRID) each: from landmarks straight to the points of the grid, but for a shift that all share."""
+
+
+@cache
+def _to_grid(stride: int, samples: int) -> tuple[Floats, Floats]:
+    """(10, samples * samples) each: from landmarks straight to x and y of the points, but for a shift all share."""
+    line = (np.arange(samples) + 0.5) * (TEMPLATE_SIZE / samples) - 0.5
+    points = np.stack([np.tile(line, samples), np.repeat(line, samples), np.ones(samples**2)])
+    x, y = (_solution()[:, row:row + 3] @ points / stride for row in (0, 3))
+    return x.astype(np.float32), y.astype(np.float32)

@@ -18,6 +18,7 @@ from onelook import align, spec
 from onelook.decode import Found, Quantisation, join, level, sigmoid, softmax
 from onelook.errors import OwnerError
 from onelook.face import Faces
+from onelook.spec import Map
 
 Image: TypeAlias = NDArray[np.uint8]
 Stage: TypeAlias = Callable[[str], AbstractContextManager[object]]
@@ -76,9 +77,10 @@ class _Signature:
         self.inputs, self.outputs = _Tensor.all(runner.get_input_details()), _Tensor.all(runner.get_output_details())
         self._native, self._graph = interpreter._interpreter, runner._subgraph_index
 
-    def resize(self, tensor: _Tensor, shape: tuple[int, ...]) -> None:
-        """Give an input another shape; what it holds is lost."""
-        self._native.ResizeInputTensor(tensor.number, np.array(shape, np.int32), False, self._graph)
+    def resize(self, shapes: dict[_Tensor, tuple[int, ...]]) -> None:
+        """Give inputs other shapes; what they hold is lost."""
+        for tensor, shape in shapes.items():
+            self._native.ResizeInputTensor(tensor.number, np.array(shape, np.int32), False, self._graph)
         self._native.AllocateTensors(self._graph)
 
     def lies(self, tensor: _Tensor) -> NDArray[Any]:
@@ -90,6 +92,24 @@ class _Signature:
         """Run it on its inputs, which may be lost thereby. The outputs are good until the next call."""
         self._native.Invoke(self._graph)
         return {name: self.lies(tensor) for name, tensor in self.outputs.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Map:
+    """A feature map: where it comes from and goes to, and room that is kept from frame to frame.
+
+    Fresh pages for so much memory would take longer than what is done in it.
+    """
+
+    shape: Map
+    output: _Tensor
+    """Of `frame`."""
+    input: _Tensor
+    """Of `faces`."""
+    real: NDArray[np.float32]
+    """(H, W, channels) the map as numbers that can be interpolated: still as `frame` stores them."""
+    sampled: NDArray[np.float32]
+    """(faces at once, samples * samples, channels)"""
 
 
 class FaceModel:
@@ -138,13 +158,14 @@ class FaceModel:
         self._interpreter = interpreter  # nothing else keeps alive the bytes that the network lies in
         self._outputs, self._described = self._frame.outputs, self._faces.outputs
         try:
-            self._image, self._aligned = self._frame.inputs["image"], self._faces.inputs["aligned"]
+            self._image = self._frame.inputs["image"]
+            self._maps = [self._map(name, shape) for name, shape in self.spec.maps.items()]
             self._check()
         except KeyError as error:
             raise ModelError(f"The network has no tensor named {error}.") from None
         try:  # once, for what the runtime finds wrong only where it prepares a network for its input
             channels = self._image.shape[3]
-            self._frame.resize(self._image, (1, height, width * 3 // channels, channels))
+            self._frame.resize({self._image: (1, height, width * 3 // channels, channels)})
             self._frame()
             self._at_once = 0
             self._room(self.spec.faces_at_once)
@@ -155,11 +176,18 @@ class FaceModel:
         self._pixels = self._image.quantisation.stored(pixels, self._image.kind)
         self._turned = np.array_equal(self._pixels, np.arange(-128, 128))
         """Whether a pixel is stored as itself less 128, which is its highest bit turned."""
-        # Kept from frame to frame: fresh pages for so much memory would take longer than what is done in it.
-        self._map = np.empty((height // align.STRIDE, width // align.STRIDE, self.spec.features), np.float32)
-        self._sampled = np.empty((self.spec.faces_at_once, align.GRID**2, self.spec.features), np.float32)
         self._canvas: Image | None = None  # only where pictures have another size
         self._drawn = (width, height)
+
+    def _map(self, name: str, shape: Map) -> _Map:
+        """How faces are read from the map of that name; where there is but one, `faces` may call it otherwise."""
+        width, height = self.size
+        inputs = self._faces.inputs
+        return _Map(
+            shape, self._outputs[name], next(iter(inputs.values())) if len(inputs) == 1 else inputs[name],
+            np.empty((height // shape.stride, width // shape.stride, shape.channels), np.float32),
+            np.empty((self.spec.faces_at_once, shape.samples**2, shape.channels), np.float32),
+        )
 
     def _check(self) -> None:
         """That model.json tells of this network what is true."""
@@ -169,10 +197,8 @@ class FaceModel:
             "input_size": (spec.input_size, (columns * channels // 3, rows)),
             "embedding_size": (spec.embedding_size, self._described["embedding"].shape[-1]),
             "sum of traits": (sum(spec.traits.values()), self._described["traits"].shape[-1]),
-            "faces_at_once": (spec.faces_at_once, self._aligned.shape[0]),
-            "sampling points a side": (align.GRID, self._aligned.shape[1]),
-            "features": (spec.features, self._outputs["features"].shape[-1]),
-            "feature_stride": (spec.feature_stride, align.STRIDE),
+            "faces_at_once": (spec.faces_at_once, self._maps[0].input.shape[0]),
+            "count of maps": (len(spec.maps), len(self._faces.inputs)),
             "count of detector.strides": (
                 len(spec.detector.strides), sum(n.startswith("score") for n in self._outputs)
             ),
@@ -182,6 +208,10 @@ class FaceModel:
             told[f"count of labels.{name}"] = (len(asked), spec.traits.get(name, 0))
         for name in ("age", "gender", "quality"):
             told[f"traits.{name}"] = (spec.traits.get(name, 0), 1)
+        for (name, shape), found in zip(spec.maps.items(), self._maps, strict=True):
+            told[f"maps.{name}.stride"] = (shape.stride, spec.input_size[1] // found.output.shape[1])
+            told[f"maps.{name}.channels"] = (shape.channels, found.output.shape[-1])
+            told[f"maps.{name}.samples"] = (shape.samples, found.input.shape[1])
         for name, (said, true) in told.items():
             if said != true:
                 raise ModelError(f"model.json does not fit the network beside it: {name} should be {true}, not {said}.")
@@ -217,7 +247,7 @@ class FaceModel:
         with self._stage("faces"):
             if not self._describes:
                 return self._undescribed(found, scale)
-            embeddings, traits = self._describe(out["features"], found.landmarks)
+            embeddings, traits = self._describe(out, found.landmarks)
         return self._read(found, embeddings, traits, scale)
 
     def _undescribed(self, found: Found, scale: float) -> Faces:
@@ -271,15 +301,16 @@ class FaceModel:
         return join(levels, self.spec.detector.nms_iou, self._most)
 
     def _describe(
-        self, features: NDArray[np.generic], landmarks: NDArray[np.float32]
+        self, out: dict[str, NDArray[np.generic]], landmarks: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Embeddings (N, D) of unit length and traits (N, T) of the faces at `landmarks` (N, 5, 2)."""
-        count, stored = len(landmarks), {}
+        count, stored, grids = len(landmarks), {}, []
         for name, tensor in self._described.items():
             stored[name] = np.empty((count, tensor.shape[-1]), tensor.kind)
         if count:
-            np.copyto(self._map, features[0])
-            x, y = align.grid(landmarks)
+            for name, each in zip(self.spec.maps, self._maps, strict=True):
+                np.copyto(each.real, out[name][0])
+                grids.append(align.grid(landmarks, each.shape.stride, each.shape.samples))
             # As many in every call: another number takes the runtime as long as two faces. In the last call, rows
             # that are left over are described and not looked at.
             at_once = -(-count // -(-count // self.spec.faces_at_once))
@@ -287,7 +318,8 @@ class FaceModel:
             for start in range(0, count, at_once):
                 part = slice(start, min(start + at_once, count))
                 n = part.stop - start
-                self._restore(align.sample(self._map, x[part], y[part], self._sampled[:n]))
+                for each, (x, y) in zip(self._maps, grids, strict=True):
+                    self._restore(each, align.sample(each.real, x[part], y[part], each.sampled[:n]))
                 for name, told in self._faces().items():
                     stored[name][part] = told.reshape(at_once, -1)[:n]
         embeddings, traits = (self._described[name].quantisation.real(stored[name]) for name in ("embedding", "traits"))
@@ -297,13 +329,13 @@ class FaceModel:
     def _room(self, faces: int) -> None:
         """Make `faces` describe so many at once."""
         if faces != self._at_once:
-            self._faces.resize(self._aligned, (faces, *self._aligned.shape[1:]))
+            self._faces.resize({each.input: (faces, *each.input.shape[1:]) for each in self._maps})
             self._at_once = faces
 
-    def _restore(self, sampled: NDArray[np.float32]) -> None:
+    def _restore(self, to: _Map, sampled: NDArray[np.float32]) -> None:
         """Sampled features, still numbers as `frame` stores them, as `faces` stores them, into its input."""
-        was, becomes = self._outputs["features"].quantisation, self._aligned.quantisation
-        there = self._faces.lies(self._aligned)[: len(sampled)]
+        was, becomes = to.output.quantisation, to.input.quantisation
+        there = self._faces.lies(to.input)[: len(sampled)]
         if becomes.scale == 0:
             there[:] = sampled
             return

@@ -48,6 +48,14 @@ class Patch(_Part):
     stride: int = Field(description="Input pixels a cell of the layer's output.")
 
 
+class Map(_Part):
+    """A feature map that faces are read from, on a grid laid over each (see `onelook.align`)."""
+
+    stride: int = Field(gt=0, description="Input pixels a cell.")
+    channels: int
+    samples: int = Field(gt=0, description="Sampling points a side of the grid.")
+
+
 class Threshold(_Part):
     """Similarity from which two faces count as one person's."""
 
@@ -78,8 +86,7 @@ class ModelSpec(_Part):
     input_mean: float
     input_scale: float = Field(description="input = (pixel - mean) * scale, RGB 0 to 255.")
     patches: list[Patch]
-    feature_stride: int
-    features: int = Field(description="Channels of the shared map.")
+    maps: dict[str, Map] = Field(min_length=1, description="Output of `frame` -> how faces are read from it.")
     faces_at_once: int = Field(description="Most faces that one call of the `faces` signature describes.")
     embedding_size: int
     traits: dict[str, int] = Field(description="Parts of the traits tensor in order, and their widths.")

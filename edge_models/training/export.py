@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from onelook import align
-from onelook.spec import Detector, Labels, ModelSpec, Threshold, Training
+from onelook.spec import Detector, Labels, Map, ModelSpec, Threshold, Training
 
 WIDTH, HEIGHT = 640, 480
 AT_ONCE = 16
@@ -115,7 +115,7 @@ def calibration(network: OneLook, faces: data.Faces, scenes: data.Scenes, frames
         inputs["frame"].append({"image": image.numpy()})
         with torch.no_grad():
             features = Frame(network)(image)["features"][0]
-        aligned = align.sample(features.numpy(), *align.grid(marks.numpy()))
+        aligned = align.sample(features.numpy(), *align.grid(marks.numpy(), 4, GRID))
         inputs["faces"].append({"aligned": np.resize(aligned, (AT_ONCE, *aligned.shape[1:]))})
     # The whole range, so that 8 bits hold it exactly.
     inputs["frame"][0]["image"].flat[:2] = (-1, 1)
@@ -160,8 +160,8 @@ def main() -> None:
     names = next(np.load(f)["attribute_names"] for f in options.faces if "attribute_names" in np.load(f))
     described = ModelSpec(
         name="onelook", version="0.2.0", sha256=hashlib.sha256(small).hexdigest(), input_size=(WIDTH, HEIGHT),
-        input_mean=127.5, input_scale=1 / 127.5, patches=patches(bytes(small), HEIGHT), feature_stride=align.STRIDE,
-        features=FEATURES, faces_at_once=AT_ONCE, embedding_size=EMBEDDING, traits=TRAITS,
+        input_mean=127.5, input_scale=1 / 127.5, patches=patches(bytes(small), HEIGHT),
+        maps={"features": Map(stride=4, channels=FEATURES, samples=GRID)}, faces_at_once=AT_ONCE, embedding_size=EMBEDDING, traits=TRAITS,
         age_middle=losses.AGE_MIDDLE, age_step=losses.AGE_STEP,
         labels=LABELS.model_copy(update={"attributes": [str(n) for n in names]}),
         detector=Detector(strides=list(STRIDES), score=0.4, nms_iou=0.4),
