@@ -166,6 +166,16 @@ def save(result: Result, file: Path) -> Path:
     return file
 
 
+def forget(result: Result, network: str) -> None:
+    """Leave out what depends on the one pass's network, there being another now; what its opponents did by
+    themselves stays. Times of systems are only compared within a run, so all of latency goes."""
+    result.model, result.latency, result.macs = network, [], {}
+    result.growth = [row for row in result.growth if row.system != "onelook"]
+    result.memory = [row for row in result.memory if row.system != "onelook"]
+    result.daemon = [row for row in result.daemon if row.system != "onelook"]
+    result.accuracy = [row for row in result.accuracy if row.system != "onelook"]
+
+
 def load(file: Path) -> Result:
     """Read one back. Raises ResultError."""
     try:

@@ -299,6 +299,16 @@ def test_a_run_in_pieces_tells_the_worst_and_the_grid_of_each_part() -> None:
     assert (run.grid_of("accuracy"), run.grid_of("latency")) == ("quick", "full")
 
 
+def test_another_network_makes_what_the_former_did_forgotten() -> None:
+    rows = [result.Accuracy(system=name, key="lfw.accuracy.80", value=0.9, low=0.8, high=1, n=10)
+            for name in ("onelook", "shelf")]
+    run = a_result(accuracy=rows, latency=[timed(1, 2, 100)])
+
+    result.forget(run, "another")
+
+    assert (run.model, run.latency, [row.system for row in run.accuracy]) == ("another", [], ["shelf"])
+
+
 def test_what_keeps_the_cores_awake_gives_way_and_is_no_disturbance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_read", lambda path, read=machine._read: (
         "flags: hypervisor" if path == machine.PROC / "cpuinfo" else read(path)))
