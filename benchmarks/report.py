@@ -9,7 +9,6 @@ import base64
 import html
 import io
 import sys
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +25,7 @@ from benchmarks.result import Result, load, newest
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+USUAL = (640, 480)
 COLOURS = {"onelook": "#d1495b", "plain": "#30638e", "batched": "#00798c", "recognise": "#9aa5b1",
            "lightest": "#7a5c99", "shelf": "#edae49"}
 
@@ -41,10 +41,7 @@ def main() -> int:
 def write(result: Result, stem: Path) -> list[Path]:
     """STEM.html and STEM-NAME.png for each plot that there are figures for."""
     written, pictures = [], {}
-    for name, draw in PLOTS.items():
-        figure = draw(result)
-        if figure is None:
-            continue
+    for name, figure in plots(result).items():
         raw = io.BytesIO()
         figure.savefig(raw, format="png", dpi=110, metadata={"Software": None})
         plt.close(figure)
@@ -57,9 +54,9 @@ def write(result: Result, stem: Path) -> list[Path]:
     return [page, *written]
 
 
-def _against_faces(result: Result, what: str, label: str, unit: float) -> Figure | None:
-    """Median time against the number of faces, linear and logarithmic, at 640x480."""
-    cells = [cell for cell in result.latency if (cell.width, cell.height) == (640, 480)]
+def _against_faces(result: Result, what: str, label: str, unit: float, size: tuple[int, int]) -> Figure | None:
+    """Median time against the number of faces, linear and logarithmic."""
+    cells = [cell for cell in result.latency if (cell.width, cell.height) == size]
     if len(cells) < 2:
         return None
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
@@ -75,7 +72,7 @@ def _against_faces(result: Result, what: str, label: str, unit: float) -> Figure
     axes[1].set_xticks(crowds, [str(faces) for faces in crowds])
     axes[1].minorticks_off()
     for axis in axes:
-        axis.set_xlabel("faces in a 640x480 frame")
+        axis.set_xlabel(f"faces in a {size[0]}x{size[1]} frame")
         axis.set_ylabel(label)
         axis.grid(alpha=0.3)
         axis.spines[["top", "right"]].set_visible(False)
@@ -84,14 +81,14 @@ def _against_faces(result: Result, what: str, label: str, unit: float) -> Figure
     return figure
 
 
-def time(result: Result) -> Figure | None:
+def time(result: Result, size: tuple[int, int] = USUAL) -> Figure | None:
     """Wall time against faces."""
-    return _against_faces(result, "seconds", "milliseconds a frame, median", 1e3)
+    return _against_faces(result, "seconds", "milliseconds a frame, median", 1e3, size)
 
 
-def cpu(result: Result) -> Figure | None:
+def cpu(result: Result, size: tuple[int, int] = USUAL) -> Figure | None:
     """CPU time against faces."""
-    return _against_faces(result, "cpu", "CPU milliseconds a frame, all threads, median", 1e3)
+    return _against_faces(result, "cpu", "CPU milliseconds a frame, all threads, median", 1e3, size)
 
 
 def memory(result: Result) -> Figure | None:
@@ -179,9 +176,22 @@ def apart(values: list[float], least: float) -> list[float]:
     return [at + shift for at in moved]
 
 
-PLOTS: dict[str, Callable[[Result], Figure | None]] = {
-    "time": time, "cpu": cpu, "memory": memory, "stages": stages, "accuracy": accuracy,
-}
+def sizes(result: Result) -> list[tuple[int, int]]:
+    """Sizes of frames that were measured, the usual one first."""
+    return sorted({(cell.width, cell.height) for cell in result.latency}, key=lambda size: (size != USUAL, size))
+
+
+def plots(result: Result) -> dict[str, Figure]:
+    """Every plot that there are figures for; those of sizes that are not the usual one say which."""
+    drawn: dict[str, Figure | None] = {"time": time(result), "cpu": cpu(result)}
+    for size in sizes(result):
+        if size != USUAL:
+            suffix = f"-{size[0]}x{size[1]}"
+            drawn |= {f"time{suffix}": time(result, size), f"cpu{suffix}": cpu(result, size)}
+    drawn |= {"memory": memory(result), "stages": stages(result), "accuracy": accuracy(result)}
+    return {name: figure for name, figure in drawn.items() if figure is not None}
+
+
 CAPTIONS = {
     "time": "Time of a frame. Left linear, right logarithmic.",
     "cpu": "CPU time of a frame, user and system, all threads.",
@@ -193,6 +203,12 @@ STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1000px;margin:2em a
 table{border-collapse:collapse;margin:1em 0}td,th{border-bottom:1px solid #ddd;padding:.25em .7em;text-align:left}
 td:not(:first-child){font-variant-numeric:tabular-nums}img{max-width:100%}.bad{color:#b00020;font-weight:600}
 .note{color:#666}"""
+
+
+def caption(plot: str) -> str:
+    """What a plot shows."""
+    name, _, size = plot.partition("-")
+    return f"{size}: {CAPTIONS[name]}" if size else CAPTIONS[name]
 
 
 def html_page(result: Result, pictures: dict[str, bytes]) -> str:
@@ -211,14 +227,16 @@ def html_page(result: Result, pictures: dict[str, bytes]) -> str:
     roofline = f"<p>{html.escape(tables.roofline(result))}</p>"
     warnings = "".join(f'<p class="bad">{html.escape(text)}</p>' for text in disturbances(result))
     parts = [f"<h2>{heading}</h2>{table(made)}" for heading, made in (
-        ("Targets", tables.targets(result)), ("Time of a 640x480 frame", tables.latency(result)),
-        ("Growth", tables.growth(result)), ("Time saved by the one pass", tables.saved(result)),
-        ("Memory", tables.memory(result)),
+        ("Targets", tables.targets(result)),
+        *((f"{what} {w}x{h} frame", table(result, (w, h))) for w, h in sizes(result) for what, table in (
+            ("Time of a", tables.latency), ("Time saved by the one pass on a", tables.saved),
+            ("Energy of a", tables.energy))),
+        ("Growth", tables.growth(result)), ("Memory", tables.memory(result)),
         ("The whole daemon", tables.daemon(result)), ("Accuracy", tables.accuracy(result))) if made]
     drawn = "".join(
-        f'<figure><img alt="{html.escape(CAPTIONS[name])}" src="data:image/png;base64,'
+        f'<figure><img alt="{html.escape(caption(name))}" src="data:image/png;base64,'
         f'{base64.b64encode(raw).decode()}">'
-        f'<figcaption class="note">{html.escape(CAPTIONS[name])}</figcaption></figure>'
+        f'<figcaption class="note">{html.escape(caption(name))}</figcaption></figure>'
         for name, raw in pictures.items())
     systems = {name: f"{system.what} ({system.weights} weights, faces at once: {system.batches})"
                for name, system in result.systems.items()}

@@ -53,9 +53,9 @@ def targets(result: Result) -> str:
         for row in all_targets(result)])
 
 
-def latency(result: Result) -> str:
+def latency(result: Result, size: tuple[int, int] = (640, 480)) -> str:
     """Median, p95 and p99 of each system; CPU time; and how it grows."""
-    cells = [cell for cell in result.latency if (cell.width, cell.height) == (640, 480)]
+    cells = [cell for cell in result.latency if (cell.width, cell.height) == size]
     shown = [cell for cell in cells if cell.faces in (1, 20, 100)]
     if not shown:
         return ""
@@ -102,9 +102,9 @@ def roofline(result: Result) -> str:
             f"alone would take: {', '.join(rows)}.")
 
 
-def saved(result: Result) -> str:
-    """The share of time that the one pass saves against each system."""
-    cells = [cell for cell in result.latency if (cell.width, cell.height) == (640, 480) and cell.faces]
+def saved(result: Result, size: tuple[int, int] = (640, 480)) -> str:
+    """The share of time that the one pass saves against each system, its interval, and where 90 % of the rounds lie."""
+    cells = [cell for cell in result.latency if (cell.width, cell.height) == size and cell.faces]
     rows = []
     for name in result.systems:
         if name == "onelook":
@@ -113,10 +113,32 @@ def saved(result: Result) -> str:
             row = [f"{name}, {label}"]
             for cell in cells:
                 found = time_saved(cell, what, name)  # type: ignore[arg-type]
-                row.append("" if found is None else f"{100 * found.value:.1f} % ({100 * found.low:.1f} to "
-                                                    f"{100 * found.high:.1f})")
+                row.append("" if found is None else
+                           f"{100 * found.value:.1f} % ({100 * found.low:.1f} to {100 * found.high:.1f}; rounds "
+                           f"{100 * found.spread_low:.1f} to {100 * found.spread_high:.1f})")
             rows.append(row)
     return _table(["saved against", *(f"{cell.faces} faces" for cell in cells)], rows) if cells else ""
+
+
+def energy(result: Result, size: tuple[int, int] = (640, 480)) -> str:
+    """Gigacycles of each system's frame, which is CPU time by frequency, and joules, where the machine tells."""
+    cells = [cell for cell in result.latency if (cell.width, cell.height) == size]
+    heads, rows = [], []
+    for cell in cells:
+        if cell.hertz is not None:
+            heads.append(f"{cell.faces} faces, G cycles")
+        if any(timing.joules is not None for timing in cell.samples.values()):
+            heads.append(f"{cell.faces} faces, J")
+    for name in result.systems if heads else ():
+        row = [name]
+        for cell in cells:
+            timing = cell.samples[name]
+            if cell.hertz is not None:
+                row.append(f"{measure.median(timing.cpu) * cell.hertz / 1e9:.3f}")
+            if any(each.joules is not None for each in cell.samples.values()):
+                row.append("" if timing.joules is None else f"{timing.joules / len(timing.seconds):.3f}")
+        rows.append(row)
+    return _table(["a frame", *heads], rows)
 
 
 def memory(result: Result) -> str:

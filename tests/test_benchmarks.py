@@ -325,6 +325,23 @@ def test_what_keeps_the_cores_awake_gives_way_and_is_no_disturbance(monkeypatch:
         assert not asleep._spinning
 
 
+def test_every_size_has_its_figures_and_energy_is_told_where_the_machine_tells_it() -> None:
+    small = timed(0.002, 0.01, 20) | {"width": 320, "height": 240}
+    large = timed(0.005, 0.1, 20) | {"hertz": 2e9}
+    samples = large["samples"] | {"onelook": large["samples"]["onelook"] | {"joules": 2.0}}  # type: ignore[operator, index]
+    run = a_result(latency=[small, small | {"faces": 5}, large | {"samples": samples},
+                            timed(0.004, 0.02, 5)])
+
+    assert report.sizes(run) == [(640, 480), (320, 240)]
+    assert "time-320x240" in report.plots(run)
+    page = report.html_page(run, {})
+    assert "Time of a 320x240 frame" in page
+    assert "Energy of a 640x480 frame" in page
+    assert "Energy of a 320x240 frame" not in page
+    assert tables.energy(run).splitlines()[2] == "| onelook | 0.020 | 0.400 |"  # 10 CPU ms at 2 GHz; 2 J over 5 frames
+    assert tables.energy(run).splitlines()[3] == "| plain | 0.400 |  |"
+
+
 def test_labels_of_near_values_are_moved_apart_and_no_further() -> None:
     assert report.apart([3.0, 10.0], 1) == [3, 10]
     moved = report.apart([90.0, 90.2, 89.9, 40.0], 1)
