@@ -266,6 +266,27 @@ def test_unknown_people_are_listed_and_named(gallery_config: Path) -> None:
     assert (done.returncode, done.stdout) == (78, "")
     assert done.stderr == "There is no cluster u1 of unknown people; there are: u3.\n"
 
+    # Where nobody is enrolled without a note of how they agreed, that is so here too.
+    lasting = gallery_config.read_text().replace("gallery: {", "gallery: {keep_days: 900, ")
+    gallery_config.write_text(lasting + "policy: {presets: [written_consent]}\n")
+    name = ("gallery", "name", "u3", "Grace", "--config", gallery_config)
+    done = onelook(*name)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert "give one, with --consent TEXT" in done.stderr
+    done = onelook(*name, "--purpose", "the door", "--consent", "signed on paper", "--keep-days", "30")
+    assert (done.returncode, done.stdout) == (0, "Grace is enrolled from 1 track\n"), done.stderr
+    kept = json.loads(onelook("gallery", "export", "Grace", "--config", gallery_config).stdout)
+    assert (kept["purpose"], kept["consent"]) == ("the door", "signed on paper")
+    assert kept["until"] > kept["templates"][0]["added"]
+
+
+@pytest.mark.parametrize("days", ["0", "-1", "nan", "1e9", "soon"])
+def test_a_lifetime_that_is_none_is_refused(days: str) -> None:
+    done = onelook("enroll", "Ada", "a.jpg", "--keep-days", days)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--keep-days" in done.stderr
+    assert "Traceback" not in done.stderr
+
 
 def test_a_folder_of_people_is_enrolled_with_a_verdict_for_each_photo(gallery_config: Path) -> None:
     portraits = Path(package.__file__).parent / "portraits"

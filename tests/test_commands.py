@@ -216,7 +216,11 @@ def test_people_whom_nobody_knows_are_listed_and_named(house: House) -> None:
         gallery.keep_stranger(Stranger("door", seen, seen, np.eye(256, dtype=np.float32)[7], 0.8))
     [cluster] = house.data("unknown")["clusters"]
     assert (cluster["times"], cluster["streams"]) == (1, ["door"])
-    assert house.data("name", cluster=cluster["cluster"], name="Ada") == {"name": "Ada", "templates": 1}
+    agreed = {"purpose": "the door", "consent": "signed on paper"}
+    assert house.data("name", cluster=cluster["cluster"], name="Ada", **agreed) == {"name": "Ada", "templates": 1}
+    with Gallery.open(config.gallery.path, config.gallery.key_file) as gallery:
+        kept = gallery.export("Ada")
+    assert {key: kept[key] for key in agreed} == agreed
     assert house.data("unknown") == {"clusters": []}
     assert house.data("forget", name="Ada")["templates"] == 1
 

@@ -14,7 +14,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ from onelook.errors import OwnerError
 
 if TYPE_CHECKING:
     from onelook.config import Config
+    from onelook.gallery import Note
 
 log = logging.getLogger("onelook")
 
@@ -80,6 +81,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     as_json = _Parser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON")
+    note = _Parser(add_help=False)
+    note.add_argument("--purpose", metavar="TEXT", help="what it is for; kept with the person")
+    note.add_argument("--consent", metavar="TEXT", help="how and when the person agreed; kept with the person")
+    note.add_argument("--keep-days", type=_days, metavar="N", help="forget the person after so many days")
 
     run = commands.add_parser("run", parents=[config, everywhere], help="watch until told to stop")
     run.set_defaults(command=_run, level=logging.INFO)
@@ -104,18 +109,15 @@ def _parser() -> argparse.ArgumentParser:
     replay.set_defaults(command=_replay)
 
     enroll = commands.add_parser(
-        "enroll", parents=[config, as_json, everywhere], help="teach the gallery a person's face"
+        "enroll", parents=[config, note, as_json, everywhere], help="teach the gallery a person's face"
     )
     enroll.add_argument("name", metavar="NAME", nargs="?", help="as it shall stand in events")
     enroll.add_argument("photos", type=Path, nargs="*", metavar="PHOTO", help="pictures of that person alone")
     enroll.add_argument("--folder", type=Path, metavar="DIR", help="in their place: one folder per person, named so")
     enroll.add_argument("--dry-run", action="store_true", help="tell what would come of it, and store nothing")
-    enroll.add_argument("--purpose", metavar="TEXT", help="what it is for; kept with the person")
-    enroll.add_argument("--consent", metavar="TEXT", help="how and when the person agreed; kept with the person")
-    enroll.add_argument("--keep-days", type=float, metavar="N", help="forget the person after so many days")
     enroll.set_defaults(command=_enroll, error=enroll.error)
 
-    _gallery_parser(commands, config, as_json, everywhere)
+    _gallery_parser(commands, config, note, as_json, everywhere)
 
     demo = commands.add_parser("demo", parents=[everywhere], help="see it work, within a minute or two")
     demo.add_argument("source", metavar="SOURCE", nargs="?", help="a stream's URL; default: a made-up crowd")
@@ -132,7 +134,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _gallery_parser(
-    commands: argparse._SubParsersAction[_Parser], config: _Parser, as_json: _Parser, everywhere: _Parser
+    commands: argparse._SubParsersAction[_Parser], config: _Parser, note: _Parser, as_json: _Parser,
+    everywhere: _Parser,
 ) -> None:
     gallery = commands.add_parser("gallery", help="see or forget who is enrolled")
     actions = gallery.add_subparsers(title="actions", metavar="ACTION", required=True)
@@ -150,7 +153,7 @@ def _gallery_parser(
         "unknown", parents=[config, as_json, everywhere], help="people whom nobody knows, if the config keeps them"
     )
     unknown.set_defaults(command=_gallery_unknown)
-    name = actions.add_parser("name", parents=[config, as_json, everywhere], help="enroll one of them")
+    name = actions.add_parser("name", parents=[config, note, as_json, everywhere], help="enroll one of them")
     name.add_argument("cluster", metavar="CLUSTER", help="as `gallery unknown` tells it, such as u17")
     name.add_argument("name", metavar="NAME", help="as it shall stand in events")
     name.set_defaults(command=_gallery_name)
@@ -242,18 +245,11 @@ def _enroll(arguments: argparse.Namespace) -> None:
     if arguments.folder is None and not arguments.photos:
         arguments.error("NAME and at least one PHOTO are needed, or --folder DIR")
     config = _config(arguments.config)
-    from datetime import UTC, datetime, timedelta
-
     from onelook import service
     from onelook.enroll import folder_people
-    from onelook.gallery import Note
 
-    note = None
-    if arguments.purpose or arguments.consent or arguments.keep_days is not None:
-        until = arguments.keep_days and datetime.now(UTC) + timedelta(days=arguments.keep_days)
-        note = Note(arguments.purpose, arguments.consent, until or None)
     people = {arguments.name: arguments.photos} if arguments.folder is None else folder_people(arguments.folder)
-    told = service.enroll(config, people, note=note, dry_run=arguments.dry_run)
+    told = service.enroll(config, people, note=_note(arguments), dry_run=arguments.dry_run)
     if arguments.json:
         rows = [
             {"name": name, "photo": str(verdict.photo), "accepted": verdict.accepted, "reason": verdict.reason}
@@ -367,7 +363,7 @@ def _gallery_name(arguments: argparse.Namespace) -> None:
     config = _config(arguments.config)
     from onelook import service
 
-    count = service.name_unknown(config, arguments.cluster, arguments.name)
+    count = service.name_unknown(config, arguments.cluster, arguments.name, note=_note(arguments))
     if arguments.json:
         _print(json.dumps({"name": arguments.name, "templates": count}, ensure_ascii=False))
     else:
@@ -415,6 +411,25 @@ def _config(path: Path | None) -> Config:
         if not path.exists():
             raise OwnerError(f"There is no config.yaml here and no {SYSTEM_CONFIG}; give --config FILE.")
     return load(path)
+
+
+def _days(text: str) -> float:
+    """A number of days, of a century at most."""
+    days = float(text)
+    if not 0 < days <= 36525:
+        raise argparse.ArgumentTypeError(f"give a number of days from more than 0 to 36525, not {text}")
+    return days
+
+
+def _note(arguments: argparse.Namespace) -> Note | None:
+    """On what ground somebody is enrolled; none: as before."""
+    if not (arguments.purpose or arguments.consent or arguments.keep_days is not None):
+        return None
+    from onelook.gallery import Note
+
+    days = arguments.keep_days
+    until = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    return Note(arguments.purpose, arguments.consent, until)
 
 
 def _print(text: str) -> None:

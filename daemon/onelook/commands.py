@@ -33,6 +33,10 @@ MOST_WAITING = 16
 """Requests that may wait for the frame loop; who asks for more is told to come back."""
 
 Name = Annotated[str, Field(min_length=1, max_length=100)]
+Purpose = Annotated[str | None, Field(max_length=1000, description="What the templates are kept for.")]
+Consent = Annotated[
+    str | None, Field(max_length=1000, description="How and when the person agreed; the policy may ask for it.")
+]
 
 
 class Part(BaseModel):
@@ -110,10 +114,8 @@ class Enroll(Part):
     photos: list[Base64Bytes] = Field(
         min_length=1, max_length=10, description="Pictures of that person alone: JPEG, PNG or WebP files in base64."
     )
-    purpose: str | None = Field(default=None, max_length=1000, description="What the templates are kept for.")
-    consent: str | None = Field(
-        default=None, max_length=1000, description="How and when the person agreed; the policy may ask for it."
-    )
+    purpose: Purpose = None
+    consent: Consent = None
 
 
 class PhotoVerdict(Part):
@@ -169,6 +171,8 @@ class GiveName(Part):
 
     cluster: str = Field(max_length=20, description="As `unknown` tells it.")
     name: Name = Field(description="As it shall stand in events.")
+    purpose: Purpose = None
+    consent: Consent = None
 
 
 class Named(Part):

@@ -63,7 +63,7 @@ class Control:
         enroll: Callable[[str, Sequence[Path], Note], list[Verdict]],
         forget: Callable[[str], int],
         unknown: Callable[[], list[Cluster]],
-        name: Callable[[str, str], int],
+        name: Callable[[str, str, Note], int],
     ) -> None:
         self._streams = {stream.name: stream for stream in streams}
         self._inbox = inbox
@@ -176,7 +176,8 @@ class Control:
 
     def name(self, asked: GiveName) -> Named:
         """Enrol one of them. Raises OwnerError where that cannot be."""
-        return Named(name=asked.name, templates=self._name(asked.cluster, asked.name))
+        note = Note(purpose=asked.purpose, consent=asked.consent)
+        return Named(name=asked.name, templates=self._name(asked.cluster, asked.name, note))
 
     def _start(self, name: str) -> None:
         self._captures[name] = Capture(self._streams[name], self._inbox, self._changed)

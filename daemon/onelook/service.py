@@ -222,7 +222,7 @@ def _may_enroll(policy: Policy, note: Note | None) -> None:
     if policy.needs_consent and (note is None or not note.consent):
         raise OwnerError(
             "The policy's preset written_consent lets nobody be enrolled without a note of how they agreed: "
-            "enroll from photos, with --consent TEXT."
+            "give one, with --consent TEXT or, over MQTT, as `consent`."
         )
 
 
@@ -284,20 +284,22 @@ def _unknown_in(model: FaceModel, gallery: Gallery | None) -> list[Cluster]:
     return clusters([each for each in strangers if each.model == model.spec.sha256], model.spec.threshold(1e-3))
 
 
-def _name_one(config: Config, model: FaceModel, gallery: Gallery | None, cluster: str, name: str) -> int:
+def _name_one(
+    config: Config, model: FaceModel, gallery: Gallery | None, cluster: str, name: str, note: Note
+) -> int:
     """As `name_unknown`, in a daemon that runs."""
-    _may_enroll(config.policy, None)
+    _may_enroll(config.policy, note)
     if gallery is None:
         raise OwnerError("Nobody is recognised here, and so nobody enrolled.")
-    return name_cluster(gallery, cluster, name, model.spec.threshold(1e-3))
+    return name_cluster(gallery, cluster, name, model.spec.threshold(1e-3), note)
 
 
-def name_unknown(config: Config, cluster: str, name: str) -> int:
+def name_unknown(config: Config, cluster: str, name: str, *, note: Note | None = None) -> int:
     """Enrol a cluster of unknown tracks; how many templates that makes. Raises OwnerError as `enroll` does."""
-    _may_enroll(config.policy, None)
+    _may_enroll(config.policy, note)
     spec, _ = load(config.model.path or shipped())
     with Gallery.open(config.gallery.path, config.gallery.key_file, spec.sha256) as gallery:
-        return name_cluster(gallery, cluster, name, spec.threshold(1e-3))
+        return name_cluster(gallery, cluster, name, spec.threshold(1e-3), note)
 
 
 def migrate(config: Config, folder: Path) -> list[enrolment.Migrated]:

@@ -22,7 +22,7 @@ from scipy.cluster.hierarchy import fcluster, linkage
 
 from onelook.face import Faces, Floats
 from onelook.frame import Frame
-from onelook.gallery import Gallery, GalleryError, Stranger, clean_name
+from onelook.gallery import Gallery, GalleryError, Note, Stranger, clean_name
 from onelook.track import Track
 
 log = logging.getLogger(__name__)
@@ -88,10 +88,13 @@ def clusters(strangers: Sequence[Stranger], similarity: float) -> list[Cluster]:
     return sorted(found, key=lambda cluster: (-len(cluster.strangers), cluster.first))
 
 
-def name_cluster(gallery: Gallery, cluster: str, name: str, similarity: float) -> int:
+def name_cluster(
+    gallery: Gallery, cluster: str, name: str, similarity: float, note: Note | None = None
+) -> int:
     """Enrols a cluster, by its id, as `name`, and drops its tracks; how many templates that makes.
 
     similarity: as of `clusters`; from it on, a cluster that is like somebody enrolled under another name is refused.
+    note: on what ground the person is enrolled; none: as noted before.
     Raises GalleryError with one sentence, also where there is no such cluster.
     """
     name = clean_name(name)
@@ -112,6 +115,8 @@ def name_cluster(gallery: Gallery, cluster: str, name: str, similarity: float) -
         for each in best:
             source = f"seen on {each.stream}, {each.first:%Y-%m-%d %H:%M} UTC"
             gallery.add(name, each.embedding, each.quality, source)
+        if note is not None and note != Note():
+            gallery.annotate(name, note)
         gallery.drop_strangers([each.number for each in chosen.strangers])
     return len(best)
 
