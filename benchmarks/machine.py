@@ -14,7 +14,7 @@ from pathlib import Path
 from onelook.metrics import BoardCollector
 
 SYS, PROC = Path("/sys"), Path("/proc")
-PACKAGES = ("ai-edge-litert", "tflite-runtime", "numpy", "opencv-python-headless", "onnxruntime")
+PACKAGES = ("ai-edge-litert", "tflite-runtime", "numpy", "opencv-python-headless", "onnxruntime", "faiss-cpu")
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 

@@ -33,6 +33,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from onelook.errors import OwnerError
 from onelook.face import Floats
 from onelook.match import Match
+from onelook.nearest import Nearest
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +186,10 @@ class Gallery:
         self._version: int | None = None  # PRAGMA data_version that the memory agrees with
         self._seal: _Seal | None = None
         self._memory = _Memory()
-        self._means: tuple[Floats, list[float]] | None = None  # (P, D) and lengths, as _means gives them
+        self._stale = False
+        self._compared: dict[str, tuple[Template, ...]] = {}  # whose means _nearest has; the memory, unless stale
+        self._nearest = Nearest()
+        self._agreement: dict[str, float] = {}  # lengths of those means, see `Match.agreement`
         self._looked: float | None = None
         self._rehearsing = False
         self.on_forgotten: Callable[[str], object] = lambda name: None  # noqa: ARG005
@@ -245,19 +249,31 @@ class Gallery:
             raise ValueError("a gallery opened without a model has nothing to compare with")
         if not self._memory.people:
             return [Match(None, -1.0, math.inf, 1.0, 0)] * len(embeddings)
-        if self._means is None:
-            self._means = _means(list(self._memory.people.values()))
-        names, (means, lengths) = list(self._memory.people), self._means
-        similarities = embeddings @ means.T
-        rows = np.arange(len(embeddings))
-        best = similarities.argmax(axis=1)
-        nearest = similarities[rows, best]
-        similarities[rows, best] = -np.inf
-        margin = nearest - similarities.max(axis=1)
+        if self._stale:
+            self._compare()
+        rows, cosines, margins = self._nearest.find(embeddings)
+        names = [self._nearest.names[row] for row in rows.tolist()]
         return [
-            Match(names[person], min(max(cosine, -1.0), 1.0), ahead, lengths[person], len(names))
-            for person, cosine, ahead in zip(best.tolist(), nearest.tolist(), margin.tolist(), strict=True)
+            Match(name, min(max(cosine, -1.0), 1.0), ahead, self._agreement[name], len(self._nearest))
+            for name, cosine, ahead in zip(names, cosines.tolist(), margins.tolist(), strict=True)
         ]
+
+    def _compare(self) -> None:
+        """Brings the means that faces are compared with up to the memory: of many people, only of who changed."""
+        before, now = self._compared, self._memory.people
+        changed = {name: kept for name, kept in now.items() if before.get(name) != kept}
+        if changed:
+            means, lengths = _means(list(changed.values()))
+            self._nearest.put(dict(zip(changed, means, strict=True)))
+            self._agreement.update(zip(changed, lengths, strict=True))
+        self._compared, self._stale = dict(now), False
+
+    def _let_go(self) -> None:
+        """Drops the means of who is not in the memory any more: at once, not with the next face."""
+        gone = self._compared.keys() - self._memory.people.keys()
+        self._nearest.drop(gone)
+        for name in gone:
+            del self._compared[name], self._agreement[name]
 
     def refresh(self, time: float) -> bool:
         """Picks up what other processes have changed; True if anything was. Looks once a second.
@@ -344,7 +360,7 @@ class Gallery:
                 return False
             if self._rehearsing:
                 self._memory.add(-1 - len(memory.rows), name, -1, template)
-                self._means = None
+                self._stale = True
                 return True
             db = self._connected()
             with self._sentences():
@@ -358,7 +374,7 @@ class Gallery:
                 row = (number, person, template.model, sealed)
                 db.execute("INSERT INTO template VALUES (?, ?, ?, ?)", row)
             memory.add(number, name, person, template)
-            self._means = None
+            self._stale = True
         return True
 
     def export(self, name: str) -> dict[str, object]:
@@ -665,7 +681,8 @@ class Gallery:
 
     def _recall(self, memory: _Memory) -> None:
         self._memory = memory
-        self._means = None
+        self._stale = True
+        self._let_go()
 
     def _sync(self, patience_ms: int) -> bool:
         """Makes the memory agree with the file; True if it did not. `patience_ms`: wait for a writer."""

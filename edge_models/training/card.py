@@ -1,6 +1,6 @@
-"""Fill MODEL_CARD.md and the README's table from metrics.json, so that no figure is typed by hand.
+"""Fill MODEL_CARD.md and the tables of README and docs from metrics.json and openset.json: no figure is typed by hand.
 
-    python -m edge_models.training.card MODEL README.md
+    python -m edge_models.training.card MODEL README.md docs/identity.md
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 from onelook.spec import ModelSpec
 
@@ -52,7 +53,28 @@ def table(metrics: dict[str, dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def main(model: Path, readme: Path) -> None:
+def opened(record: dict[str, Any]) -> str:
+    """Open-set identification as Markdown, from openset.json."""
+    def percent(row: dict[str, float], key: str) -> str:
+        return f"{100 * row[key]:.1f} %" if key in row else ""
+
+    lines = ["| enrolled | looks | DIR at FPIR 1 % | DIR at FPIR 0.1 % | at the daemon's bar for `far: 0.01`: DIR | FPIR | "
+             "`far: 0.001`: DIR | FPIR | probes |", "|---|---|---|---|---|---|---|---|---|"]
+    kinds = {"frame": "one frame", "track": f"track of {record['frames']} frames of one photo",
+             "photos": f"track of {record['photos']} photos"}
+    for key, row in record.items():
+        count, _, kind = key.partition(".")
+        if kind not in kinds:
+            continue
+        cells = [percent(row, name) for name in (
+            "dir_at_fpir_0.01", "dir_at_fpir_0.001", "dir_at_far_0.01", "fpir_at_far_0.01", "dir_at_far_0.001",
+            "fpir_at_far_0.001")]
+        lines.append(f"| {int(count):,} | {kinds[kind]} | {' | '.join(cells)} | {row['enrolled']:,} of enrolled, "
+                     f"{row['strangers']:,} strangers |")
+    return "\n".join(lines)
+
+
+def main(model: Path, readme: Path, docs: Path | None = None) -> None:
     """Write both."""
     spec = ModelSpec.model_validate_json((model / "model.json").read_text())
     record = json.loads((model / "metrics.json").read_text())
@@ -61,6 +83,9 @@ def main(model: Path, readme: Path) -> None:
     figures = table(record["metrics"])
     thresholds = "\n".join(f"| {t.size:g} | {t.far:g} | {t.similarity:.3f} | {100 * t.tar:.1f} % |" for t in spec.thresholds)
     card = model / "MODEL_CARD.md"
+    held, identified = model / "openset.json", "Not measured for this network: run `edge_models/training/openset.py`."
+    if held.exists() and json.loads(held.read_text())["model"] == spec.sha256:
+        identified = opened(json.loads(held.read_text()))
     _, begin, after = (card.read_text() if card.exists() else "").partition(SPEED[0])
     speed = SPEED[0] + (after.partition(SPEED[1])[0] if begin else "\n") + SPEED[1]
     card.write_text(f"""# Model card: onelook {spec.version}
@@ -100,6 +125,14 @@ accept rate on held-out identities of CelebA and VGGFace2 (other pictures than L
 At the strict rates most true pairs of single pictures are missed: tracks gather many pictures of a person, but an
 identity from this version is a hint and no proof. It must not open doors.
 
+## Who is it, among many
+
+Open-set identification, by `edge_models/training/openset.py`: held-out people enrolled from one to three photos, the
+gallery padded with real templates of others; at the door their other photos, at 80 px, and held-out people who are not
+enrolled. FPIR: share of those for whom anybody is named; DIR: share of the enrolled who are named rightly.
+
+{identified}
+
 ## Training
 
 - Network: `edge_models/training/network.py`. {spec.training.faces_seen:,} faces seen in {spec.training.steps:,} steps of the
@@ -125,7 +158,11 @@ measured by group yet.
     text = readme.read_text()
     start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
     readme.write_text(text[:start] + "\n" + figures + "\n" + text[end:])
+    if docs:
+        text = docs.read_text()
+        start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+        docs.write_text(text[:start] + "\n" + identified + "\n" + text[end:])
 
 
 if __name__ == "__main__":
-    main(*(Path(a) for a in sys.argv[1:3]))
+    main(*(Path(a) for a in sys.argv[1:4]))

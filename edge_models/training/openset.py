@@ -1,10 +1,13 @@
 """Open-set identification: of people at the door, who is named rightly, and how many strangers are named at all.
 
-    python -m edge_models.training.openset MODEL --data faces.npz [--out MODEL/openset.json]
+    python -m edge_models.training.openset MODEL --data FOLDER    # writes MODEL/openset.json
+
+FOLDER holds the packed faces: faces.npz, and fairface.npz and rafdb.npz for padding.
 
 Held-out people with several photos are enrolled from one to three of them (112 px); their other photos come to the
 door, at 80 px, and so do held-out people who are not enrolled. The gallery is padded to each of ENROLLED with real
-templates of others. Each photo comes once as a single frame, and once as a track: FRAMES frames of the same photo,
+templates of others, of one photo each: first the people of the training split, then FairFace's, then RAF-DB's (where
+some may be there twice, under no name). Each photo comes once as a single frame, and once as a track: FRAMES frames of the same photo,
 each turned, shifted, scaled, blurred, lit and compressed anew, of which the mean is compared; that is all that can be
 had of a track without films of held-out people, so a track here knows no new pose. Where people have enough
 photos, tracks of PHOTOS different ones show the other end. A true track lies between the two.
@@ -97,20 +100,46 @@ def rates(probes: Probes, people: Floats, spec: ModelSpec, fars: tuple[float, ..
     return out
 
 
+def padding(
+    model: FaceModel, packed: Packed, folder: Path, teacher: np.ndarray, count: int
+) -> tuple[Floats, dict[str, int]]:
+    """`count` templates of other people than those of `teacher` (N, D), one photo each; and how many of which data."""
+    looks: list[Floats] = []
+    told: dict[str, int] = {}
+    for name in ("faces", "fairface", "rafdb"):
+        short = count - sum(map(len, looks))
+        if short <= 0 or not (folder / f"{name}.npz").exists():
+            continue
+        data = packed if name == "faces" else Packed(folder / f"{name}.npz")
+        others = data.rows("train") if name == "faces" else np.arange(len(data.table["offset"]))
+        labels = data.table["identity"][others]
+        _, first = np.unique(labels, return_index=True)
+        one_each = labels == ""
+        one_each[first] = True
+        others = others[one_each]
+        apart = (data.table["teacher"][others].astype(np.float32) @ teacher.T).max(1) < MISLABELLED
+        # A few more than are needed, as some faces are not found.
+        others = np.random.default_rng(3).permutation(others[apart])[: short + short // 20 + 10]
+        faces, there = describe(model, data, others, REFERENCE, name)
+        looks.append(faces.embeddings[there][:short])
+        told[name] = len(looks[-1])
+    return np.concatenate(looks), told
+
+
 def main() -> None:
     """Describe, identify, write."""
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("model", type=Path)
-    ask.add_argument("--data", type=Path, required=True, help="faces.npz")
+    ask.add_argument("--data", type=Path, required=True, help="folder of packed faces")
     ask.add_argument("--threads", type=int, default=1)
-    ask.add_argument("--out", type=Path)
+    ask.add_argument("--out", type=Path, help="default: MODEL/openset.json")
     options = ask.parse_args()
-    model, packed = FaceModel(options.model, threads=options.threads), Packed(options.data)
+    model, packed = FaceModel(options.model, threads=options.threads), Packed(options.data / "faces.npz")
     rows = packed.rows("test")
     identity, teacher = packed.table["identity"][rows], packed.table["teacher"][rows].astype(np.float32)
     photos, seen = describe(model, packed, rows, REFERENCE, "photos")
     frames, found = describe(model, packed, rows, SIZE, "frames")
-    shaken = [describe(model, Shaken(options.data, seed), rows, SIZE, f"track {seed}") for seed in range(FRAMES)]
+    shaken = [describe(model, Shaken(options.data / "faces.npz", seed), rows, SIZE, f"track {seed}") for seed in range(FRAMES)]
     found &= np.all([ok for _, ok in shaken], axis=0)
     track = np.mean([faces.embeddings for faces, _ in shaken], axis=0)
     usable = found & seen
@@ -129,20 +158,11 @@ def main() -> None:
     # Labels name some people twice: whom the teacher takes for an enrolled person is no stranger.
     strangers = strangers[(teacher[strangers] @ teacher[taken].T).max(1) < MISLABELLED]
 
-    others = packed.rows("train")
-    labels = packed.table["identity"][others]
-    _, first = np.unique(labels, return_index=True)
-    one_each = np.zeros(len(others), bool)
-    one_each[first] = True
-    one_each |= labels == ""
-    others = others[one_each]
-    apart = (packed.table["teacher"][others].astype(np.float32) @ teacher.T).max(1) < MISLABELLED
-    others = np.random.default_rng(3).permutation(others[apart])[: max(ENROLLED)]
-    padding, there = describe(model, packed, others, REFERENCE, "others")
-    padding_looks = padding.embeddings[there]
+    padding_looks, padded = padding(model, packed, options.data, teacher, max(ENROLLED) - min(len(names), *ENROLLED))
 
     result: dict[str, object] = {"model": model.spec.sha256, "averaging": model.spec.averaging,
-                                 "people": len(names), "size": SIZE}
+                                 "people": len(names), "size": SIZE, "frames": FRAMES, "photos": PHOTOS,
+                                 "padded_with": padded}
     for count in ENROLLED:
         known = min(count, len(names))
         gallery = np.concatenate([np.stack(people[:known]), padding_looks[: count - known]])
@@ -163,8 +183,7 @@ def main() -> None:
                 Probes(looks, np.concatenate([whose, np.full(len(strangers), -1)])), gallery, model.spec)
     text = json.dumps(result, indent=1)
     print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
+    (options.out or options.model / "openset.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

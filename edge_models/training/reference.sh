@@ -40,4 +40,5 @@ python -m edge_models.training.calibrate edge_models/onelook --data "$DATA"/{fac
   "$DATA/reference_detections.json" --scrfd "$WEIGHTS/scrfd_2.5g.onnx" --yunet "$WEIGHTS/yunet_n_dynamic.onnx"
 python -m edge_models.training.evaluate edge_models/onelook --data "$DATA"/{lfw,faces,fer,rafdb}.npz \
   --pictures "$RAW/testdata" --reference "$DATA/reference_detections.json"
-python -m edge_models.training.card edge_models/onelook README.md
+python -m edge_models.training.openset edge_models/onelook --data "$DATA"
+python -m edge_models.training.card edge_models/onelook README.md docs/identity.md
