@@ -38,8 +38,11 @@ def check(nearest: Nearest, truth: dict[str, Floats], faces: Floats) -> None:
     assert near.sum() > 30
     assert right[near].mean() >= 0.99
     np.testing.assert_allclose(cosine[right], cosines.max(1)[right], atol=1e-5)
-    second = np.sort(cosines, 1)[:, -2]
-    assert (np.abs(margin - (cosines.max(1) - second))[right & near] < 1e-5).mean() > 0.9
+    lead = cosines.max(1) - np.sort(cosines, 1)[:, -2]
+    assert (margin[right] >= lead[right] - 1e-5).all()
+    narrow = right & near & (lead < 0.2)  # where the second name may make the first uncertain
+    assert narrow.any()
+    assert (margin[narrow] - lead[narrow] < 1e-5).mean() >= 0.8
     assert sorted(nearest.names) == sorted(names)
     assert len(nearest) == len(names)
 
@@ -118,5 +121,5 @@ def test_where_there_is_no_faiss_all_are_compared_and_it_is_said_once(
     check(nearest, truth, seen(list(truth.values())[:40]))
     check(nearest, truth, seen(list(truth.values())[40:80]))
     assert [record.getMessage().split(" as ")[-1] for record in caplog.records] == [
-        "there is no faiss here: pip install faiss-cpu"
+        "there is no faiss here: pip install onelook[large]"
     ]

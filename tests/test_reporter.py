@@ -43,7 +43,7 @@ WHO = Report(presence=False, age=False, gender=False, emotion=False, crowd=False
 EVERYTHING_ALLOWED = Policy()
 NOTHING = Report(presence=False, identity=False, age=False, gender=False, emotion=False, crowd=False)
 BEGIN = datetime(2026, 1, 1, tzinfo=UTC)
-PICTURE = np.zeros((1, 1, 3), np.uint8)
+PICTURE = np.broadcast_to(np.uint8(0), (480, 640, 3))
 
 ANN = Person("Ann", place=(320, 240), male=0.1, age=34)
 BOB = Person("Bob", place=(100, 200), male=0.9, age=60)

@@ -48,22 +48,19 @@ class Nearest:
         self._many = many
         self._rows: dict[str, int] = {}
         self._vectors: Floats = np.zeros((0, 0), np.float32)  # more rows than are in use: they grow by half
-        self._coarse: Any = None  # faiss index over the rows
-        self._learnt = 0  # vectors there were when it was made
+        self._coarse: Any = None  # faiss index of the first rows
+        self._coded = 0  # how many those are
+        self._learnt = 0  # vectors there were when its clusters were learnt
         self._scratch: Floats = np.zeros((0, 0), np.float32)
 
     def __len__(self) -> int:
         return len(self.names)
 
     def put(self, vectors: Mapping[str, Floats]) -> None:
-        """Adds vectors, or puts them in the place of those of the same name.
-
-        Once there are twice or half as many as clusters were learnt from, the next `find` learns anew.
-        """
+        """Adds vectors, or puts them in the place of those of the same name."""
         if not vectors:
             return
         new = [name for name in vectors if name not in self._rows]
-        changed = [self._rows[name] for name in vectors if name in self._rows]
         count, size = len(self), len(next(iter(vectors.values())))
         if count + len(new) > len(self._vectors) or self._vectors.shape[1] != size:
             grown = np.zeros((max(count + len(new), 3 * count // 2), size), np.float32)
@@ -75,12 +72,8 @@ class Nearest:
         self.names += new
         rows = [self._rows[name] for name in vectors]
         self._vectors[rows] = np.stack(list(vectors.values()))
-        if self._coarse is not None and self._learnt / 2 <= len(self) <= self._learnt * 2:
-            if changed:
-                self._coarse.remove_ids(np.array(changed))
-            self._coarse.add_with_ids(self._vectors[rows], np.array(rows))
-        else:
-            self._coarse = None
+        if len(new) < len(vectors):
+            self._uncode()
 
     def drop(self, names: Collection[str]) -> None:
         """Takes vectors away: no number and no code of them is left. (Clusters are means of hundreds.)"""
@@ -90,19 +83,13 @@ class Nearest:
         count = len(self) - len(gone)
         gaps = gone[gone < count]
         movers = np.setdiff1d(np.arange(count, len(self)), gone)  # the last ones move into the gaps
-        if count < self._learnt / 2:
-            self._coarse = None
-        if self._coarse is not None:
-            self._coarse.remove_ids(np.concatenate([gone, movers]))
         for gap, mover in zip(gaps.tolist(), movers.tolist(), strict=True):
             self.names[gap] = self.names[mover]
             self._rows[self.names[gap]] = gap
         self._vectors[gaps] = self._vectors[movers]
         self._vectors[count : len(self)] = 0
         del self.names[count:]
-        if self._coarse is not None and len(gaps):
-            self._coarse.add_with_ids(self._vectors[gaps], gaps)
-        self._scratch = np.zeros((0, 0), np.float32)
+        self._uncode()
 
     def find(self, embeddings: Floats) -> tuple[Rows, Floats, Floats]:
         """Of each of `embeddings` (N, D): row of the nearest (N,), its cosine, and its lead over the second nearest.
@@ -111,9 +98,7 @@ class Nearest:
         """
         if not self.names:
             raise ValueError("there is nothing to compare with")
-        if len(self) >= self._many and self._coarse is None:
-            self._learn()
-        if len(self) < self._many or self._coarse is None:
+        if len(self) < self._many or not self._code():
             return _first_two(embeddings @ self._vectors[: len(self)].T)
         embeddings = np.ascontiguousarray(embeddings, np.float32)
         count = len(embeddings)
@@ -132,33 +117,49 @@ class Nearest:
             )
         return rows, cosine, margin
 
+    def _uncode(self) -> None:
+        """Drops every code: taken out one by one, they would spoil those that are added afterwards (faiss 1.15)."""
+        self._scratch = np.zeros((0, 0), np.float32)
+        if self._coded:
+            self._coarse.reset()
+            self._coded = 0
+
+    def _code(self) -> bool:
+        """Brings the codes up to the vectors; False where there is no faiss. For 100,000 new ones about a second."""
+        count = len(self)
+        if not self._learnt / 2 <= count <= self._learnt * 2:
+            self._learn()
+        if self._coarse is None:
+            return False
+        if self._coded < count:
+            self._coarse.add(self._vectors[self._coded : count])
+            self._coded = count
+        return True
+
     def _learn(self) -> None:
-        """Clusters and codes of the vectors there are; takes about a second for 100,000."""
+        """Learns clusters and codes from the vectors there are; again when these are half or twice as many."""
         count, size = len(self), self._vectors.shape[1]
-        parts = min(PARTS, size) // 2 * 2
+        first, self._learnt, self._coded = self._learnt == 0, count, 0
         try:
             import faiss  # noqa: PLC0415 - 15 MB that small galleries can do without
         except ImportError:
-            if self._learnt == 0:
+            if first:
                 log.warning(
                     "%d people are compared one by one, which may take longer than a frame, as there is no faiss "
-                    "here: pip install faiss-cpu", count
+                    "here: pip install onelook[large]", count
                 )
-            self._learnt = count
             return
         faiss.omp_set_num_threads(1)  # a second one waits more than it helps, and its waiting costs the other streams
-        clusters = round(0.8 * math.sqrt(count))
-        coarse = faiss.index_factory(
+        parts, clusters = min(PARTS, size) // 2 * 2, round(0.8 * math.sqrt(count))
+        self._coarse = faiss.index_factory(
             size, f"PCAR{parts},IVF{clusters},PQ{parts // 2}x4fs", faiss.METRIC_INNER_PRODUCT
         )
-        inner = faiss.extract_index_ivf(coarse)
+        inner = faiss.extract_index_ivf(self._coarse)
         inner.cp.niter = 6
         inner.cp.max_points_per_centroid = 64
         inner.nprobe = max(round(READ * clusters), 8)
         rows = np.random.default_rng(0).permutation(count)[:SAMPLE]
-        coarse.train(self._vectors[rows])
-        coarse.add_with_ids(self._vectors[:count], np.arange(count))
-        self._coarse, self._learnt = coarse, count
+        self._coarse.train(self._vectors[rows])
 
 
 def _first_two(cosines: Floats) -> tuple[Rows, Floats, Floats]:
