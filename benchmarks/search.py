@@ -8,13 +8,18 @@ of their real faces by the shipped network, at 112 px, one to three photos a per
 for, the rest lie between two real ones each, drawn at random (`made`), which crowds the space more than people do.
 To the door come other photos of the enrolled, at 80 px, and people who are not enrolled.
 
-Exact (numpy compares all) and what the daemon does are timed in turns, in one run. A decision is that of the reporter
+Exact (numpy compares all) and what the daemon does are timed in turns, in one run, each on one thread. A decision is that of the reporter
 on one look: a name, uncertain, or unknown. Those that matter are where the true nearest person is above the bar, or
 less than the least lead of two names below it; all others are `unknown` whoever is found.
 The last line is JSON.
 """
 
+# ruff: noqa: E402 - numpy reads this when it is loaded
 from __future__ import annotations
+
+import os
+
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as in the daemon, for both sides
 
 import argparse
 import json
@@ -186,7 +191,7 @@ def table(result: dict) -> str:
     lines = [
         f"{result['faces']} faces among {result['people']:,} people ({result['real']:,} real templates, "
         f"{result['made']:,} between two real ones), {result['machine']['processor']}, {result['machine']['cores']} "
-        f"cores, network `{result['model'][:12]}`; asked: {result['target_ms']:g} ms.", "",
+        f"cores, one thread, network `{result['model'][:12]}`; asked: {result['target_ms']:g} ms.", "",
         "| ms | wall, median | least | p95 | CPU, median |", "| --- | --- | --- | --- | --- |",
         *(f"| {kinds[name]} | {row['wall_ms_median']:.1f} | {row['wall_ms_least']:.1f} | {row['wall_ms_p95']:.1f} | "
           f"{row['cpu_ms_median']:.1f} |" for name, row in result["times"].items()), "",
