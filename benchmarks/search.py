@@ -8,18 +8,17 @@ of their real faces by the shipped network, at 112 px, one to three photos a per
 for, the rest lie between two real ones each, drawn at random (`made`), which crowds the space more than people do.
 To the door come other photos of the enrolled, at 80 px, and people who are not enrolled.
 
-Exact (numpy compares all) and what the daemon does are timed in turns, in one run, each on one thread. A decision is that of the reporter
-on one look: a name, uncertain, or unknown. Those that matter are where the true nearest person is above the bar, or
-less than the least lead of two names below it; all others are `unknown` whoever is found.
+Exact (numpy compares all) and what the daemon does are timed in turns, in one run, each on one thread. A decision is
+that of the reporter on one look: a name, uncertain, or unknown. Those that matter are where the true nearest person is
+above the bar, or less than the least lead of two names below it; all others are `unknown` whoever is found.
 The last line is JSON.
 """
 
-# ruff: noqa: E402 - numpy reads this when it is loaded
 from __future__ import annotations
 
 import os
 
-os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as in the daemon, for both sides
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as in the daemon; read when numpy is loaded
 
 import argparse
 import json

@@ -36,8 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives the exit code. Only bugs of ours come out as exceptions."""
     # Whatever is under way ends as with Ctrl-C; `run` puts its own, orderly end in place.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    # Read when numpy is loaded, which is later. Our products of matrices are small: BLAS's threads would mostly
-    # spin, waiting for each other, on cores that the network needs (a frame of 100 faces tracked: 16 ms of CPU, not 1.4).
+    # Read when numpy is loaded, which is later. Our products of matrices are small: BLAS's threads would mostly spin,
+    # waiting for each other, on cores that the network needs (tracking 100 faces took 16 ms of CPU in place of 1.4).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     arguments = _parser().parse_args(argv)
     _log_to_stderr(logging.DEBUG if arguments.verbose else arguments.level, arguments.log)
