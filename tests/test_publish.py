@@ -422,18 +422,17 @@ def test_events_made_while_the_broker_is_away_arrive_once_in_order_and_marked(
         time.sleep(0.3)
         broker.start()
         wait_until(home.is_up, "the new connection")
-        publisher.publish(seen(121))
-        received = reader.wait("/identity", 122)
+        publisher.publish(seen(121), seen(122, stream="yard"))
+        received = reader.wait("/identity", 123)
         wait_until(lambda: len(home.outbox) == 0, "all to be acknowledged")
         time.sleep(0.2)  # room for anything that came twice
         received = reader.on("/identity")
         crowds = [r.event["data"]["count"] for r in reader.on("/crowd")]
-    assert Counter(tracks(received)) == Counter(range(122))
-    live = [r for r in received if "replayed" not in r.event]
-    late = [r for r in received if "replayed" in r.event]
-    assert tracks(live) == [0, 121]
-    assert tracks(late) == list(range(1, 121))
-    assert received.index(live[1]) < 121  # what happens now does not wait for what happened
+    assert Counter(tracks(received)) == Counter(range(123))
+    for stream in ("door", "yard"):
+        order = tracks([r for r in received if r.topic == f"onelook/pi/{stream}/identity"])
+        assert order == sorted(order)
+    late = sorted((r for r in received if 1 <= r.event["data"]["track"] <= 120), key=lambda r: r.event["data"]["track"])
     for one, got in zip(missed, late, strict=True):
         assert (got.event["id"], got.topic) == (one.id, f"onelook/pi/{one.stream}/identity")
         assert got.payload == message(one, "pi", replayed=True).payload  # not re-dated
@@ -451,29 +450,55 @@ def test_events_made_while_the_broker_is_away_arrive_once_in_order_and_marked(
     assert told[0] == told[2] == back
 
 
-def test_a_backlog_drains_at_its_rate_and_holds_up_nothing_new(broker: Broker, home: Home) -> None:
+def test_a_stream_catches_up_in_order_while_others_are_told_of_at_once(broker: Broker, home: Home) -> None:
+    """An outage with events on the door alone; then events on the door and the yard while the backlog drains."""
     with broker.subscribe() as reader:
-        publisher = home.publisher(free_port(), path=home.folder / "outbox.db")
-        for track in range(60):
-            publisher.publish(seen(track))
-        home.leave()
-        home.connected.clear()
-        began = time.time()
         publisher = home.publisher(broker, path=home.folder / "outbox.db", replay_rate=20)
-        reader.wait("/identity")
+        wait_until(home.is_up, "the connection")
+        broker.stop()
+        wait_until(lambda: not home.is_up(), "the loss to be noticed")
+        publisher.publish(*(seen(track) for track in range(60)))
+        broker.start()
+        back = time.time()
+        reader.wait("/door/identity")
         before = []
-        for track in range(60, 70):
+        for track in range(60, 80):
             there = len(reader.on("/identity"))
-            publisher.publish(seen(track))
-            wait_until(lambda: track in tracks(reader.on("/identity")), "it to arrive")  # noqa: B023
-            before.append(tracks(reader.on("/identity")).index(track) - there)
-            time.sleep(0.05)
-        received = reader.wait("/identity", 70)
-        late = [r for r in received if "replayed" in r.event]
-        assert tracks(late) == list(range(60))
-        assert tracks([r for r in received if "replayed" not in r.event]) == list(range(60, 70))
-        assert late[-1].at - began > 0.9 * (60 - 11) / 20  # at first as many as may be on the wire
-        assert sorted(before)[5] <= 12  # few of those that wait go before one that is new
+            publisher.publish(seen(track, stream=("door", "yard")[track % 2]))
+            if track % 2:
+                wait_until(lambda: track in tracks(reader.on("/yard/identity")), "it to arrive")  # noqa: B023
+                before.append(tracks(reader.on("/identity")).index(track) - there)
+            time.sleep(0.02)
+        reader.wait("/identity", 80)
+        wait_until(lambda: len(home.outbox) == 0, "all to be acknowledged")
+        received = reader.on("/identity")
+    door = [r for r in received if "/door/" in r.topic]
+    yard = [r for r in received if "/yard/" in r.topic]
+    assert tracks(door) == [*range(60), *range(60, 80, 2)]  # nothing overtakes what waited on its stream
+    assert tracks(yard) == list(range(61, 80, 2))
+    backlog = door[:60]
+    assert all("replayed" in r.event for r in backlog)
+    assert backlog[-1].at - back > 0.9 * (60 - 11) / 20  # at first as many as may be on the wire
+    assert sum("replayed" in r.event for r in yard) <= 2  # none, but for a machine that stood still for a second
+    assert sorted(before)[5] <= 12  # few of those that wait on the door go before one that is new in the yard
+    assert yard[0].at < backlog[-1].at
+
+
+def test_an_event_that_stood_in_the_outbox_is_no_news_though_the_connection_held(broker: Broker, home: Home) -> None:
+    """A broker that stands still for a while, and takes what was kept back only then."""
+    with broker.subscribe() as reader:
+        publisher = home.publisher(broker)
+        wait_until(home.is_up, "the connection")
+        assert broker.process is not None
+        broker.process.send_signal(signal.SIGSTOP)
+        publisher.publish(*(seen(track) for track in range(25)))
+        time.sleep(1.2)
+        broker.process.send_signal(signal.SIGCONT)
+        received = reader.wait("/identity", 25)
+    assert tracks(received) == list(range(25))
+    assert not any("replayed" in r.event for r in received[:15])  # the broker had these in hand
+    assert all("replayed" in r.event for r in received[20:])
+    assert home.connected == [True]
 
 
 def test_a_broker_that_has_no_room_just_now_is_asked_again(

@@ -16,7 +16,7 @@ import os
 import sqlite3
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from errno import EIO, ENOSPC, EROFS
 from math import inf
@@ -75,6 +75,7 @@ class Waiting:
 
     number: int
     """Ours and rising; the broker's message ids start again with each connection."""
+    stream: str | None
     kind: str
     text: str
     """The event's JSON: as an object it would take several times the memory."""
@@ -104,7 +105,8 @@ class Outbox:
     May be used from any thread. `path`: the file that outlives the process; none: memory
     only. `most`: bytes that may wait, by kind of event; BYTES of a kind that is not named.
     `on_dropped(reason, count)` hears of every event that leaves undelivered, `reason` being one
-    of `REASONS`. `clock`, `wall` and `boot` are for tests of what clocks can do to it.
+    of `REASONS`; `on_failed(count)` of tries to write to the disk that failed, from `expire`.
+    `clock`, `wall` and `boot` are for tests of what clocks can do to it.
 
     Raises OwnerError where the file cannot be used; a damaged file is set aside as
     `<name>.broken`. A disk that is full, or fails, is no reason not to start.
@@ -116,84 +118,71 @@ class Outbox:
         *,
         most: Mapping[str, int] | None = None,
         on_dropped: Callable[[str, int], None] = lambda _reason, _count: None,
+        on_failed: Callable[[int], None] = lambda _count: None,
         clock: Callable[[], float] = seconds_since_boot,
         wall: Callable[[], float] = time.time,
         boot: str | None = None,
     ) -> None:
         self._path = path
         self._most = dict(most or {})
-        self._on_dropped = on_dropped
+        self._on_dropped, self._on_failed = on_dropped, on_failed
         self._clock, self._wall = clock, wall
         self._boot = boot_id() if boot is None else boot
         self._lock = Lock()  # guards all below; never held while anybody else's code runs
         self._waiting: dict[int, Waiting] = {}
         self._kinds: defaultdict[str, dict[int, Waiting]] = defaultdict(dict)
+        self._streams: defaultdict[str | None, dict[int, Waiting]] = defaultdict(dict)
         self._bytes: Counter[str] = Counter()
         self._newest = 0
         self._soonest = inf  # no deadline is sooner
         self._disk: sqlite3.Connection | None = None
         self._disk_fails = False
+        self._failures = 0  # tries to write that nobody was told of yet
         self._unsynced = False
         if path is not None:
             self._disk, stored = _open(path)
             self._disk_fails = self._disk is None
             if self._disk_fails:  # above all numbers that the file may turn out to hold
+                self._failures = 1
                 self._newest = int(wall()) << 20
             for reason, count in self._load(stored).items():
                 self._tell(reason, count)
 
-    def put(self, event: Event, life: float) -> None:
-        """Keep `event` for `life` seconds; the oldest of its kind give way when there is no room."""
-        text = event.model_dump_json()
-        with self._lock:
-            self._newest += 1
-            waiting = Waiting(
-                self._newest, event.kind, text, event.captured, self._clock() + life, self._wall(), life
-            )
-            self._add(waiting)
-            self._write(_INSERT, [self._row(waiting)])
-            dropped = self._make_room(event.kind)
-        self._tell("full", dropped)
+    def put(self, *events: tuple[Event, float]) -> list[int]:
+        """Keep events, each for so many seconds; their numbers. All are on disk or none, at the price of one.
 
-    def oldest(self, count: int, after: int = 0) -> list[Waiting]:
-        """At most `count` events behind number `after`, oldest first."""
-        found: list[Waiting] = []
-        with self._lock:
-            first = next(iter(self._waiting), self._newest + 1)
-            for number in range(max(after + 1, first), self._newest + 1):
-                if len(found) >= count:
-                    break
-                if number in self._waiting:
-                    found.append(self._waiting[number])
-        return found
-
-    def soonest(self, count: int, after: Mapping[str, int], upto: int) -> list[Waiting]:
-        """At most `count` events up to number `upto`, as they should be caught up with.
-
-        Of each kind, those behind the number that `after` has of it, in order. Among kinds the
-        oldest first, unless another would expire a second or more before it: what is kept longer
-        can wait longer.
+        The oldest of a kind give way when there is no room.
         """
-        found: list[Waiting] = []
         with self._lock:
-            lanes = [
-                (w for w in kind.values() if after.get(w.kind, 0) < w.number <= upto)
-                for kind in self._kinds.values()
+            now, wall = self._clock(), self._wall()
+            fresh = [
+                Waiting(number, event.stream, event.kind, event.model_dump_json(), event.captured, now + life, wall, life)
+                for number, (event, life) in enumerate(events, self._newest + 1)
             ]
-            heads = [(head, lane) for lane in lanes if (head := next(lane, None))]
-            while heads and len(found) < count:
-                oldest = min(heads, key=lambda pair: pair[0].number)
-                soonest = min(heads, key=lambda pair: pair[0].deadline)
-                chosen = soonest if soonest[0].deadline + 1 < oldest[0].deadline else oldest
-                found.append(chosen[0])
-                heads.remove(chosen)
-                if head := next(chosen[1], None):
-                    heads.append((head, chosen[1]))
-        return found
+            self._newest += len(fresh)
+            for waiting in fresh:
+                self._add(waiting)
+            self._write(_INSERT, [self._row(waiting) for waiting in fresh])
+            dropped = sum(self._make_room(kind) for kind in {waiting.kind for waiting in fresh})
+        self._tell("full", dropped)
+        return [waiting.number for waiting in fresh]
+
+    def heads(self, after: Mapping[str | None, int]) -> list[Waiting]:
+        """Of each stream, the oldest event behind the number that `after` has of it; 0 where it has none."""
+        with self._lock:
+            found = [
+                next((waiting for number, waiting in lane.items() if number > after.get(stream, 0)), None)
+                for stream, lane in self._streams.items()
+            ]
+        return [waiting for waiting in found if waiting is not None]
 
     def left(self, waiting: Waiting) -> float:
         """Seconds for which it is still worth delivering; negative when it is not."""
         return waiting.deadline - self._clock()
+
+    def waited(self, waiting: Waiting) -> float:
+        """Seconds since it was put."""
+        return waiting.life - self.left(waiting)
 
     @property
     def newest(self) -> int:
@@ -202,10 +191,10 @@ class Outbox:
             return self._newest
 
     @property
-    def durable(self) -> bool:
-        """Whether what waits is on disk."""
+    def failing(self) -> bool:
+        """Whether what waits should be on disk, and is in memory only."""
         with self._lock:
-            return self._disk is not None and not self._disk_fails
+            return self._disk_fails
 
     def delete(self, numbers: Iterable[int]) -> None:
         """Forget events that were delivered; numbers that are gone already do no harm."""
@@ -224,12 +213,15 @@ class Outbox:
         with self._lock:
             if self._disk_fails:
                 gone = self._copy_all()
+            failures, self._failures = self._failures, 0
             now = self._clock()
             if now >= self._soonest:
                 gone["expired"] += self._forget([w.number for w in self._waiting.values() if w.deadline <= now])
                 self._soonest = min((w.deadline for w in self._waiting.values()), default=inf)
         for reason, count in gone.items():
             self._tell(reason, count)
+        if failures:
+            self._on_failed(failures)
         return gone["expired"]
 
     def forget(self, name: str) -> int:
@@ -278,6 +270,11 @@ class Outbox:
         with self._lock:
             return len(self._waiting)
 
+    def __iter__(self) -> Iterator[Waiting]:
+        """What waits just now, oldest first."""
+        with self._lock:
+            return iter(list(self._waiting.values()))
+
     def close(self) -> None:
         """Let go of the file; what waits is there at the next start."""
         with self._lock:
@@ -308,7 +305,7 @@ class Outbox:
                 gone["expired"] += 1
                 doomed.append((number,))
                 continue
-            self._add(Waiting(number, event.kind, text, None, self._clock() + left, put, life))
+            self._add(Waiting(number, event.stream, event.kind, text, None, self._clock() + left, put, life))
         self._write(_DELETE, doomed)
         for kind in list(self._kinds):
             gone["full"] += self._make_room(kind)
@@ -327,6 +324,7 @@ class Outbox:
     def _add(self, waiting: Waiting) -> None:
         self._waiting[waiting.number] = waiting
         self._kinds[waiting.kind][waiting.number] = waiting
+        self._streams[waiting.stream][waiting.number] = waiting
         self._bytes[waiting.kind] += waiting.size
         self._soonest = min(self._soonest, waiting.deadline)
 
@@ -344,6 +342,7 @@ class Outbox:
         gone = [w for w in (self._waiting.pop(number, None) for number in numbers) if w is not None]
         for waiting in gone:
             del self._kinds[waiting.kind][waiting.number]
+            del self._streams[waiting.stream][waiting.number]
             self._bytes[waiting.kind] -= waiting.size
         self._write(_DELETE, [(w.number,) for w in gone])
         return len(gone)
@@ -363,6 +362,7 @@ class Outbox:
             self._fail(error)
 
     def _fail(self, error: Exception) -> None:
+        self._failures += 1
         if not self._disk_fails:
             self._disk_fails = True
             _complain(error)
@@ -375,20 +375,24 @@ class Outbox:
                 return gone
             self._disk, stored = _open(self._path, quiet=True)
             if self._disk is None:
+                self._failures += 1
                 return gone
             if stored:  # it could not be read when we started
                 gone = self._load(stored)
                 self._waiting = dict(sorted(self._waiting.items()))
-                for kind, waiting in self._kinds.items():
-                    self._kinds[kind] = dict(sorted(waiting.items()))
+                for lanes in (self._kinds, self._streams):
+                    for lane, waiting in lanes.items():
+                        lanes[lane] = dict(sorted(waiting.items()))
         rows = [self._row(w) for w in self._waiting.values()]
         try:
             with self._disk:
                 self._disk.execute("DELETE FROM waiting")
                 self._disk.executemany(_INSERT, rows)
         except sqlite3.OperationalError:
+            self._failures += 1
             return gone
         except sqlite3.DatabaseError:  # damaged while in use: the next try sets it aside
+            self._failures += 1
             self._disk.close()
             self._disk = None
             return gone

@@ -11,10 +11,9 @@ structured JSON form of a CloudEvent 1.0 (schema.py describes it):
                               /attributes
                               /emotion
 
-What waited for the broker goes out beside what happens now: of one stream, new events come in
-order, and replayed ones come in order, except that a kind which the config lets expire sooner
-goes first. `id` is the same if an event is delivered twice, and
-`time` is when it happened, whenever it arrives.
+The events of one stream come in the order in which they happened, whatever becomes of the
+broker: what waited for it goes first, beside what happens on other streams. `id` is the same if an
+event is delivered twice, and `time` is when it happened, whenever it arrives.
 
 A stream is working when its own status and the device's are both online: MQTT has one last
 will per connection, so after a kill only the device's says offline.
@@ -26,18 +25,17 @@ import json
 import logging
 import math
 import os
+import select
+import socket
 import ssl
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
 from io import TextIOWrapper
-from queue import Empty, SimpleQueue
 from typing import Any, Literal, Protocol, Self, TextIO
 
 from paho.mqtt.client import Client, ConnectFlags, DisconnectFlags, MQTTMessage, MQTTv5, MQTTv311
@@ -62,6 +60,8 @@ BACKOFF = (1, 10)
 """Seconds before the first new try to connect, doubled up to the last."""
 SWEEP = 1.0
 """Seconds between looks at what expired, and between having the disk keep what waits."""
+LATE = 1.0
+"""Seconds in the outbox after which an event is no news any more, and says so as a replay."""
 GOODBYE = 0.5
 """Seconds given at the end to what still waits, and as many to saying offline."""
 
@@ -168,8 +168,8 @@ def _rounded(value: Any, digits: int = 3) -> Any:
 class Publisher(Protocol):
     """Where events go. A context manager; `publish` may be called from any thread and does not wait."""
 
-    def publish(self, event: Event) -> None:
-        """Send `event` on its way."""
+    def publish(self, *events: Event) -> None:
+        """Send `events` on their way, in that order."""
 
     def forget(self, name: str) -> None:
         """Destroy what is still here about an enrolled person."""
@@ -206,8 +206,12 @@ class LinesPublisher:
         if isinstance(file, TextIOWrapper):
             file.reconfigure(encoding="utf-8")  # JSON is, whatever the locale
 
-    def publish(self, event: Event) -> None:
-        """Write `event` as one line."""
+    def publish(self, *events: Event) -> None:
+        """Write each of `events` as one line."""
+        for event in events:
+            self._write(event)
+
+    def _write(self, event: Event) -> None:
         line = message(event, self._device).payload.decode() + "\n"
         with self._lock:
             if self._closed:
@@ -248,14 +252,15 @@ class _Wired:
     event: Event | None
     """None of a message that is none."""
     waiting: Waiting | None
+    replayed: bool
 
 
 class MqttPublisher:
     """Events to a broker that may be away: they wait in `outbox` until acknowledged.
 
-    Events that waited for a connection go out beside new ones, at most `mqtt.replay_rate` a
-    second, so that what happens now is told now. Of each stream the new ones come in order, and
-    the replayed ones come in order; but a kind that expires sooner than another goes before it.
+    Events that waited for a connection go out at `mqtt.replay_rate` a second. Meanwhile other streams
+    are told of at once, but what happens on a stream that has some left queues behind them: the
+    events of one stream are never out of order. What would expire first goes first, of several streams.
 
     Entering the context starts to connect and returns at once; a missing broker never
     blocks and is tried again for ever. Leaving it says `offline` for the device and its
@@ -273,10 +278,11 @@ class MqttPublisher:
     host or a certificate cannot be used.
     """
 
-    # Threads: paho's reads and writes the socket; ours alone owns the state below, gives
-    # messages to paho and hears, by `_mail`, of everything else that happens. So neither the
-    # caller nor paho's callbacks ever wait, and there is no lock to take in the wrong order
-    # (paho calls back while it holds the lock that its own publish() takes).
+    # Threads: whoever publishes writes to the socket itself, so that no event waits for another
+    # thread to wake; the delivering thread reads from it, sends what could not be sent at once, and
+    # sweeps; a third lives for as long as a try to connect, which nobody can hurry. One lock guards the
+    # state and paho; no socket under it ever blocks, and the outbox syncs outside of it. paho's
+    # callbacks, called within it, leave mail, and the delivering thread does what the mail says.
 
     def __init__(
         self,
@@ -298,23 +304,28 @@ class MqttPublisher:
         self._broker = f"{mqtt.host}:{mqtt.port}"
         self._client = self._make_client()
 
-        self._mail: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._bell: int | None = None  # wakes the delivering thread; there while the context lasts
+        self._mail: deque[Callable[[], None]] = deque()
         self._thread = threading.Thread(target=self._run, name="deliver", daemon=True)
         self._bug: BaseException | None = None
         self._stopping = False
 
+        self._connecting = False  # a thread is at it, and has paho for itself
         self._connected = False
+        self._pause = 0.0  # seconds from the last try to connect to the next
+        self._due = -math.inf  # when that is
         self._unanswered = 0  # tries to connect, in a row, that the broker took without an answer
         self._trouble: str | None = None  # what is wrong with the connection
         self._told = ("", -math.inf)  # the last sentence about it, and when
         self._quiet = False  # it was too soon to say it again
         self._window = WINDOW
         self._waited = 0  # number of the newest event that waited for this connection
-        self._sent = 0  # number of the newest event sent on this connection of those that came after
+        self._sent: dict[str | None, int] = {}  # number of the newest one sent on it, by stream
         self._behind = False  # some that waited are still to be sent
-        self._replayed: dict[str, int] = {}  # number of the newest of those that was, by kind
-        self._allowance = 0.0  # how many that waited may go out now
+        self._allowance = 0.0  # how many of them may go out now
         self._counted = time.monotonic()  # when that was
+        self._fresh: dict[int, Event] = {}  # those just put, by number: they need not be read again
         self._later: list[tuple[Event, Waiting | None]] = []  # what the broker had no room for just now
         self._swept = -math.inf
         self._on_wire: dict[int, _Wired] = {}  # by paho's message id
@@ -326,20 +337,24 @@ class MqttPublisher:
         for stream in streams:
             self._state(_status(stream, "offline", "starting"))
 
-    def publish(self, event: Event) -> None:
-        """Hand `event` over: on disk where the outbox has one, then to the broker as soon as it can be.
+    def publish(self, *events: Event) -> None:
+        """Hand `events` over: on disk where the outbox has one, then to the broker as soon as it can be.
 
         Raises what killed the delivering thread, where a bug did.
         """
         if self._bug is not None:
             raise self._bug
-        if event.kind in STATES:
-            self._mail.put(partial(self._state, event))
-        else:
-            bounds: config.Bounds = getattr(self._mqtt.waiting, event.kind)
-            self._outbox.put(event, bounds.expiry - _age(event))
+        happened = [event for event in events if event.kind not in STATES]
+        numbers = self._outbox.put(*((event, self._life(event)) for event in happened)) if happened else []
+        for event in happened:
             log.debug("%s of %s is in the outbox: %s", event.kind, event.stream, event.id)
-            self._mail.put(_nothing)
+        with self._lock:
+            for event in events:
+                if event.kind in STATES:
+                    self._state(event)
+            self._fresh = dict(zip(numbers, happened, strict=True))
+            self._send()
+            self._fresh = {}
 
     def forget(self, name: str) -> None:
         """Destroy what waits about an enrolled person, without a byte of the name left on disk."""
@@ -347,24 +362,30 @@ class MqttPublisher:
 
     def send(self, said: Message) -> None:
         """Send what is no event; it is lost where the broker is away. May be called from any thread."""
-        self._mail.put(partial(self._say, said))
+        with self._lock:
+            if self._connected:
+                self._said.append(said)
+                self._send()
 
     def __enter__(self) -> Self:
         # Always a clean session: what must survive is in the outbox, not in the broker's memory of us.
         clean_start: dict[str, Any] = {"clean_start": True} if self._mqtt.protocol == "5" else {}
         self._client.connect_async(self._mqtt.host, self._mqtt.port, self._mqtt.keepalive, **clean_start)
-        self._client.loop_start()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._thread.start()
         return self
 
     def __exit__(self, kind: object = None, *_: object) -> None:
-        self._mail.put(self._stop)
+        with self._lock:
+            self._stopping = True
+            self._ring()
         self._thread.join(2 * GOODBYE + 0.5)
-        self._client.disconnect()
-        # paho's own stop has no time limit, and its thread may be deep in a connect; it dies with us.
-        stop = threading.Thread(target=self._client.loop_stop, daemon=True)
-        stop.start()
-        stop.join(GOODBYE)
+        with self._lock:
+            if not self._connecting:  # else that thread, if its try ever ends
+                self._client.disconnect()
+            bell, self._bell = self._bell, None
+        if bell is not None and not self._thread.is_alive():
+            os.close(bell)
         if left := len(self._outbox):
             log.info("%d events still waited for the broker.", left)
         if self._bug is not None and kind is None:
@@ -375,12 +396,14 @@ class MqttPublisher:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self._listen(self._send())
+                self._turn(SWEEP)
             self._finish(lambda: not len(self._outbox))
-            self._unsaid.clear()
-            for stream in dict.fromkeys(event.stream for event in self._states.values() if event.stream):
-                self._state(_status(stream, "offline", "stopped"))
-            self._state(_status(None, "offline", "stopped"))
+            with self._lock:
+                self._unsaid.clear()
+                for stream in dict.fromkeys(event.stream for event in self._states.values() if event.stream):
+                    self._state(_status(stream, "offline", "stopped"))
+                self._state(_status(None, "offline", "stopped"))
+                self._send()
             self._finish(lambda: not self._unsaid and not self._on_wire)
         except BaseException as bug:  # noqa: BLE001 - handed over: publish() raises it in its caller's thread
             self._bug = bug
@@ -388,81 +411,148 @@ class MqttPublisher:
     def _finish(self, done: Callable[[], bool]) -> None:
         end = time.monotonic() + GOODBYE
         while self._trouble is None and not done() and (left := end - time.monotonic()) > 0:
-            self._listen(min(self._send(), left))
+            self._turn(left)
 
-    def _listen(self, seconds: float) -> None:
-        """Wait at most `seconds` for mail; do what all of it says."""
-        with suppress(Empty):
-            self._mail.get(timeout=seconds)()
-            while True:
-                self._mail.get_nowait()()
-        if self._delivered:
-            self._outbox.delete(self._delivered)
-            self._delivered = []
+    def _turn(self, seconds: float) -> None:
+        """Wait at most `seconds` for the broker, the bell, or what is due; then do what there is to do."""
+        connection = self._listen(seconds)
+        with self._lock:
+            if connection is not None and connection is self._client.socket():
+                self._client.loop_read()
+                if self._client.want_write():  # what callbacks said, among others: they cannot write
+                    self._client.loop_write()
+                self._client.loop_misc()
+            while self._mail:
+                self._mail.popleft()()
+            self._send()
+            if not self._connecting and not self._stopping and self._client.socket() is None and self._left() <= 0:
+                self._connecting = True
+                threading.Thread(target=self._connect, name="connect", daemon=True).start()
+            delivered, self._delivered = self._delivered, []
+        if delivered:
+            self._outbox.delete(delivered)
+        if time.monotonic() >= self._swept + SWEEP:
+            self._sweep()
 
-    def _send(self) -> float:
-        """Give the broker what it may have now; how long to wait for mail before the next try.
+    def _listen(self, seconds: float) -> Any:
+        """Wait; the connection that may have something to say, if there is one."""
+        poll = select.poll()
+        with self._lock:
+            bell = self._bell
+            connection = None if self._connecting else self._client.socket()
+            if bell is not None:
+                poll.register(bell, select.POLLIN)
+            if connection is not None:
+                poll.register(connection, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
+                if isinstance(connection, ssl.SSLSocket) and connection.pending():
+                    seconds = 0  # decrypted already
+            if self._behind and self._allowance < 1:
+                seconds = min(seconds, (1 - self._allowance) / self._mqtt.replay_rate)
+            if connection is None and not self._connecting:
+                seconds = min(seconds, self._left())
+        seconds = min(seconds, self._swept + SWEEP - time.monotonic())
+        for ready, _ in poll.poll(max(seconds, 0) * 1000):
+            if ready == bell:
+                os.eventfd_read(ready)
+        return connection
 
-        States first, then what happens now, then what waited for the connection.
-        """
-        now = time.monotonic()
-        self._allowance += (now - self._counted) * self._mqtt.replay_rate
-        self._allowance = min(self._allowance, max(1.0, REPLAYS))
-        self._counted = now
-        if now >= self._swept + SWEEP:
-            self._swept = now
-            self._outbox.expire()
-            self._outbox.sync()
+    def _left(self) -> float:
+        """Seconds until the next try to connect."""
+        return self._due - time.monotonic()
+
+    def _sweep(self) -> None:
+        self._swept = time.monotonic()
+        self._outbox.expire()
+        self._outbox.sync()
+        with self._lock:
             later, self._later = self._later, []
             for event, waiting in later if self._connected else ():
                 self._give(event, waiting)
+
+    def _ring(self) -> None:
+        """Wake the delivering thread."""
+        if self._bell is not None:
+            os.eventfd_write(self._bell, 1)
+
+    def _connect(self) -> None:
+        """One try, on a thread of its own: it takes as long as the network does."""
+        cause: OSError | None = None
+        try:
+            self._client.reconnect()
+        except OSError as error:
+            cause = error.with_traceback(None)  # which would hold the socket open
+        except BaseException as bug:  # noqa: BLE001 - handed over, as in _run
+            self._bug = bug
+        with self._lock:
+            self._connecting = False
+            if cause is not None:
+                self._mail.append(partial(self._unreachable, cause))
+            if self._bell is None:  # we were left meanwhile
+                self._client.disconnect()
+            self._ring()
+
+    def _send(self) -> None:
+        """Give the broker what it may have now: states first, then what others are to be answered, then events."""
         if not self._connected:
-            return SWEEP
+            return
         while self._unsaid and self._room() > 0:
             topic = next(iter(self._unsaid))
             self._give(self._unsaid.pop(topic))
         while self._said and self._room() > 0:
             self._put_on_wire(self._said.popleft())
-        for waiting in self._outbox.oldest(self._room(), after=max(self._sent, self._waited)):
-            self._sent = waiting.number
-            self._give(waiting.event, waiting)
-        room = min(self._room(), REPLAYS - sum(map(self._is_replay, self._on_wire.values())))
-        quota = min(room, int(self._allowance))
-        for waiting in self._outbox.soonest(quota, self._replayed, self._waited) if self._behind else ():
-            self._replayed[waiting.kind] = waiting.number
-            self._allowance -= 1
-            self._give(waiting.event, waiting)
-            quota -= 1
-        if quota > 0:
-            self._behind = False
-        if self._behind and self._allowance < 1:
-            return min(SWEEP, (1 - self._allowance) / self._mqtt.replay_rate)
-        return SWEEP
+        while self._room() > 0 and (waiting := self._next()) is not None:
+            self._sent[waiting.stream] = waiting.number
+            self._give(self._fresh.get(waiting.number) or waiting.event, waiting)
+        if self._mail or self._client.want_write():
+            self._ring()
+
+    def _next(self) -> Waiting | None:
+        """Which event is next: what happens now, else of what waited what would expire first.
+
+        Only the oldest event of each stream can be, so that none overtakes another.
+        """
+        heads = self._outbox.heads(self._sent)
+        now = [head for head in heads if head.number > self._waited]
+        self._behind = len(now) < len(heads)
+        if now:
+            return min(now, key=lambda head: head.number)
+        if not heads or not self._may_replay():
+            return None
+        self._allowance -= 1
+        return min(heads, key=lambda head: head.deadline)
+
+    def _may_replay(self) -> bool:
+        counted, self._counted = self._counted, time.monotonic()
+        self._allowance = min(self._allowance + (self._counted - counted) * self._mqtt.replay_rate, max(1.0, REPLAYS))
+        on_wire = sum(wired.waiting is not None and self._has_waited(wired.waiting) for wired in self._on_wire.values())
+        return self._allowance >= 1 and on_wire < REPLAYS
 
     def _room(self) -> int:
         return max(self._window - len(self._on_wire), 0)
 
-    def _is_replay(self, wired: _Wired) -> bool:
-        return wired.waiting is not None and wired.waiting.number <= self._waited
+    def _has_waited(self, waiting: Waiting) -> bool:
+        """Whether it was there before this connection."""
+        return waiting.number <= self._waited
 
     def _give(self, event: Event, waiting: Waiting | None = None) -> None:
         """Give a message to the broker, unless it has less than a second left: MQTT counts in whole ones."""
-        left = None if waiting is None else self._outbox.left(waiting)
-        if waiting is not None and left is not None and left < 1:
+        if waiting is None:
+            self._put_on_wire(message(event, self._device, self._mqtt.prefix), event)
+            return
+        left = self._outbox.left(waiting)
+        if left < 1:
             self._outbox.drop([waiting.number], "expired")
             return
-        replayed = waiting is not None and waiting.number <= self._waited
+        replayed = self._has_waited(waiting) or waiting.life - left > LATE
         said = message(event, self._device, self._mqtt.prefix, left, replayed)
-        self._put_on_wire(said, event, waiting)
+        self._put_on_wire(said, event, waiting, replayed)
 
-    def _put_on_wire(self, said: Message, event: Event | None = None, waiting: Waiting | None = None) -> None:
+    def _put_on_wire(
+        self, said: Message, event: Event | None = None, waiting: Waiting | None = None, replayed: bool = False
+    ) -> None:
         properties = self._properties(PacketTypes.PUBLISH, said)
         info = self._client.publish(said.topic, said.payload, said.qos, said.retain, properties)
-        self._on_wire[info.mid] = _Wired(said.topic, event, waiting)
-
-    def _say(self, said: Message) -> None:
-        if self._connected:
-            self._said.append(said)
+        self._on_wire[info.mid] = _Wired(said.topic, event, waiting, replayed)
 
     def _hear(self, heard: Heard) -> None:
         for correspondent in self._correspondents:
@@ -474,10 +564,12 @@ class MqttPublisher:
         self._unsaid.pop(topic, None)
         self._unsaid[topic] = event
 
-    def _stop(self) -> None:
-        self._stopping = True
+    def _life(self, event: Event) -> float:
+        """Seconds for which it is worth delivering."""
+        bounds: config.Bounds = getattr(self._mqtt.waiting, event.kind)
+        return bounds.expiry - _age(event)
 
-    # What paho's thread tells, heard on the delivering thread.
+    # What paho tells.
 
     def _trying(self) -> None:
         self._unanswered += 1
@@ -488,6 +580,7 @@ class MqttPublisher:
         self._trouble = None
         self._connected = True
         self._unanswered = 0
+        self._pause = 0.0
         self._window = min(WINDOW, receive_maximum)
         # Whatever is unacknowledged goes out again, in order, as what it is: a replay.
         self._on_wire.clear()
@@ -495,8 +588,7 @@ class MqttPublisher:
         self._said.clear()
         for correspondent in self._correspondents:
             self._said.extend(correspondent.greet())
-        self._sent, self._waited = 0, self._outbox.newest
-        self._behind, self._replayed = True, {}
+        self._sent, self._waited = {}, self._outbox.newest
         self._allowance, self._counted = 0.0, time.monotonic()
         # States first, then `online`: who reads it finds the rest in place.
         self._unsaid = dict(self._states)
@@ -504,6 +596,7 @@ class MqttPublisher:
         self._on_connected(True)
 
     def _down(self, code: ReasonCode) -> None:
+        self._wait_for_it()
         if self._connected:
             self._connected = False
             reason = "" if code == "Unspecified error" else f" ({code})"
@@ -515,7 +608,14 @@ class MqttPublisher:
                 "mute", f"The broker at {self._broker} hangs up without an answer: {doubt} (mqtt.tls)?"
             )
 
-    def _unreachable(self, cause: BaseException | None) -> None:
+    def _wait_for_it(self) -> None:
+        """Try to connect again in a while, which grows from try to try."""
+        shortest, longest = BACKOFF
+        self._pause = min(2 * self._pause, longest) or shortest
+        self._due = time.monotonic() + self._pause
+
+    def _unreachable(self, cause: OSError) -> None:
+        self._wait_for_it()
         self._unanswered = 0
         match cause:
             case ssl.SSLCertVerificationError():
@@ -572,7 +672,7 @@ class MqttPublisher:
             self._delivered.append(wired.waiting.number)
         if wired.event is None:
             return
-        if wired.event.captured is not None and not self._is_replay(wired):
+        if wired.event.captured is not None and not wired.replayed:
             age = time.monotonic() - wired.event.captured
         self._on_published(wired.event, age)
 
@@ -587,8 +687,6 @@ class MqttPublisher:
             self._later.append((wired.event, wired.waiting))
         elif wired.waiting is not None:
             self._outbox.drop([wired.waiting.number], "refused")
-
-    # paho's thread: tell, and be gone.
 
     def _make_client(self) -> Client:
         mqtt = self._mqtt
@@ -606,8 +704,8 @@ class MqttPublisher:
             client_id=f"{mqtt.prefix}-{self._device}",
             protocol=MQTTv5 if five else MQTTv311,
             clean_session=None if five else True,
+            reconnect_on_failure=False,  # that is for us to say
         )
-        client.reconnect_delay_set(*BACKOFF)
         secret = mqtt.password.get_secret_value() if mqtt.password is not None else None
         if mqtt.commands and secret is None and (mqtt.tls is None or mqtt.tls.cert_file is None):
             raise OwnerError(
@@ -620,7 +718,7 @@ class MqttPublisher:
             client.tls_set_context(tls_context(mqtt.tls))
         client.on_pre_connect = self._on_pre_connect
         client.on_connect = self._on_connect
-        client.on_connect_fail = self._on_connect_fail
+        client.on_socket_open = _at_once
         client.on_disconnect = self._on_disconnect
         client.on_publish = self._on_publish
         client.on_message = self._on_message
@@ -628,7 +726,7 @@ class MqttPublisher:
         return client
 
     def _on_pre_connect(self, client: Client, _userdata: object) -> None:
-        self._mail.put(self._trying)
+        self._mail.append(self._trying)
         will = message(_status(None, "offline", "connection lost"), self._device, self._mqtt.prefix)
         properties = self._properties(PacketTypes.WILLMESSAGE, will)
         client.will_set(will.topic, will.payload, will.qos, will.retain, properties)
@@ -642,20 +740,12 @@ class MqttPublisher:
         properties: Properties | None,
     ) -> None:
         if code.is_failure:  # paho calls this a connection too
-            self._mail.put(partial(self._refused, code))
-        elif self._stopping:
-            client.disconnect()
+            self._mail.append(partial(self._refused, code))
         else:
             # paho would send what it held; the outbox knows better what is still worth it.
             client.drop_out_messages()
             self._subscribe(client)
-            self._mail.put(partial(self._up, getattr(properties, "ReceiveMaximum", WINDOW)))
-
-    def _on_connect_fail(self, _client: Client, _userdata: object) -> None:
-        cause = sys.exception()  # paho is handling it just now, and does not pass it on
-        if cause is not None:
-            cause = cause.with_traceback(None)  # which would hold the socket open
-        self._mail.put(partial(self._unreachable, cause))
+            self._mail.append(partial(self._up, getattr(properties, "ReceiveMaximum", WINDOW)))
 
     def _on_disconnect(
         self,
@@ -665,12 +755,12 @@ class MqttPublisher:
         code: ReasonCode,
         _properties: Properties | None,
     ) -> None:
-        self._mail.put(partial(self._down, code))
+        self._mail.append(partial(self._down, code))
 
     def _on_publish(
         self, _client: Client, _userdata: object, mid: int, code: ReasonCode, _properties: Properties
     ) -> None:
-        self._mail.put(partial(self._acknowledged, mid, code))
+        self._mail.append(partial(self._acknowledged, mid, code))
 
     def _subscribe(self, client: Client) -> None:
         topics = [topic for correspondent in self._correspondents for topic in correspondent.topics]
@@ -689,7 +779,7 @@ class MqttPublisher:
 
     def _on_message(self, _client: Client, _userdata: object, heard: MQTTMessage) -> None:
         properties = heard.properties
-        self._mail.put(
+        self._mail.append(
             partial(
                 self._hear,
                 Heard(
@@ -753,5 +843,6 @@ def _status(stream: str | None, state: Literal["online", "offline"], reason: str
     return Event(stream=stream, time=datetime.now(UTC), data=Status(state=state, reason=reason))
 
 
-def _nothing() -> None:
-    """Mail that only wakes."""
+def _at_once(_client: Client, _userdata: object, opened: socket.socket) -> None:
+    """Have no event wait for the one before it to be acknowledged (Nagle's algorithm)."""
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -118,8 +118,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             with metrics.frame(frame.stream, frame.time):
                 events = pipeline.step(frame)
                 with metrics.stage("publish"):
-                    for event in events:
-                        publisher.publish(event)
+                    publisher.publish(*events)
             note_down(pipeline.strangers, turned)
             control.hear(frame.stream, events)
             seen = sum(track.state == "confirmed" for track in pipeline.tracks)
@@ -183,8 +182,7 @@ def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO
         captions = Captions()
         for frame in tqdm(frames(source, start=started), total=length(source), unit="frame", disable=None):
             events = pipeline.step(frame)
-            for event in events:
-                publisher.publish(event)
+            publisher.publish(*events)
             if writer:
                 captions.hear(events)
                 writer.write(drawn(frame.image, pipeline.tracks, captions), frame.time)
@@ -425,8 +423,7 @@ def _wait(
 ) -> None:
     """Whoever was before a camera that is away leaves in good time, and is counted no longer."""
     for pipeline in away:
-        for event in pipeline.wait(now, datetime.now(UTC)):
-            publisher.publish(event)
+        publisher.publish(*pipeline.wait(now, datetime.now(UTC)))
         note_down(pipeline.strangers, now)
 
 
