@@ -30,6 +30,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from paho.mqtt.client import Client
 
 import onelook
 from onelook import service
@@ -37,8 +38,10 @@ from onelook.config import Config
 from onelook.event import Event
 from onelook.frame import Frame
 from onelook.model import FaceModel
+from onelook.outbox import Outbox
 from onelook.picture import read_picture
-from onelook.track import Track
+from onelook.reporter import Reporter
+from onelook.track import Track, Tracker
 from onelook.video import VideoWriter
 
 PORTRAITS = Path(onelook.__file__).parent / "portraits"
@@ -49,13 +52,23 @@ SLOTS = COLUMNS * ROWS
 ABSENT = 12
 """Frames of each period for which a face is away: longer than it takes to be believed gone."""
 
+STAGES = {
+    "waiting": "from the capture until the network begins: the picture converted, and handed over to the loop",
+    "tracking": "whose face is whose",
+    "reporting": "what is to be told, the gallery asked",
+    "outbox": "the frame's events on disk",
+    "sending": "from there until this event is on the wire: those before it, their JSON, the socket",
+    "transport": "from there until the subscriber's callback: mosquitto, and the subscriber's own reading",
+    "rest": "metrics and all else in between",
+}
+
 SUBSCRIBER = """
 import json, sys, time
 from paho.mqtt.client import Client, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
 received = []
 def hear(client, data, message):
-    received.append((time.time(), message.payload))
+    received.append((time.monotonic(), message.payload))
 client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
 client.on_message = hear
 client.on_subscribe = lambda *_: print("ready", flush=True)
@@ -90,35 +103,55 @@ def compose(path: Path, *, burst: bool) -> None:
 
 
 class Look:
-    """What the daemon did, frame by frame."""
+    """What the daemon did, frame by frame, by spans laid around its parts."""
 
     def __init__(self) -> None:
-        self.inference: dict[int, float] = {}
+        self.frames: dict[int, dict[str, float]] = {}
+        """Index of a frame -> stage -> seconds."""
         self.captured: dict[int, float] = {}
         self.faces: dict[int, int] = {}
         self.first_seen: dict[int, tuple[int, float]] = {}
         self.told: list[tuple[str, int, float]] = []  # state, frames and seconds from first sight to identity
-        self.waiting: dict[int, float] = {}
-        self.deciding: dict[int, float] = {}
-        self._began = self._ended = 0.0
+        self.sent: dict[str, tuple[float, float]] = {}
+        """Id of an event -> when it was on the wire, monotonic; and seconds since it was decided."""
+        self._now: dict[str, float] = {}
+        self._ended = 0.0
         self._count = 0
-        call = FaceModel.__call__
+        self._wrap(FaceModel, "__call__", "inference")
+        self._wrap(Tracker, "update", "tracking")
+        self._wrap(Reporter, "report", "reporting")
+        self._wrap(Outbox, "put", "outbox")
+        publish = Client.publish
 
-        def timed(model: FaceModel, image: Any) -> Any:
-            self._began = time.monotonic()
-            faces = call(model, image)
+        def published(client: Client, topic: str, payload: bytes, *rest: Any) -> Any:
+            info = publish(client, topic, payload, *rest)
+            now = time.monotonic()
+            self.sent[json.loads(payload)["id"]] = (now, now - self._ended)
+            return info
+
+        Client.publish = published  # type: ignore[method-assign,assignment]
+
+    def _wrap(self, owner: type, name: str, stage: str) -> None:
+        call = getattr(owner, name)
+
+        def timed(*arguments: Any, **more: Any) -> Any:
+            began = time.monotonic()
+            result = call(*arguments, **more)
             self._ended = time.monotonic()
-            self._count = len(faces)
-            return faces
+            self._now[stage] = self._now.get(stage, 0.0) + self._ended - began
+            if stage == "inference":
+                self._now["began"] = began
+                self._count = len(result)
+            return result
 
-        FaceModel.__call__ = timed  # type: ignore[method-assign]
+        setattr(owner, name, timed)
 
     def watch(self, frame: Frame, tracks: Sequence[Track], events: Sequence[Event]) -> None:
         """Shown every frame by the daemon."""
-        self.inference[frame.index] = self._ended - self._began
-        self.waiting[frame.index] = self._began - frame.time
-        self.deciding[frame.index] = time.monotonic() - self._ended
-        self.captured[frame.index] = frame.utc.timestamp()
+        self.frames[frame.index], self._now = self._now, {}
+        now = self.frames[frame.index]
+        now["waiting"] = now.pop("began") - frame.time
+        self.captured[frame.index] = frame.time
         self.faces[frame.index] = self._count
         for track in tracks:
             self.first_seen.setdefault(track.id, (frame.index, track.first_seen))
@@ -181,36 +214,39 @@ def measure(seconds: float, *, burst: bool, threads: int) -> dict[str, Any]:
             broker.terminate()
             broker.wait()
 
-    total, inference, outside, waiting, deciding, transport = [], [], [], [], [], []
     warm = sorted(look.captured)[len(look.captured) // 10]  # the first frames pay for what is loaded once
+    spans: dict[str, list[float]] = {name: [] for name in ("total", "inference", "outside", *STAGES)}
     for line in output.splitlines():
         at, event = json.loads(line)
         index = event["data"].get("frame")
         if index is None or index < warm or index not in look.captured or event.get("replayed"):
             continue
-        total.append(at - look.captured[index])
-        inference.append(look.inference[index])
-        outside.append(total[-1] - inference[-1])
-        waiting.append(look.waiting[index])
-        deciding.append(look.deciding[index])
-        transport.append(outside[-1] - waiting[-1] - deciding[-1])
-    histogram("capture to callback", total)
-    histogram("  of that, inference", inference)
-    histogram("  of that, all else", outside)
+        sent, since = look.sent[event["id"]]
+        stages = look.frames[index] | {"sending": since, "transport": at - sent}
+        total = at - look.captured[index]
+        outside = total - stages["inference"]
+        stages |= {"total": total, "outside": outside, "rest": outside - sum(stages[s] for s in STAGES if s != "rest")}
+        for name, values in spans.items():
+            values.append(stages[name])
+    histogram("capture to callback", spans["total"])
+    histogram("  of that, inference", spans["inference"])
+    histogram("  of that, all else", spans["outside"])
+    share = float(np.median(spans["outside"]) / np.median(spans["inference"]))
     figures: dict[str, Any] = {
-        "events": len(total),
-        "frames": len(look.inference),
+        "events": len(spans["total"]),
+        "frames": len(look.frames),
         "faces_per_frame_p50": float(np.median(list(look.faces.values()))),
-        "capture_to_callback_ms": percentiles(total),
-        "inference_ms": percentiles(inference),
-        "outside_ms": percentiles(outside),
-        "outside_waiting_for_the_loop_ms": percentiles(waiting),
-        "outside_tracking_reporting_outbox_ms": percentiles(deciding),
-        "outside_mqtt_both_ways_ms": percentiles(transport),
-        "outside_share_of_inference_p50": round(float(np.median(outside) / np.median(inference)), 3),
+        "capture_to_callback_ms": percentiles(spans["total"]),
+        "inference_ms": percentiles(spans["inference"]),
+        "outside_ms": percentiles(spans["outside"]),
+        "outside_share_of_inference_p50": round(share, 3),
+        "outside_by_stage_ms": {stage: percentiles(spans[stage]) for stage in STAGES},
         "burst": burst,
         "threads": threads,
     }
+    print("\nall else, in ms:")
+    for stage, what in STAGES.items():
+        print(f"  {stage:10} {figures['outside_by_stage_ms'][stage]['p50']:>6}  {what}")
     print()
     for state in sorted({state for state, _, _ in look.told}):
         frames = [frames for told, frames, _ in look.told if told == state]

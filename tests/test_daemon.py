@@ -178,6 +178,8 @@ METRICS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "onelook_stream_up": ("stream=door stream=yard", lambda x: x == 1),
     "onelook_mqtt_connected": ("", lambda x: x == 1),
     "onelook_outbox_messages": ("", lambda x: x >= 0),
+    "onelook_outbox_disk_failing": ("", lambda x: x == 0),
+    "onelook_outbox_disk_failures_total": ("", lambda x: x == 0),
     "onelook_outbox_dropped_total": ("reason=expired reason=full reason=refused", lambda x: x == 0),
     "onelook_memory_bytes": ("kind=rss kind=pss kind=peak", lambda x: 2**24 < x < 2**30),
     "process_cpu_seconds_total": ("", lambda x: x > 0),

@@ -82,6 +82,8 @@ def test_every_metric_is_zero_before_anything_has_happened(metrics: Metrics) -> 
         "onelook_events_total": {labels(type=kind) for kind in KINDS},
         "onelook_mqtt_connected": {labels()},
         "onelook_outbox_messages": {labels()},
+        "onelook_outbox_disk_failing": {labels()},
+        "onelook_outbox_disk_failures_total": {labels()},
         "onelook_outbox_dropped_total": {labels(reason="expired"), labels(reason="full")},
     }
     for name, series in expected.items():
@@ -98,7 +100,8 @@ def test_what_happens_is_counted(metrics: Metrics) -> None:
     metrics.stream_up("door", True)
     metrics.mqtt_connected(True)
     waiting = [1, 2, 3]
-    metrics.outbox_messages(lambda: len(waiting))
+    metrics.outbox(lambda: len(waiting), lambda: True)
+    metrics.outbox_failed(2)
     metrics.outbox_dropped("full", 4)
     metrics.model(version="3", runtime="ai-edge-litert")
     crowd = Event(stream="door", time=datetime.now(UTC), data=Crowd(count=7, known=1, unknown=6))
@@ -115,6 +118,8 @@ def test_what_happens_is_counted(metrics: Metrics) -> None:
     assert samples["onelook_stream_up"][door] == 1
     assert samples["onelook_mqtt_connected"][labels()] == 1
     assert samples["onelook_outbox_messages"][labels()] == 3
+    assert samples["onelook_outbox_disk_failing"][labels()] == 1
+    assert samples["onelook_outbox_disk_failures_total"][labels()] == 2
     assert samples["onelook_outbox_dropped_total"][labels(reason="full")] == 4
     assert samples["onelook_model_info"] == {labels(version="3", runtime="ai-edge-litert"): 1}
     assert samples["onelook_events_total"][labels(type="crowd")] == 2

@@ -433,16 +433,18 @@ class Damaged:
 
 def test_a_file_damaged_in_use_is_set_aside_and_nothing_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
-    with Outbox(path) as outbox:
+    failed: list[int] = []
+    with Outbox(path, on_failed=failed.append) as outbox:
         outbox.put((appeared(1), FOREVER))
         outbox._disk.close()  # type: ignore[union-attr]
         outbox._disk = Damaged()  # type: ignore[assignment]
         path.write_bytes(b"no database any more, and long enough to be sure of it " * 100)
         outbox.put((appeared(2), FOREVER))
         assert outbox.failing
-        for _ in range(2):
+        for _ in range(3):
             outbox.expire()
         assert not outbox.failing
+        assert sum(failed) == 2  # to write, and the first time to catch up
     with Outbox(path) as outbox:
         assert tracks(outbox) == [1, 2]
     assert path.with_name("outbox.db.broken").exists()

@@ -386,7 +386,7 @@ class Mqtt(Section):
     keepalive: Annotated[int, Field(ge=5, le=3600)] = 30
     outbox: OwnPath | None = Path("/var/lib/onelook/outbox.db")  # where events wait; none: in memory
     waiting: Waiting = Waiting()
-    replay_rate: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] = 100.0  # events a second
+    replay_rate: Annotated[float, Field(gt=0, le=10_000, allow_inf_nan=False)] = 200.0  # events a second
     home_assistant: bool = False  # announce the streams to Home Assistant
     discovery_prefix: Name = "homeassistant"
     commands: list[Command] = []

@@ -116,6 +116,8 @@ class Metrics:
         self._up = gauge("stream_up", "1 while the stream delivers frames.", "stream")
         self._connected = gauge("mqtt_connected", "1 while the broker is connected.")
         self._waiting = gauge("outbox_messages", "Events that wait for the broker.")
+        self._disk_failing = gauge("outbox_disk_failing", "1 while events wait in memory only, as the disk fails.")
+        self._disk_failures = counter("outbox_disk_failures", "Tries to write the outbox to the disk that failed.")
         self._outbox_dropped = counter("outbox_dropped", "Events that were never delivered.", "reason")
         self._model = Info("onelook_model", "The network in use.", registry=registry)
         # A scraper compares it with its own: a board without a clock of its own may be years off.
@@ -185,9 +187,14 @@ class Metrics:
         """The broker took us, or is gone."""
         self._connected.set(connected)
 
-    def outbox_messages(self, count: Callable[[], int]) -> None:
-        """Ask `count` how many events wait, whenever the page is read."""
+    def outbox(self, count: Callable[[], int], failing: Callable[[], bool]) -> None:
+        """Ask how many events wait, and whether they should be on disk and are not, whenever the page is read."""
         self._waiting.set_function(count)
+        self._disk_failing.set_function(failing)
+
+    def outbox_failed(self, count: int = 1) -> None:
+        """`count` tries to write the outbox to the disk failed."""
+        self._disk_failures.inc(count)
 
     def outbox_dropped(self, reason: str, count: int = 1) -> None:
         """`count` events will never be delivered."""

@@ -153,11 +153,12 @@ class Outbox:
 
         The oldest of a kind give way when there is no room.
         """
+        texts = [(event, event.model_dump_json(), life) for event, life in events]
         with self._lock:
             now, wall = self._clock(), self._wall()
             fresh = [
-                Waiting(number, event.stream, event.kind, event.model_dump_json(), event.captured, now + life, wall, life)
-                for number, (event, life) in enumerate(events, self._newest + 1)
+                Waiting(number, event.stream, event.kind, text, event.captured, now + life, wall, life)
+                for number, (event, text, life) in enumerate(texts, self._newest + 1)
             ]
             self._newest += len(fresh)
             for waiting in fresh:
@@ -380,9 +381,10 @@ class Outbox:
             if stored:  # it could not be read when we started
                 gone = self._load(stored)
                 self._waiting = dict(sorted(self._waiting.items()))
-                for lanes in (self._kinds, self._streams):
-                    for lane, waiting in lanes.items():
-                        lanes[lane] = dict(sorted(waiting.items()))
+                for lane in (*self._kinds.values(), *self._streams.values()):
+                    ordered = sorted(lane.items())
+                    lane.clear()
+                    lane.update(ordered)
         rows = [self._row(w) for w in self._waiting.values()]
         try:
             with self._disk:

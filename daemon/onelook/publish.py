@@ -843,6 +843,6 @@ def _status(stream: str | None, state: Literal["online", "offline"], reason: str
     return Event(stream=stream, time=datetime.now(UTC), data=Status(state=state, reason=reason))
 
 
-def _at_once(_client: Client, _userdata: object, opened: socket.socket) -> None:
+def _at_once(_client: Client, _userdata: object, opened: Any) -> None:
     """Have no event wait for the one before it to be acknowledged (Nagle's algorithm)."""
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

@@ -409,8 +409,10 @@ def _publisher(config: Config, metrics: Metrics, stop: Flag, commands: Commands)
         discovery=config.mqtt.discovery_prefix,
     )
     most = {kind: bounds["bytes"] for kind, bounds in config.mqtt.waiting.model_dump().items()}
-    with Outbox(config.mqtt.outbox, most=most, on_dropped=metrics.outbox_dropped) as outbox:
-        metrics.outbox_messages(lambda: len(outbox))
+    with Outbox(
+        config.mqtt.outbox, most=most, on_dropped=metrics.outbox_dropped, on_failed=metrics.outbox_failed
+    ) as outbox:
+        metrics.outbox(lambda: len(outbox), lambda: outbox.failing)
         with MqttPublisher(
             config.mqtt, config.device, outbox, streams=streams, on_connected=metrics.mqtt_connected,
             on_published=metrics.published, correspondents=[home_assistant, commands],
