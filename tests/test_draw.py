@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -114,7 +113,7 @@ def test_a_caption_says_who_it_is_and_what_they_look_like(track: Track) -> None:
 @pytest.mark.parametrize("name", ["Ann Lee", "José Ángel", "李安", "x" * 64])
 def test_any_name_can_be_written_wherever_the_face_is(track: Track, wall: Image, name: str) -> None:
     x1, y1, x2, y2 = (round(float(v)) for v in track.box)
-    near = replace(track, box=track.box - np.array([x1, y1, x1, y1]), landmarks=track.landmarks - [[x1, y1]])
+    near = track._replace(box=track.box - np.array([x1, y1, x1, y1]), landmarks=track.landmarks - [[x1, y1]])
     for picture, who in ((wall, track), (wall[: y2 + 2], track), (wall[y1:y2, x1:x2], near)):
         written = drawn(picture, [who], hearing(known(track, name)))
 

@@ -249,7 +249,7 @@ def test_a_track_once_handed_out_never_changes() -> None:
     frames = watch(tracker, [ANN.but(age=lambda time: 20 + time)], 1)
 
     def arrays(track: Track) -> list[NDArray[Any]]:
-        return [value for name in Track.__slots__ if isinstance(value := getattr(track, name), np.ndarray)]
+        return [value for value in track if isinstance(value, np.ndarray)]
 
     kept = frames[-1][0]
     before = [array.copy() for array in arrays(kept)]

@@ -34,7 +34,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import partial
+from functools import lru_cache, partial
 from io import TextIOWrapper
 from typing import Any, Literal, Protocol, Self, TextIO
 
@@ -74,6 +74,8 @@ FINAL = frozenset({0x87, 0x90, 0x95, 0x99})
 DIGITS = {"box": 1, "age": 1, "seconds": 2}
 """Decimals of a field's numbers; 3 where not named (ratios)."""
 
+
+_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
 
 CLOUDEVENT = "application/cloudevents+json; charset=utf-8"
 
@@ -142,7 +144,7 @@ def message(
     envelope["data"] = _rounded(event.data.model_dump(mode="json"))
     return Message(
         topic=f"{prefix}/{place}/{event.kind}",
-        payload=json.dumps(envelope, ensure_ascii=False, separators=(",", ":")).encode(),
+        payload=_json(envelope).encode(),
         qos=1,
         retain=state,
         expiry=None if state else expiry,
@@ -154,15 +156,14 @@ def _place(event: Event, device: str) -> str:
 
 
 def _rounded(value: Any, digits: int = 3) -> Any:
-    match value:
-        case float():
-            return round(value, digits)
-        case list():
-            return [_rounded(item, digits) for item in value]
-        case dict():
-            return {key: _rounded(item, DIGITS.get(key, digits)) for key, item in value.items()}
-        case _:
-            return value
+    kind = type(value)
+    if kind is float:
+        return round(value, digits)
+    if kind is list:
+        return [_rounded(item, digits) for item in value]
+    if kind is dict:
+        return {key: _rounded(item, DIGITS.get(key, digits)) for key, item in value.items()}
+    return value
 
 
 class Publisher(Protocol):
@@ -795,14 +796,20 @@ class MqttPublisher:
     def _properties(self, packet: int, said: Message) -> Properties | None:
         if self._mqtt.protocol != "5":
             return None
-        properties = Properties(packet)  # type: ignore[no-untyped-call]
-        if said.content_type is not None:
-            properties.ContentType = said.content_type
-        if said.correlation is not None:
-            properties.CorrelationData = said.correlation
-        if said.expiry is not None:
-            properties.MessageExpiryInterval = int(min(said.expiry, 0xFFFFFFFF))  # all that fits
-        return properties
+        expiry = None if said.expiry is None else int(min(said.expiry, 0xFFFFFFFF))  # all that fits
+        return _properties(packet, said.content_type, said.correlation, expiry)
+
+
+@lru_cache(maxsize=64)  # paho takes as long to make them as to send the message, and most have the same
+def _properties(packet: int, content_type: str | None, correlation: bytes | None, expiry: int | None) -> Properties:
+    properties = Properties(packet)  # type: ignore[no-untyped-call]
+    if content_type is not None:
+        properties.ContentType = content_type
+    if correlation is not None:
+        properties.CorrelationData = correlation
+    if expiry is not None:
+        properties.MessageExpiryInterval = expiry
+    return properties
 
 
 def tls_context(tls: config.Tls) -> ssl.SSLContext:

@@ -243,20 +243,8 @@ class _Ballot:
     doubt: float | None  # since when the votes do not bear out what was said, or the silence
     said: Verdict | None = None
     name: str | None = None  # the last one said
-    looks: Floats | None = None  # (D,) mean of the faces that voted, not of unit length: its length tells
-    seen: float = 0.0  # votes in that mean
     votes: dict[Verdict, float] = field(default_factory=dict)
     similarities: dict[Verdict, float] = field(default_factory=dict)  # times their votes
-
-    def look(self, embedding: Floats, weight: float) -> tuple[Floats, float]:
-        """Average a face in; the mean as a unit vector, and the length that it had: 1 if all faces were alike."""
-        self.seen = self.seen * (1 - weight / LOOKS) + weight
-        if self.looks is None:
-            self.looks = embedding.copy()
-        else:
-            self.looks += np.float32(weight / self.seen) * (embedding - self.looks)
-        length = max(float(np.linalg.norm(self.looks)), 1e-6)
-        return self.looks / np.float32(length), length
 
     def cast(self, verdict: Verdict, weight: float, similarity: float) -> None:
         """Add a vote."""
@@ -300,6 +288,8 @@ class _Identity:
         self._bar = bar
         self._visitors = visitors
         self._ballots: dict[int, _Ballot] = {}
+        # Of each track: mean of the faces that voted, not of unit length, as its length tells; votes in it.
+        self._means: _Columns | None = None
 
     def look(self, moment: _Moment) -> Iterator[Identity]:
         self._vote(moment)
@@ -312,15 +302,19 @@ class _Identity:
                 continue
             verdict = ballot.decide(moment.time)
             if verdict:
-                yield self._say(ballot, verdict, moment.where(track), self._visitor(ballot, verdict, track, moment))
+                yield self._say(ballot, verdict, moment.where(track), self._visitor(verdict, track, moment))
 
-    def _visitor(self, ballot: _Ballot, verdict: Verdict, track: Track, moment: _Moment) -> str | None:
+    def _visitor(self, verdict: Verdict, track: Track, moment: _Moment) -> str | None:
         """Which unknown person this is."""
-        if self._visitors is None or verdict != UNKNOWN or ballot.looks is None or track.row is None:
+        if self._visitors is None or verdict != UNKNOWN or self._means is None or track.row is None:
             return None
-        length = max(float(np.linalg.norm(ballot.looks)), 1e-6)
+        place = [each.id for each in moment.tracks].index(track.id)
+        if not self._means["seen"][place]:
+            return None
+        mean = self._means["looks"][place]
+        length = max(float(np.linalg.norm(mean)), 1e-6)
         size = float(moment.faces.sizes[track.row])
-        return self._visitors.who(ballot.looks / np.float32(length), length, size, moment.time)
+        return self._visitors.who(mean / np.float32(length), length, size, moment.time)
 
     def counts(self, present: list[Track]) -> tuple[int, int]:
         """How many of them were said to be known and unknown."""
@@ -337,25 +331,29 @@ class _Identity:
             track.id: before.get(track.id) or _Ballot(track.first_seen - VOTE, doubt=track.first_seen)
             for track in moment.tracks
         }
-        voters, rows = [], []
-        for track in moment.tracks:
-            ballot = self._ballots[track.id]
+        if not moment.tracks:
+            self._means = None
+            return
+        if self._means is None:
+            self._means = _Columns(looks=np.zeros_like(moment.faces.embeddings[0]), seen=0.0)
+        self._means.align(moment.tracks)
+        voters, rows, places = [], [], []
+        for place, (track, ballot) in enumerate(zip(moment.tracks, self._ballots.values(), strict=True)):
             # Four fifths, so that a camera of ten frames a second need not be exact.
             if track.row is not None and moment.time - ballot.voted >= 0.8 * VOTE:
                 voters.append(ballot)
                 rows.append(track.row)
+                places.append(place)
         if not rows:
             return
-        faces, qualities = moment.faces.embeddings[rows], moment.faces.quality[rows].tolist()
+        qualities = moment.faces.quality[rows].tolist()
         votes = [
             min((moment.time - ballot.voted) / VOTE, SELDOM) * max(quality, 1e-3)
             for ballot, quality in zip(voters, qualities, strict=True)
         ]
-        means, lengths = zip(
-            *(ballot.look(face, vote) for ballot, face, vote in zip(voters, faces, votes, strict=True)), strict=True
-        )
-        matches = self._match(np.stack(means))
-        agreement = np.array(lengths, np.float32) * np.array([match.agreement for match in matches], np.float32)
+        means, lengths = self._averaged(moment.faces.embeddings[rows], places, np.array(votes))
+        matches = self._match(means)
+        agreement = lengths * np.array([match.agreement for match in matches], np.float32)
         bars = self._bar(moment.faces.sizes[rows], matches[0].enrolled, agreement).tolist()
         for ballot, match, bar, vote, quality in zip(voters, matches, bars, votes, qualities, strict=True):
             verdict, clearness = self._judge(match, bar)
@@ -363,6 +361,19 @@ class _Identity:
             if quality > 0:
                 weight = vote * min(max(clearness / CLEAR, 0.1), 1)
                 ballot.cast(verdict, weight, nan if match.name is None else match.similarity)
+
+    def _averaged(self, faces: Floats, places: list[int], votes: NDArray[np.float64]) -> tuple[Floats, Floats]:
+        """The means (N, D) of those tracks with their new faces, as unit vectors; and (N,) the lengths that they had.
+
+        A length is 1 if all faces were alike.
+        """
+        assert self._means is not None
+        self._means["seen"][places] = seen = self._means["seen"][places] * (1 - votes / LOOKS) + votes
+        looks = self._means["looks"][places]
+        looks += (votes / seen).astype(np.float32)[:, None] * (faces - looks)
+        self._means["looks"][places] = looks
+        lengths = np.maximum(np.sqrt(np.einsum("ij,ij->i", looks, looks)), np.float32(1e-6))
+        return looks / lengths[:, None], lengths
 
     def _judge(self, match: Match, bar: float) -> tuple[Verdict, float]:
         """What the faces so far say, and how far it is from something else."""
@@ -405,7 +416,7 @@ class _Columns:
         self._blank = {name: np.asarray(row)[None] for name, row in blank.items()}
         self._arrays = {name: row[:0] for name, row in self._blank.items()}
 
-    def align(self, tracks: list[Track]) -> None:
+    def align(self, tracks: Sequence[Track]) -> None:
         """Make room for the new, forget the gone."""
         ids = [track.id for track in tracks]
         if ids == self._ids:
@@ -455,14 +466,14 @@ class _Attributes:
         strongest = ethnicity.argmax(1)
         beaten = ethnicity[everyone, strongest] >= ethnicity[everyone, told["ethnicity"]] + LEAD
         aged = np.abs(age - told["age"]) > AGING
-        differs = np.column_stack([traits != told["traits"], aged, beaten])
+        differs = np.concatenate([traits != told["traits"], aged[:, None], beaten[:, None]], 1)
 
         seen = np.array([track.row is not None for track in tracks])
         told["since"][:] = np.where(differs & seen[:, None], np.minimum(told["since"], moment.time), inf)
-        known_for = np.array([moment.time - track.first_seen for track in tracks])
-        changed_for = (moment.time - told["since"]).max(1)
-        due = seen & (np.where(told["said"], changed_for, known_for) >= settle)
-        for row in np.flatnonzero(due).tolist():
+        # For how long it has differed from what was said; what was not, from nothing.
+        since = np.where(told["said"], told["since"].min(1), [track.first_seen for track in tracks])
+        due = seen & (moment.time - since >= settle)
+        for row in due.nonzero()[0].tolist():
             if told["said"][row]:
                 told["traits"][row] = traits[row]
                 told["ethnicity"][row] = strongest[row] if beaten[row] else told["ethnicity"][row]
@@ -481,7 +492,8 @@ class _Attributes:
         if report.attributes:
             chances = np.array([track.attributes for track in tracks])[:, self._asked]
         if report.gender:
-            chances = np.column_stack([chances, [track.gender for track in tracks]])
+            genders = np.array([track.gender for track in tracks])[:, None]
+            chances = np.concatenate([chances, genders], 1)
         age = np.array([track.age for track in tracks]) if report.age else np.zeros(count, np.float32)
         if not report.ethnicity:
             return chances, age, np.zeros((count, 1), np.float32)
@@ -526,7 +538,7 @@ class _Emotion:
             return
         everyone = np.arange(len(tracks))
         chances = np.array([track.emotion for track in tracks])
-        chances = np.column_stack([chances, np.zeros(len(tracks), np.float32)])
+        chances = np.concatenate([chances, np.zeros((len(tracks), 1), np.float32)], 1)
         said, coming = told["said"], told["next"]
         strongest = chances.argmax(1)
         strength = chances[everyone, strongest]
@@ -541,7 +553,7 @@ class _Emotion:
         told["since"][candidate != coming] = moment.time
         told["next"][:] = candidate
         due = (candidate >= 0) & (moment.time - told["since"] >= self._settle)
-        for row in np.flatnonzero(due).tolist():
+        for row in due.nonzero()[0].tolist():
             before, now = int(said[row]), int(candidate[row])
             said[row], told["next"][row] = now, -1
             yield Emotion(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -101,6 +102,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
                  ", ".join(f"{s.name} ({masked(s.url)})" for s in config.streams), page)
         systemd.notify(f"READY=1\nSTATUS=Looking at {', '.join(names)}")
         house.callback(systemd.notify, "STOPPING=1")
+        gc.freeze()  # what is there by now stays, and need not be gone through again in the middle of a frame
         pulse, fed = systemd.watchdog_interval(), 0.0
         told = dict.fromkeys(names, 0)
         while not stop.is_set() and not inbox.finished:
@@ -108,10 +110,10 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             if pulse is not None and turned - fed >= min(pulse, 1.0):
                 systemd.notify("WATCHDOG=1")
                 fed = turned
-            frame = inbox.take(timeout=0.5)
             _count_dropped(inbox, metrics, told)
             commands.work(control.handlers, publisher.send)
             _wait([pipelines[name] for name in pipelines.keys() - up], turned, publisher, note_down)
+            frame = inbox.take(timeout=0.5)  # and nothing comes between it and what it shows
             if frame is None or control.is_paused(frame.stream):
                 continue
             pipeline = pipelines[frame.stream]

@@ -29,6 +29,7 @@ import av.error
 import cv2
 import numpy as np
 from av.container import InputContainer
+from av.video.reformatter import VideoReformatter
 
 from onelook.errors import OwnerError
 from onelook.picture import Image, PictureError, read_picture
@@ -139,9 +140,10 @@ def _network(url: str, options: dict[str, str], open_timeout: float, read_timeou
     with container:
         if not container.streams.video:
             raise CaptureError(f"{masked(url)} has no video in it")
+        converter = VideoReformatter()
         try:
             for picture in _decoded(container, url, read_timeout):
-                yield Shot(None, partial(_upright, picture))
+                yield Shot(None, partial(_upright, picture, converter))
         except av.error.ExitError:
             raise CaptureError(f"{masked(url)} {_NO_PICTURE.format(read_timeout)}") from None
         except av.FFmpegError:
@@ -184,10 +186,11 @@ def _video(path: Path) -> Iterator[tuple[Shot, float]]:
             seconds = float(1 / (video.average_rate or video.guessed_rate or 25))
             begin = float((video.start_time or 0) * (video.time_base or 0))
             position = -seconds
+            converter = VideoReformatter()
             for picture in _decoded(container, str(path), None):
                 after = position + seconds  # where files do not say, and never backwards
                 position = max(after if picture.pts is None else picture.time - begin, position, 0.0)
-                yield Shot(position, partial(_upright, picture)), seconds
+                yield Shot(position, partial(_upright, picture, converter)), seconds
     except av.FFmpegError as error:
         raise CaptureError(f"{path} {_why(error, str(path))}") from None
 
@@ -229,8 +232,9 @@ def _decoded(container: InputContainer, where: str, read_timeout: float | None) 
             raise CaptureError(f"{masked(where)} {_NO_PICTURE.format(read_timeout)}")
 
 
-def _upright(picture: av.VideoFrame) -> Image:
-    image = cast(Image, picture.to_ndarray(format="rgb24"))
+def _upright(picture: av.VideoFrame, converter: VideoReformatter) -> Image:
+    """The picture as it is to be seen. A converter that is kept saves making its tables for each picture."""
+    image = cast(Image, converter.reformat(picture, format="rgb24", threads=1).to_ndarray())
     if picture.rotation % 360:  # telephones film lying down
         image = np.ascontiguousarray(np.rot90(image, picture.rotation // 90))
     return image

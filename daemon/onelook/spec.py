@@ -8,7 +8,7 @@ from typing import Annotated, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError
 
 from onelook.errors import OwnerError
 
@@ -101,6 +101,7 @@ class ModelSpec(_Part):
     )
     training: Training
     licence: str
+    _found: dict[float, tuple[list[Threshold], list[float], list[float]]] = PrivateAttr(default_factory=dict)
 
     def threshold(self, far: float, size: float = 80) -> float:
         """Similarity from which two faces count as one person's, at a false accept rate of `far`.
@@ -126,17 +127,26 @@ class ModelSpec(_Part):
         Between calibrated rates and sizes, linear in their logarithms; beyond them, as at the last.
         Raises SpecError if the model is not calibrated.
         """
+        known, bars = self._bars(far / max(people, 1))
+        single = np.interp(np.log(np.maximum(sizes, 1)), known, bars)
+        if self.averaging:
+            single *= np.clip(agreement, 0.2, 1) ** -self.averaging
+        bar: Floats = single.astype(np.float32)
+        return bar
+
+    def _bars(self, far: float) -> tuple[list[float], list[float]]:
+        """Logarithms of the calibrated sizes, and the similarity asked at each; asked for at every frame."""
         if not self.thresholds:
             raise SpecError("The model is not calibrated: model.json has no thresholds.")
-        rate = np.log(far / max(people, 1))
-        known = sorted({row.size for row in self.thresholds})
-        bars = []
-        for size in known:
-            rows = sorted((row for row in self.thresholds if row.size == size), key=lambda row: row.far)
-            bars.append(float(np.interp(rate, np.log([r.far for r in rows]), [r.similarity for r in rows])))
-        single = np.interp(np.log(np.maximum(sizes, 1)), np.log(known), bars)
-        bar: Floats = (single * np.clip(agreement, 0.2, 1) ** -self.averaging).astype(np.float32)
-        return bar
+        found = self._found.get(far)
+        if found is None or found[0] is not self.thresholds:  # a copy of a spec may have others
+            known = sorted({row.size for row in self.thresholds})
+            bars = []
+            for size in known:
+                rows = sorted((row for row in self.thresholds if row.size == size), key=lambda row: row.far)
+                bars.append(float(np.interp(np.log(far), np.log([r.far for r in rows]), [r.similarity for r in rows])))
+            found = self._found[far] = self.thresholds, np.log(known).tolist(), bars
+        return found[1:]
 
     @property
     def strictest(self) -> float:

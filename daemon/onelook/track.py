@@ -14,10 +14,10 @@ the other.
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import repeat
 from math import inf
-from typing import Any, Final, Literal, Self, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,10 +59,11 @@ PACE: Final = {
     "age": 2, "age_squared": 2, "gender": 2, "ethnicity": 2, "embedding": 2,
 }  # fmt: skip
 """What is averaged -> which of the fades."""
+NUMBERS: Final = frozenset({"quality", "age", "age_squared", "gender"})
+"""Those of them that are one number of a face."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Track:
+class Track(NamedTuple):
     """One person as known after one frame; the next frame makes a new Track with the same id.
 
     The arrays are not to be written to. Traits are averages over the track, weighted by
@@ -135,6 +136,8 @@ class Tracker:
         self.strong = strong
         self.alike = alike
         self.smooth = frozenset(smooth)
+        self._columns: dict[str, slice] = {}  # of each mean in the table's
+        self._pace: Rows = np.arange(0)  # of each column, which of FADES
         self.ended: list[Track] = []
         """Tracks that the last update forgot, as they were last seen; tentative ones among them."""
         self._table: _Table | None = None
@@ -167,7 +170,7 @@ class Tracker:
         table.frames += 1
         seen = np.flatnonzero(rows >= 0)
         if seen.size:
-            self._learn(table, seen, faces.take(rows[seen]), self._hidden[rows[seen]], time)
+            self._learn(table, seen, rows[seen], faces, time)
         table.confirmed |= (
             (rows >= 0) & (2 * table.hits > table.frames) & (time - table.first >= self.confirm)
         )
@@ -212,7 +215,8 @@ class Tracker:
         self._hidden = (overlap > HIDING).sum(0) > 1
         cosine = table.template @ faces.embeddings.T
         likeness = np.clip(cosine / np.float32(self.alike), 0, 1)
-        trust = np.minimum(np.minimum.outer(table.means["quality"], faces.quality) / np.float32(TRUSTED), 1)
+        quality = table.means[:, self._columns["quality"]].ravel()
+        trust = np.minimum(np.minimum.outer(quality, faces.quality) / np.float32(TRUSTED), 1)
         # The longer a place was out of sight, the less it says who is there now.
         overlap *= np.exp(-2 * unseen / self._memory).astype(np.float32)[:, None]
         worth: Floats = overlap + CONTRAST * trust * (2 * likeness - 1)
@@ -246,12 +250,13 @@ class Tracker:
         decided[decided < self.iou] = 0
         worth[:, contested] = decided
 
-    def _learn(
-        self, table: "_Table", seen: Rows, faces: Faces, hidden: NDArray[np.bool_], time: float
-    ) -> None:
-        """Bring the tracks `seen` up to `time` with their faces, row by row; of those `hidden` looks are not learnt."""
+    def _learn(self, table: "_Table", seen: Rows, rows: Rows, faces: Faces, time: float) -> None:
+        """Bring the tracks `seen` up to `time` with their faces, which are those at `rows`.
+
+        Of those that are hidden no looks are learnt.
+        """
         unseen = time - table.last[seen]
-        centre, size = _places(faces.boxes)
+        centre, size = _places(faces.boxes[rows])
 
         # A Kalman filter whose speed fades while unseen; x and y share one covariance, kept in
         # units of the face's size: of the place, of place and speed, of the speed.
@@ -275,26 +280,26 @@ class Tracker:
 
         # Weighted means in which the old fades: a frame's share is its weight in all the weight
         # that is left, so any frame rate, gaps, and two frames at one time come out right.
-        weight = _weights(faces)
-        mass = table.mass[seen] * np.exp(-unseen[:, None] / FADES) + weight[:, None]
+        weight = _weights(faces)[rows, None]
+        mass = table.mass[seen] * np.exp(-unseen[:, None] / FADES) + weight
         table.mass[seen] = mass
-        share = (weight / mass.T).astype(np.float32)
-        for name, values in self._looks(faces).items():
-            old = table.means[name][seen]
-            part = share[PACE[name]]
-            if name == "embedding":
-                part = np.where(hidden & (table.hits[seen] >= ACQUAINTED), np.float32(0), part)
-            part = part.reshape(-1, *[1] * (values.ndim - 1))
-            table.means[name][seen] = old + part * (values - old)
-        table.template[seen] = _unit(table.means["embedding"][seen])
+        share = (weight / mass).astype(np.float32)[:, self._pace]
+        known = self._hidden[rows] & (table.hits[seen] >= ACQUAINTED)
+        if known.any():
+            share[known, self._columns["embedding"]] = 0
+        old = table.means[seen]
+        table.means[seen] = means = old + share * (self._looks(faces)[rows] - old)
+        table.template[seen] = _unit(means[:, self._columns["embedding"]])
 
-        table.landmarks[seen] = faces.landmarks
-        table.score[seen] = faces.scores
+        table.landmarks[seen] = faces.landmarks[rows]
+        table.score[seen] = faces.scores[rows]
         table.last[seen] = time
         table.hits[seen] += 1
 
     def _begin(self, faces: Faces, rows: Rows, time: float) -> "_Table":
         """A tentative track for each of the faces at `rows`."""
+        if self._table is None or not len(self._table):
+            self._lay_out(faces)
         born = faces.take(rows)
         count = len(born)
         ids = np.arange(self._next_id, self._next_id + count)
@@ -319,12 +324,25 @@ class Tracker:
             template=_unit(born.embeddings),
         )
 
-    def _looks(self, faces: Faces) -> dict[str, Floats]:
-        """What is averaged of each face; the keys are those of PACE."""
-        looks = {"embedding": faces.embeddings, "quality": faces.quality}
-        looks |= {trait: getattr(faces, trait) for trait in self.smooth}
+    def _lay_out(self, faces: Faces) -> None:
+        """Give each of what is averaged its columns."""
+        looks = self._each_look(faces)
+        ends = np.cumsum([values.shape[1] for values in looks.values()]).tolist()
+        self._columns = dict(zip(looks, map(slice, [0, *ends], ends), strict=False))
+        self._pace = np.repeat([PACE[name] for name in looks], [values.shape[1] for values in looks.values()])
+
+    def _looks(self, faces: Faces) -> Floats:
+        """What is averaged of each face, (N, columns)."""
+        return np.concatenate(list(self._each_look(faces).values()), 1)
+
+    def _each_look(self, faces: Faces) -> dict[str, Floats]:
+        """The same by name; the keys are those of PACE."""
+        looks = {"embedding": faces.embeddings, "quality": faces.quality[:, None]}
+        for trait in self.smooth:
+            values = getattr(faces, trait)
+            looks[trait] = values if values.ndim > 1 else values[:, None]
         if "age" in looks:
-            looks["age_squared"] = faces.age**2
+            looks["age_squared"] = looks["age"] ** 2
         return looks
 
     def _end(self, table: "_Table", over: NDArray[np.bool_]) -> list[Track]:
@@ -337,21 +355,21 @@ class Tracker:
 
     def _tracks(self, table: "_Table") -> list[Track]:
         """The table as others read it: rows of copies, as the table itself is written to."""
-        means: dict[str, Iterable[Any]] = {name: repeat(None) for name in PACE}
-        for name, mean in table.means.items():
-            means[name] = mean.tolist() if mean.ndim == 1 else mean.copy()
-        if "age" in table.means:
-            variance = table.means["age_squared"] - table.means["age"] ** 2
-            means["age_deviation"] = np.sqrt(np.maximum(variance, 0)).tolist()
-        else:
-            means["age_deviation"] = repeat(None)
+        means: dict[str, Iterable[Any]] = dict.fromkeys((*PACE, "age_deviation"), repeat(None))
+        copied = table.means.copy()
+        for name, columns in self._columns.items():
+            mean = copied[:, columns]
+            means[name] = mean.ravel().tolist() if name in NUMBERS else mean
+        if "age" in self._columns:
+            age, squared = copied[:, self._columns["age"]], copied[:, self._columns["age_squared"]]
+            means["age_deviation"] = np.sqrt(np.maximum(squared - age**2, 0)).ravel().tolist()
         rows: list[int | None] = [row if row >= 0 else None for row in table.row.tolist()]
         states: list[State] = [
             "tentative" if not confirmed else "lost" if row is None else "confirmed"
             for confirmed, row in zip(table.confirmed.tolist(), rows, strict=True)
         ]
         return [
-            Track(*values)
+            Track._make(values)
             for values in zip(
                 table.id.tolist(),
                 states,
@@ -393,7 +411,7 @@ class _Table:
     landmarks: Floats
     score: Floats
     mass: Doubles  # (N, len(FADES)) weight of all faces in the means
-    means: dict[str, Floats]  # keys of PACE
+    means: Floats  # (N, columns) what _looks gives
     template: Floats  # (N, D) mean embedding, unit length
 
     def __len__(self) -> int:
@@ -411,10 +429,7 @@ class _Table:
 
     @classmethod
     def _of(cls, change: Callable[[list[Any]], Any], *tables: Self) -> Self:
-        names = [f.name for f in fields(cls) if f.name != "means"]
-        values = {name: change([getattr(t, name) for t in tables]) for name in names}
-        means = {name: change([t.means[name] for t in tables]) for name in tables[0].means}
-        return cls(**values, means=means)
+        return cls(*(change([getattr(table, name) for table in tables]) for name in cls.__slots__))
 
 
 def _assign(worth: Floats, tracks: Rows, faces: Rows, rows: Rows) -> None:
