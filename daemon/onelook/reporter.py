@@ -351,7 +351,7 @@ class _Identity:
             min((moment.time - ballot.voted) / VOTE, SELDOM) * max(quality, 1e-3)
             for ballot, quality in zip(voters, qualities, strict=True)
         ]
-        means, lengths = self._averaged(moment.faces.embeddings[rows], places, np.array(votes))
+        means, lengths = _averaged(self._means, places, moment.faces.embeddings[rows], np.array(votes))
         matches = self._match(means)
         agreement = lengths * np.array([match.agreement for match in matches], np.float32)
         bars = self._bar(moment.faces.sizes[rows], matches[0].enrolled, agreement).tolist()
@@ -361,19 +361,6 @@ class _Identity:
             if quality > 0:
                 weight = vote * min(max(clearness / CLEAR, 0.1), 1)
                 ballot.cast(verdict, weight, nan if match.name is None else match.similarity)
-
-    def _averaged(self, faces: Floats, places: list[int], votes: NDArray[np.float64]) -> tuple[Floats, Floats]:
-        """The means (N, D) of those tracks with their new faces, as unit vectors; and (N,) the lengths that they had.
-
-        A length is 1 if all faces were alike.
-        """
-        assert self._means is not None
-        self._means["seen"][places] = seen = self._means["seen"][places] * (1 - votes / LOOKS) + votes
-        looks = self._means["looks"][places]
-        looks += (votes / seen).astype(np.float32)[:, None] * (faces - looks)
-        self._means["looks"][places] = looks
-        lengths = np.maximum(np.sqrt(np.einsum("ij,ij->i", looks, looks)), np.float32(1e-6))
-        return looks / lengths[:, None], lengths
 
     def _judge(self, match: Match, bar: float) -> tuple[Verdict, float]:
         """What the faces so far say, and how far it is from something else."""
@@ -430,6 +417,21 @@ class _Columns:
 
     def __getitem__(self, name: str) -> NDArray[Any]:
         return self._arrays[name]
+
+
+def _averaged(
+    means: _Columns, places: list[int], faces: Floats, votes: NDArray[np.float64]
+) -> tuple[Floats, Floats]:
+    """Average `faces` (N, D) into the means at `places`, with `votes` (N,) as weights.
+
+    Returns those means as unit vectors, and (N,) the lengths that they had: 1 if all faces were alike.
+    """
+    means["seen"][places] = seen = means["seen"][places] * (1 - votes / LOOKS) + votes
+    looks: Floats = means["looks"][places]
+    looks += (votes / seen).astype(np.float32)[:, None] * (faces - looks)
+    means["looks"][places] = looks
+    lengths = np.maximum(np.sqrt(np.einsum("ij,ij->i", looks, looks)), np.float32(1e-6))
+    return looks / lengths[:, None], lengths
 
 
 class _Attributes:
