@@ -50,7 +50,7 @@ def write_config(folder: Path, *streams: dict[str, Any], broker: Broker | None =
     if broker is None:
         tree["publish"] = "stdout"
     else:
-        tree["mqtt"] = {"port": broker.port, "outbox": "outbox.db"}
+        tree["mqtt"] = {"port": broker.port, "outbox": "outbox.db", "paused": "paused.json"}
         if broker.users is not None:
             word = folder / "password"
             word.write_text(broker.users[DEVICE] + "\n")

@@ -273,6 +273,38 @@ def test_a_retained_command_is_not_obeyed(house: House) -> None:
     house.data("resume")
 
 
+def test_who_is_paused_stays_so_over_a_kill_and_a_restart(clip: Path, tmp_path: Path) -> None:
+    users = {DEVICE: PASSWORD, READER[0]: READER[1], ASKER[0]: ASKER[1]}
+    streams = [{"name": name, "url": str(clip), "loop": True, "fps": 5} for name in ("door", "yard")]
+    with (
+        Broker(tmp_path / "broker", users, ACL) as broker,
+        broker.subscribe("onelook/#", user=READER) as reader,
+        Asker(broker) as asker,
+    ):
+        config = write_config(tmp_path, *streams, broker=broker)
+        on = config.read_text().replace("mqtt:\n", "mqtt:\n  commands: [pause, resume]\n")
+        config.write_text(on)
+        with Daemon(config):
+            reader.wait_for(f"onelook/{DEVICE}/status", "online")
+            assert asker.ask("pause", stream="yard")["data"] == {"paused": ["yard"]}
+        reader.received.clear()
+        with Daemon(config) as daemon:  # the one before was killed
+            daemon.wait(lambda: daemon.value("onelook_frames_total", stream="door") > 3, "the door to be looked at")
+            assert daemon.value("onelook_frames_total", stream="yard") == 0
+            wait_until(lambda: any(r.event["data"]["reason"] == "paused" for r in reader.on("yard/status")), "it told")
+            assert asker.ask("resume")["data"] == {"paused": []}
+        # What nobody can take back any more does not hold for ever.
+        (tmp_path / "paused.json").write_text('["yard", "an old stream"]')
+        config.write_text(on.replace("[pause, resume]", "[]"))
+        with Daemon(config) as daemon:
+            daemon.wait(lambda: daemon.value("onelook_frames_total", stream="yard") > 0, "the yard to be looked at")
+        (tmp_path / "paused.json").write_text("neither JSON nor anything")
+        config.write_text(on)
+        with Daemon(config) as daemon:
+            daemon.wait(lambda: daemon.value("onelook_frames_total", stream="yard") > 0, "the yard to be looked at")
+            assert "Which streams were paused cannot be read from" in daemon.log
+
+
 # --- off unless it is safe ---------------------------------------------------------------------
 
 

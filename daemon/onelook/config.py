@@ -390,6 +390,7 @@ class Mqtt(Section):
     home_assistant: bool = False  # announce the streams to Home Assistant
     discovery_prefix: Name = "homeassistant"
     commands: list[Command] = []
+    paused: OwnPath | None = Path("/var/lib/onelook/paused.json")  # who is, over a restart; none: nobody
 
     @field_validator("password_file")
     @classmethod

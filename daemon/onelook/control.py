@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -41,6 +43,8 @@ from onelook.gallery import Note
 from onelook.pipeline import Pipeline
 from onelook.strangers import Cluster
 
+log = logging.getLogger(__name__)
+
 PAUSED = "paused"
 """The reason that a paused stream's status gives."""
 
@@ -48,9 +52,11 @@ PAUSED = "paused"
 class Control:
     """The captures of all streams, and the handlers of the commands.
 
-    Within the `with` block every stream is captured that is not paused. `on_change(stream, up,
-    reason)` hears of what becomes of them, from any thread. `enroll`, `forget`, `unknown` and `name`
-    are the gallery's: `forget` gives the number of templates destroyed, `name` that of those made.
+    Within the `with` block every stream is captured that is not paused. Who paused a camera may have
+    relied on it: `paused` is the file that remembers, over a restart, which are; none: nothing does.
+    `on_change(stream, up, reason)` hears of what becomes of them, from any thread. `enroll`, `forget`,
+    `unknown` and `name` are the gallery's: `forget` gives the number of templates destroyed, `name` that
+    of those made.
     """
 
     def __init__(
@@ -64,6 +70,7 @@ class Control:
         forget: Callable[[str], int],
         unknown: Callable[[], list[Cluster]],
         name: Callable[[str, str, Note], int],
+        paused: Path | None = None,
     ) -> None:
         self._streams = {stream.name: stream for stream in streams}
         self._inbox = inbox
@@ -71,6 +78,7 @@ class Control:
         self._pipelines = pipelines
         self._enroll, self._forget = enroll, forget
         self._unknown, self._name = unknown, name
+        self._file = paused
         self._began = time.monotonic()
         self._up: set[str] = set()
         self._captures: dict[str, Capture] = {}
@@ -87,8 +95,13 @@ class Control:
         }
 
     def __enter__(self) -> Self:
+        paused = self._remembered()
         for name in self._streams:
-            self._start(name)
+            if name in paused:
+                self._inbox.register(name)  # it has not come to its end
+                self._changed(name, False, PAUSED)
+            else:
+                self._start(name)
         return self
 
     def __exit__(
@@ -128,6 +141,7 @@ class Control:
                 self._captures.pop(name).__exit__(None, None, None)
                 self._inbox.register(name)  # it has not come to its end
                 self._changed(name, False, PAUSED)
+        self._remember()
         return self._paused()
 
     def resume(self, asked: Resume) -> Paused:
@@ -136,6 +150,7 @@ class Control:
             if name not in self._captures:
                 self._changed(name, False, "starting")
                 self._start(name)
+        self._remember()
         return self._paused()
 
     def enroll(self, asked: Enroll) -> Enrolled:
@@ -178,6 +193,30 @@ class Control:
         """Enrol one of them. Raises OwnerError where that cannot be."""
         note = Note(purpose=asked.purpose, consent=asked.consent)
         return Named(name=asked.name, templates=self._name(asked.cluster, asked.name, note))
+
+    def _remember(self) -> None:
+        if self._file is None:
+            return
+        try:
+            coming = self._file.with_name(self._file.name + ".new")
+            coming.write_text(json.dumps(self._paused().paused))
+            coming.replace(self._file)  # whole, or as it was
+        except OSError as error:
+            log.warning("Which streams are paused cannot be written to %s (%s): a restart would forget it.",
+                        self._file, error.strerror)
+
+    def _remembered(self) -> set[str]:
+        try:
+            paused = {str(name) for name in json.loads(self._file.read_bytes())} if self._file else set()
+        except FileNotFoundError:
+            return set()
+        except (OSError, ValueError, TypeError) as error:
+            log.warning("Which streams were paused cannot be read from %s (%s): all are looked at.", self._file, error)
+            return set()
+        paused &= self._streams.keys()
+        if paused:
+            log.info("still paused: %s", ", ".join(sorted(paused)))
+        return paused
 
     def _start(self, name: str) -> None:
         self._captures[name] = Capture(self._streams[name], self._inbox, self._changed)

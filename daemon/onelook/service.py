@@ -97,6 +97,8 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             enroll=partial(_enroll_one, config, model, gallery),
             forget=partial(_forget_one, config, model, gallery),
             unknown=partial(_unknown_in, model, gallery), name=partial(_name_one, config, model, gallery),
+            # Only while somebody can say so: or nobody could have it looked at again.
+            paused=config.mqtt.paused if "resume" in config.mqtt.commands else None,
         ))
         log.info("onelook %s looks at %s; metrics at %smetrics", __version__,
                  ", ".join(f"{s.name} ({masked(s.url)})" for s in config.streams), page)
