@@ -1,15 +1,16 @@
 """How late an event is: from a frame's capture to a subscriber's callback, beside the network's own time.
 
-    PYTHONPATH=daemon:. python benchmarks/event_latency.py [--seconds 60] [--burst] [--out FILE.json]
+    PYTHONPATH=daemon:. python -m benchmarks.event_latency [--seconds 60] [--burst] [--keep]
 
 The whole daemon (service.run: capture, network, tracker, reporter, outbox on disk, publisher) looks at a clip of
 640x480 on which about twenty faces come and go; mosquitto and the subscriber are processes of their own on
-loopback. `inference` is the whole call of the network on the frame that decided the event; `outside` is all else:
-waiting for the loop, tracking, reporting, SQLite, MQTT twice, and Python at both ends. With --burst all faces come
-at once, and one frame decides twenty events of a kind.
+loopback, the subscriber in Python with paho as most are. `inference` is the whole call of the network on the frame
+that decided the event; `outside` is all else: converting the picture, handing it over, tracking, reporting, SQLite,
+MQTT twice, and Python at both ends. Every event counts, the last of a frame's with those that went before it. With
+--burst all faces come at once, and one frame decides twenty events of a kind.
 
 Also from the same run: how long it takes from the first sight of a face to the word about who it is.
-The last line is JSON.
+The last line is JSON; --keep keeps it, and writes it into docs/events.md.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ import numpy as np
 from paho.mqtt.client import Client
 
 import onelook
+from benchmarks.machine import describe as machine
+from benchmarks.machine import neutral_name
 from onelook import service
 from onelook.config import Config
 from onelook.event import Event
@@ -49,6 +52,10 @@ HEADS = {"eileen_collins.jpg": (132, 9, 230, 224), "grace_hopper.jpg": (88, 11, 
 """x, y, width and height of the head and what is around it, in pixels of the portrait."""
 COLUMNS, ROWS, FPS, PERIOD = 6, 4, 10, 60
 SLOTS = COLUMNS * ROWS
+HERE = Path(__file__).resolve().parent
+RESULT = HERE / "results" / "event_latency.json"
+DOCS = HERE.parent / "docs" / "events.md"
+BEGIN, END = "<!-- written by benchmarks/event_latency.py -->", "<!-- end -->"
 ABSENT = 12
 """Frames of each period for which a face is away: longer than it takes to be believed gone."""
 
@@ -79,7 +86,7 @@ sys.stdin.readline()
 client.disconnect()
 client.loop_stop()
 for at, payload in received:
-    print(json.dumps([at, json.loads(payload)]))
+    print(json.dumps([at, payload.decode()]))
 """
 
 
@@ -112,8 +119,8 @@ class Look:
         self.faces: dict[int, int] = {}
         self.first_seen: dict[int, tuple[int, float]] = {}
         self.told: list[tuple[str, int, float]] = []  # state, frames and seconds from first sight to identity
-        self.sent: dict[str, tuple[float, float]] = {}
-        """Id of an event -> when it was on the wire, monotonic; and seconds since it was decided."""
+        self.sent: dict[bytes, tuple[float, float]] = {}
+        """An event's payload -> when it was on the wire, monotonic; and seconds since it was on disk."""
         self._now: dict[str, float] = {}
         self._ended = 0.0
         self._count = 0
@@ -126,7 +133,7 @@ class Look:
         def published(client: Client, topic: str, payload: bytes, *rest: Any) -> Any:
             info = publish(client, topic, payload, *rest)
             now = time.monotonic()
-            self.sent[json.loads(payload)["id"]] = (now, now - self._ended)
+            self.sent[payload] = (now, now - self._ended)
             return info
 
         Client.publish = published  # type: ignore[method-assign,assignment]
@@ -178,8 +185,8 @@ def histogram(title: str, values: Sequence[float]) -> None:
             print(f"  {low:>5} to {high:>5} ms {count:>6} {'#' * max(1, round(60 * count / max(counts)))}")
 
 
-def measure(seconds: float, *, burst: bool, threads: int) -> dict[str, Any]:
-    """Run it all for so long; the figures."""
+def watched(seconds: float, *, burst: bool, threads: int) -> tuple[Look, str]:
+    """Run it all for so long; what the daemon did, and the lines of the subscriber."""
     mosquitto = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin")
     if mosquitto is None:
         sys.exit("mosquitto is not installed (apt install mosquitto)")
@@ -189,7 +196,9 @@ def measure(seconds: float, *, burst: bool, threads: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="onelook-latency-") as name:
         folder = Path(name)
         compose(folder / "crowd.mp4", burst=burst)
-        (folder / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+        (folder / "mosquitto.conf").write_text(
+            f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"
+        )
         broker = subprocess.Popen([mosquitto, "-c", folder / "mosquitto.conf"], stderr=subprocess.DEVNULL)
         try:
             time.sleep(1)
@@ -214,18 +223,26 @@ def measure(seconds: float, *, burst: bool, threads: int) -> dict[str, Any]:
             broker.terminate()
             broker.wait()
 
+    return look, output
+
+
+def measure(seconds: float, *, burst: bool, threads: int) -> dict[str, Any]:
+    """Run it all for so long; the figures."""
+    look, output = watched(seconds, burst=burst, threads=threads)
     warm = sorted(look.captured)[len(look.captured) // 10]  # the first frames pay for what is loaded once
     spans: dict[str, list[float]] = {name: [] for name in ("total", "inference", "outside", *STAGES)}
     for line in output.splitlines():
-        at, event = json.loads(line)
+        at, payload = json.loads(line)
+        event = json.loads(payload)
         index = event["data"].get("frame")
         if index is None or index < warm or index not in look.captured or event.get("replayed"):
             continue
-        sent, since = look.sent[event["id"]]
+        sent, since = look.sent[payload.encode()]
         stages = look.frames[index] | {"sending": since, "transport": at - sent}
         total = at - look.captured[index]
         outside = total - stages["inference"]
-        stages |= {"total": total, "outside": outside, "rest": outside - sum(stages[s] for s in STAGES if s != "rest")}
+        stages |= {"total": total, "outside": outside}
+        stages["rest"] = outside - sum(stages[stage] for stage in STAGES if stage != "rest")
         for name, values in spans.items():
             values.append(stages[name])
     histogram("capture to callback", spans["total"])
@@ -243,6 +260,7 @@ def measure(seconds: float, *, burst: bool, threads: int) -> dict[str, Any]:
         "outside_by_stage_ms": {stage: percentiles(spans[stage]) for stage in STAGES},
         "burst": burst,
         "threads": threads,
+        "machine": f"{neutral_name()} ({machine()['processor']})",
     }
     print("\nall else, in ms:")
     for stage, what in STAGES.items():
@@ -260,17 +278,43 @@ def measure(seconds: float, *, burst: bool, threads: int) -> dict[str, Any]:
     return figures
 
 
+def table(figures: dict[str, Any]) -> str:
+    """The figures as Markdown."""
+    rows = {
+        "**from the capture to the subscriber's callback**": figures["capture_to_callback_ms"],
+        "of that, the network": figures["inference_ms"],
+        "of that, all else": figures["outside_ms"],
+        **{f"{stage}: {what}": figures["outside_by_stage_ms"][stage] for stage, what in STAGES.items()},
+    }
+    return "\n".join([
+        f"{figures['faces_per_frame_p50']:.0f} faces on frames of 640x480, {figures['events']} events, on {figures['machine']}:",
+        "",
+        "| ms | p50 | p99 |",
+        "|---|---|---|",
+        *(f"| {name} | {of['p50']:.1f} | {of['p99']:.1f} |" for name, of in rows.items()),
+        "",
+        f"All else is {100 * figures['outside_share_of_inference_p50']:.0f} % of the network's time, at the medians.",
+    ])  # fmt: skip
+
+
+def filled(text: str, figures: dict[str, Any]) -> str:
+    """The document with the table in its place."""
+    before, rest = text.split(BEGIN)
+    return f"{before}{BEGIN}\n{table(figures)}\n{END}{rest.split(END)[1]}"
+
+
 def main() -> None:
     """Parse, measure, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--burst", action="store_true", help="all faces come at once")
-    parser.add_argument("--out", type=Path, help="write the figures there, too")
+    parser.add_argument("--keep", action="store_true", help="keep the figures, and write them into docs/events.md")
     arguments = parser.parse_args()
     figures = measure(arguments.seconds, burst=arguments.burst, threads=arguments.threads)
-    if arguments.out is not None:
-        arguments.out.write_text(json.dumps(figures, indent=2) + "\n")
+    if arguments.keep:
+        RESULT.write_text(json.dumps(figures, indent=1) + "\n")
+        DOCS.write_text(filled(DOCS.read_text(), figures))
     print(json.dumps(figures))
 
 

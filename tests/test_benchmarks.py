@@ -10,11 +10,24 @@ import time
 import zipfile
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from benchmarks import accuracy, layers, machine, measure, nets, report, result, standin, tables
+from benchmarks import (
+    accuracy,
+    event_latency,
+    first_word,
+    layers,
+    machine,
+    measure,
+    nets,
+    report,
+    result,
+    standin,
+    tables,
+)
 from benchmarks.__main__ import joined
 from benchmarks.cascade import Cascade, OnePass, build
 from benchmarks.latency import REAL
@@ -270,6 +283,13 @@ def test_no_result_in_the_repository_tells_whose_machine_it_was() -> None:
 def test_the_figures_shown_are_those_of_the_newest_result(name: str) -> None:
     text = (REPOSITORY / name).read_text()
     assert tables.filled(text, result.load(result.newest())) == text, "run python -m benchmarks.tables"
+
+
+@pytest.mark.parametrize("benchmark", [first_word, event_latency])
+def test_the_documents_say_what_was_measured(benchmark: ModuleType) -> None:
+    kept = json.loads(benchmark.RESULT.read_text())
+    text = benchmark.DOCS.read_text()
+    assert benchmark.filled(text, kept) == text, f"run python -m {benchmark.__name__}"
 
 
 def test_a_throttled_run_is_marked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
