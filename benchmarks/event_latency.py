@@ -286,8 +286,9 @@ def table(figures: dict[str, Any]) -> str:
         "of that, all else": figures["outside_ms"],
         **{f"{stage}: {what}": figures["outside_by_stage_ms"][stage] for stage, what in STAGES.items()},
     }
+    faces, events = figures["faces_per_frame_p50"], figures["events"]
     return "\n".join([
-        f"{figures['faces_per_frame_p50']:.0f} faces on frames of 640x480, {figures['events']} events, on {figures['machine']}:",
+        f"{faces:.0f} faces on frames of 640x480, {events} events, on {figures['machine']}:",
         "",
         "| ms | p50 | p99 |",
         "|---|---|---|",
