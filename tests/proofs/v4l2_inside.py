@@ -88,10 +88,12 @@ def expect(true: object, what: str, said: object = "") -> None:
 
 def doctor() -> dict[str, str]:
     """Each camera's finding, as the service's user gets it: state and message."""
-    command = ("onelook", "doctor", "--quick", "--json", "--config", str(CONFIG))
-    said = run("runuser", "-u", "onelook", "--", *command, ok=False)
+    command = ["runuser", "-u", "onelook", "--", "onelook", "doctor", "--quick", "--json", "--config", str(CONFIG)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    if "WARN" in done.stderr or not done.stdout.startswith("{"):  # OpenCV would speak there
+        sys.exit(f"FAILED: doctor tells in its own words alone\n{done.stdout}{done.stderr}")
     return {row["check"].removeprefix("camera "): f"{row['state']}: {row['message']}"
-            for row in json.loads(said[said.index("{"):])["findings"] if row["check"].startswith("camera ")}
+            for row in json.loads(done.stdout)["findings"] if row["check"].startswith("camera ")}
 
 
 def camera(fourcc: str) -> None:
