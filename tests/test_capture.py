@@ -814,7 +814,18 @@ def test_a_folder_that_may_not_be_read_is_said(tmp_path: Path, monkeypatch: pyte
         next(frames(f"{tmp_path}/"))
 
 
-# --- a camera on the USB ------------------------------------------------------------------------
+# --- a camera on the USB; tests/proofs/v4l2.sh has real drivers ------------------------------------
+
+
+def test_a_camera_that_is_in_use_is_told_in_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("fcntl.ioctl", lambda *_: 0)  # it says that it is a camera, and OpenCV cannot read it
+
+    with pytest.raises(CaptureError, match="/dev/null gives no pictures: another program holds it"):
+        next(frames("/dev/null"))
+
+    assert capfd.readouterr() == ("", "")
 
 
 def test_a_torn_picture_of_a_usb_camera_costs_that_picture_and_not_the_daemon(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -282,6 +282,8 @@ def _device(path: str) -> Iterator[Shot]:
     except OSError as error:
         why = "is not a camera" if error.errno == errno.ENOTTY else f"cannot be opened: {error.strerror}"
         raise CaptureError(f"{path} {why}") from None
+    # Else it says on stderr, at every try, what the errors here say in a sentence.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     camera = cv2.VideoCapture(path, cv2.CAP_V4L2)
     try:
         if not camera.isOpened():

@@ -77,6 +77,7 @@ def play(device: str, fourcc: str) -> None:
     """The clip, round and round, at FPS."""
     shown = [encoded(each, fourcc) for number, each in enumerate(clip.pictures()) if number % (clip.FPS // FPS) == 0]
     lens = Lens(device, fourcc)
+    lens.show(shown[0])  # only now is it a camera
     print("shows the clip in", fourcc, flush=True)
     while True:
         for picture in shown:
@@ -93,6 +94,7 @@ def try_formats(device: str) -> None:
             while not stop.wait(1 / FPS):
                 lens.show(data)
 
+        lens.show(data)  # only now is it a camera
         light = threading.Thread(target=shine)
         light.start()
         try:
