@@ -18,6 +18,9 @@ from __future__ import annotations
 import argparse
 import json
 import os
+
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the daemon's own door has it
+
 import shutil
 import socket
 import subprocess

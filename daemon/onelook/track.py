@@ -170,7 +170,8 @@ class Tracker:
         table.frames += 1
         seen = np.flatnonzero(rows >= 0)
         if seen.size:
-            self._learn(table, seen, rows[seen], faces, time)
+            # All of them is the usual case, and needs no picking.
+            self._learn(table, slice(None) if seen.size == len(table) else seen, rows[seen], faces, time)
         table.confirmed |= (
             (rows >= 0) & (2 * table.hits > table.frames) & (time - table.first >= self.confirm)
         )
@@ -250,7 +251,7 @@ class Tracker:
         decided[decided < self.iou] = 0
         worth[:, contested] = decided
 
-    def _learn(self, table: "_Table", seen: Rows, rows: Rows, faces: Faces, time: float) -> None:
+    def _learn(self, table: "_Table", seen: Rows | slice, rows: Rows, faces: Faces, time: float) -> None:
         """Bring the tracks `seen` up to `time` with their faces, which are those at `rows`.
 
         Of those that are hidden no looks are learnt.
