@@ -92,6 +92,20 @@ while os.getppid() == parent:
 """
 
 
+def busy_seconds() -> float:
+    """Seconds that all cores have been busy, with what the hypervisor gave to others."""
+    fields = [int(n) for n in (_read(PROC / "stat") or "cpu 0 0 0 0 0 0 0 0").splitlines()[0].split()[1:9]]
+    idle = fields[3] + fields[4]
+    return (sum(fields) - idle) / os.sysconf("SC_CLK_TCK")
+
+
+def busy(seconds: float = 0.5) -> bool:
+    """Whether others use more than a fifth of the machine."""
+    began, before = time.monotonic(), busy_seconds()
+    time.sleep(seconds)
+    return busy_seconds() - before > 0.2 * (time.monotonic() - began) * (os.cpu_count() or 1)
+
+
 class Awake:
     """Keeps the cores of a virtual machine from halting, as the `performance` governor does on a board.
 
@@ -100,12 +114,13 @@ class Awake:
     A halted virtual core is given back to its host, and Linux then starts a thread that is woken for it on the core
     that woke it: two threads share one core, and a network takes 4.7 ms or 9.5 ms as luck will have it (both measured,
     half of the calls each). A program for each core that runs only where nothing else would keeps them at hand. No
-    system is measured with what it uses.
+    system is measured with what it uses. On a machine that is busy anyway nothing halts, and nothing is done.
     """
 
     def __init__(self, wanted: bool) -> None:
         """wanted: whether to do so; elsewhere than on a virtual machine it does nothing."""
-        self._cores = os.sched_getaffinity(0) if wanted and "hypervisor" in (_read(PROC / "cpuinfo") or "") else set()
+        virtual = "hypervisor" in (_read(PROC / "cpuinfo") or "")
+        self._cores = os.sched_getaffinity(0) if wanted and virtual and not busy() else set()
         self._spinning: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Awake:
@@ -139,14 +154,14 @@ class Watch:
         self._awake = awake or Awake(wanted=False)
 
     def __enter__(self) -> Watch:
-        self._began, self._own, self._all = time.monotonic(), self._own_cpu(), self._all_cpu()
+        self._began, self._own, self._all = time.monotonic(), self._own_cpu(), busy_seconds()
         self._throttled = self._throttles()
         self.told: dict[str, float | bool | None] = {}
         return self
 
     def __exit__(self, *_: object) -> None:
         seconds = time.monotonic() - self._began
-        busy = self._all_cpu() - self._all
+        busy = busy_seconds() - self._all
         others = max(0.0, busy - (self._own_cpu() - self._own)) / max(seconds, 1e-9) / (os.cpu_count() or 1)
         now = self._throttles()
         self.told = {
@@ -158,12 +173,6 @@ class Watch:
     def _own_cpu(self) -> float:
         times = os.times()
         return times.user + times.system + times.children_user + times.children_system + self._awake.cpu()
-
-    def _all_cpu(self) -> float:
-        """Seconds that all cores have been busy, with what the hypervisor gave to others."""
-        fields = [int(n) for n in (_read(PROC / "stat") or "cpu 0 0 0 0 0 0 0 0").splitlines()[0].split()[1:9]]
-        idle = fields[3] + fields[4]
-        return (sum(fields) - idle) / os.sysconf("SC_CLK_TCK")
 
     def _throttles(self) -> int | None:
         """How often the processor was throttled; on a Raspberry Pi, whether it is or ever was."""

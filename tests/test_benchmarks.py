@@ -344,6 +344,10 @@ def test_another_network_makes_what_the_former_did_forgotten() -> None:
 def test_what_keeps_the_cores_awake_gives_way_and_is_no_disturbance(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "_read", lambda path, read=machine._read: (
         "flags: hypervisor" if path == machine.PROC / "cpuinfo" else read(path)))
+    monkeypatch.setattr(machine, "busy", lambda: True)
+    with machine.Awake(wanted=True) as needless:
+        assert not needless._spinning
+    monkeypatch.setattr(machine, "busy", lambda: False)
 
     with machine.Awake(wanted=True) as awake, machine.Watch(awake):
         spinning = list(awake._spinning)
