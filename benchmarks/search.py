@@ -28,6 +28,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from edge_models.training.evaluate import Packed, describe
@@ -142,7 +143,7 @@ def timed(
     }
 
 
-def measure(looks: dict[str, np.ndarray], *, people: int, faces: int, rounds: int) -> dict[str, object]:
+def measure(looks: dict[str, np.ndarray], *, people: int, faces: int, rounds: int) -> dict[str, Any]:
     """All of it, once."""
     spec, _ = load(shipped())
     templates, probes = filled(looks["templates"], people), looks["probes"]
@@ -182,7 +183,7 @@ def measure(looks: dict[str, np.ndarray], *, people: int, faces: int, rounds: in
     }
 
 
-def table(result: dict) -> str:
+def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     kinds = {
         "exact": "all compared, numpy", "daemon": "the daemon's search", "gallery": "… with names, `Gallery.match`",
@@ -201,7 +202,7 @@ def table(result: dict) -> str:
     return "\n".join(lines)
 
 
-def fill(result: dict, docs: Path = DOCS) -> str:
+def fill(result: dict[str, Any], docs: Path = DOCS) -> str:
     """The docs' text with this result's table."""
     text = docs.read_text()
     before, rest = text.split(BEGIN)

@@ -426,3 +426,8 @@ def test_every_command_has_its_schemas() -> None:
     request = {"$ref": "#/$defs/EnrollRequest", "$defs": schema()["$defs"]}
     Draft202012Validator(request).validate({"name": "Grace", "photos": [photo]})
     assert not Draft202012Validator(request).is_valid({"name": "Grace"})
+
+
+def test_every_command_is_in_the_manual() -> None:
+    manual = (Path(__file__).parent.parent / "docs" / "events.md").read_text()
+    assert [name for name in COMMANDS if f"`{name}`" not in manual] == []

@@ -1,0 +1,49 @@
+"""The benchmark of the search among many: it measures what it says, and the manual tells what it measured."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from benchmarks import search
+
+from onelook.face import Floats
+from onelook.model import shipped
+from onelook.spec import load
+
+
+@pytest.fixture
+def looks() -> dict[str, np.ndarray]:
+    random = np.random.default_rng(0)
+
+    def unit(vectors: np.ndarray) -> Floats:
+        return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+    templates = unit(random.normal(size=(60, 256)))
+    return {
+        "templates": templates, "probes": unit(np.concatenate([templates[:10], random.normal(size=(10, 256))])),
+        "whose": np.arange(20), "model": np.array(load(shipped())[0].sha256),
+    }  # fmt: skip
+
+
+def test_it_measures_both_searches_and_whether_they_decide_alike(looks: dict[str, np.ndarray]) -> None:
+    result = search.measure(looks, people=80, faces=5, rounds=2)
+    assert (result["people"], result["real"], result["made"]) == (80, 60, 20)
+    assert result["times"].keys() == {"exact", "daemon", "gallery"}
+    assert all(row["cpu_ms_median"] >= 0 for row in result["times"].values())
+    [strict, *_] = result["decisions"]
+    assert (strict["probes"], strict["matter"], strict["same_of_matter"]) == (20, 10, 1)
+    assert "| 10 of 20 | 100.00 % |" in search.table(result)
+
+
+def test_a_decision_is_that_of_the_reporter() -> None:
+    found = np.array([7, 7, 7, 7]), np.array([0.69, 0.71, 0.8, 0.8]), np.array([1.0, 1.0, 0.01, 0.5])
+    assert search.decided(found, 0.7).tolist() == [-1, -2, -2, 7]
+
+
+def test_the_manual_tells_what_was_measured() -> None:
+    result = json.loads(search.RESULT.read_text())
+    assert search.fill(result) == search.DOCS.read_text()
+    assert result["people"] == 100_000
+    assert result["faces"] == 100
