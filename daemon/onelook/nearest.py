@@ -28,7 +28,7 @@ Rows: TypeAlias = NDArray[np.int64]
 
 MANY: Final = 4000
 """Vectors from which comparing all of them takes longer than a frame can spare: 4 ms for 100 faces on two cores."""
-CANDIDATES: Final = 48
+CANDIDATES: Final = 40
 """For each face, compared exactly."""
 PARTS: Final = 96
 """Numbers that a vector is turned into for its code, by PCA: 95 % of the variance of the shipped model's 256."""
@@ -152,7 +152,7 @@ class Nearest:
         faiss.omp_set_num_threads(1)  # a second one waits more than it helps, and its waiting costs the other streams
         parts, clusters = min(PARTS, size) // 2 * 2, round(0.8 * math.sqrt(count))
         self._coarse = faiss.index_factory(
-            size, f"PCAR{parts},IVF{clusters},PQ{parts // 2}x4fs", faiss.METRIC_INNER_PRODUCT
+            size, f"PCAR{parts},IVF{clusters},PQ{parts // 2}x4fs_64", faiss.METRIC_INNER_PRODUCT
         )
         inner = faiss.extract_index_ivf(self._coarse)
         inner.cp.niter = 6

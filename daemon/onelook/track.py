@@ -7,8 +7,8 @@
 
 A face belongs to a track if it is where the track should be by now, or if it looks like it,
 and best both: places part people who look alike, looks part people whose ways cross. Where two
-tracks may claim one face by its place, it goes to the one that it looks more like than like the
-other, however like; and while faces overlap nothing is learnt of looks, as each is seen through
+tracks may have one face, it goes to the one that it looks more like than like the other, however
+like that is; and while faces overlap nothing is learnt of looks, as each is seen through
 the other.
 """
 
@@ -42,9 +42,9 @@ SIZING = 0.15  # s: time constant of the size, which is averaged only
 
 # Looks.
 CONTRAST = 0.8  # how much looks may add to, or take from, an overlap of boxes (0 to 1)
-TRUSTED = 0.4  # quality from which looks count in full; of 19 faces in 20 the shipped model thinks better
-RIVALRY = 1.5  # the same, for how much more a face looks like one track than like the other that claims it
-CLAIM = 0.5  # share of the best overlap with a face from which another track's is a claim to it
+RIVALRY = 1.5  # the same for each unit of cosine by which a face looks more like one track than like another
+TRUSTED = 0.4  # quality from which that counts in full; of 19 faces in 20 the shipped model thinks better
+LAST_RESORT = 0.01  # what is left, at least, of a worth that is contested
 HIDING = 0.1  # overlap of boxes from which one face hides part of the other
 ACQUAINTED = 5  # faces that a track must have before it can do without those that overlap another
 REACH = 1.0  # sizes: how far from its place a track is looked for
@@ -217,26 +217,22 @@ class Tracker:
         cosine = table.template @ faces.embeddings.T
         likeness = np.clip(cosine / np.float32(self.alike), 0, 1)
         quality = table.means[:, self._columns["quality"]].ravel()
-        trust = np.minimum(np.minimum.outer(quality, faces.quality) / np.float32(TRUSTED), 1)
+        trust = np.minimum.outer(quality, faces.quality)
         # The longer a place was out of sight, the less it says who is there now.
         overlap *= np.exp(-2 * unseen / self._memory).astype(np.float32)[:, None]
         worth: Floats = overlap + CONTRAST * trust * (2 * likeness - 1)
         reach = np.minimum(REACH + STRIDE * unseen, FARTHEST).astype(np.float32)[:, None]
         worth[(worth < self.iou) | (apart > reach)] = 0
-        self._judge_claims(worth, overlap, cosine, trust)
+        self._judge_claims(worth, cosine, trust)
         return worth
 
-    def _judge_claims(self, worth: Floats, overlap: Floats, cosine: Floats, trust: Floats) -> None:
-        """Where several tracks may claim a face by its place, let looks decide: into `worth`.
+    def _judge_claims(self, worth: Floats, cosine: Floats, trust: Floats) -> None:
+        """Where several tracks may have a face, let their looks against each other decide: into `worth`.
 
         A person's faces are nearer to each other than to the other's, whatever their cosines are: those
         depend on light, pose and network more than on who it is. So it is their difference that counts.
         """
-        if len(worth) < 2:
-            return
-        claims = np.where(worth > 0, overlap, 0)
-        best = claims.max(0)
-        contested = np.flatnonzero(((claims >= CLAIM * best) & (claims > 0)).sum(0) > 1)
+        contested = np.flatnonzero((worth > 0).sum(0) > 1)
         if not contested.size:
             return
         there = worth[:, contested]
@@ -244,12 +240,14 @@ class Tracker:
         everyone = np.arange(len(contested))
         first = looks.argmax(0)
         rival = np.repeat(looks[first, everyone][None], len(looks), 0)
+        # A face that looks like none of them says little of which it is.
+        told = np.clip(looks[first, everyone] / np.float32(self.alike), 0, 1) ** 2
         looks[first, everyone] = -np.inf
         rival[first, everyone] = looks.max(0)
-        more = RIVALRY * trust[:, contested] * (cosine[:, contested] - rival)
-        decided = there + np.where(there > 0, more, 0)
-        decided[decided < self.iou] = 0
-        worth[:, contested] = decided
+        told = told * np.minimum(trust[:, contested] / np.float32(TRUSTED), 1)
+        more = RIVALRY * told * (cosine[:, contested] - rival)
+        # Who loses may have it all the same, should the other have a better one.
+        worth[:, contested] = np.where(there > 0, np.maximum(there + more, LAST_RESORT), 0)
 
     def _learn(self, table: "_Table", seen: Rows | slice, rows: Rows, faces: Faces, time: float) -> None:
         """Bring the tracks `seen` up to `time` with their faces, which are those at `rows`.
