@@ -28,11 +28,11 @@ Rows: TypeAlias = NDArray[np.int64]
 
 MANY: Final = 4000
 """Vectors from which comparing all of them takes longer than a frame can spare: 4 ms for 100 faces on two cores."""
-CANDIDATES: Final = 40
+CANDIDATES: Final = 36
 """For each face, compared exactly."""
 PARTS: Final = 96
 """Numbers that a vector is turned into for its code, by PCA: 95 % of the variance of the shipped model's 256."""
-READ: Final = 0.1
+READ: Final = 0.09
 """Share of the clusters that are read, the nearest ones."""
 SAMPLE: Final = 20_000
 """Vectors from which clusters and codes are learnt."""
