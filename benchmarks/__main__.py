@@ -31,16 +31,17 @@ from onelook.model import shipped
 Row = TypeVar("Row", result.Growth, result.Memory, result.Daemon)
 PARTS = ("latency", "growth", "memory", "daemon", "accuracy")
 GRIDS: dict[str, dict[str, Any]] = {
-    "tiny": {"sizes": [(320, 240)], "crowds": [0, 2], "budget": 0.0, "least": 3, "memory": [2],
+    "tiny": {"sizes": [(320, 240)], "crowds": [0, 2], "budget": 0.0, "least": 3, "growth": (1, 2), "memory": [2],
              "streams": [1], "seconds": 2.0, "most": 40},
-    "quick": {"sizes": [(640, 480)], "crowds": [0, 1, 5, 20, 100], "budget": 6.0, "least": 10, "memory": [1, 100],
+    "quick": {"sizes": [(640, 480)], "crowds": [0, 1, 5, 20, 100], "budget": 6.0, "least": 10, "growth": (1, 100),
+              "memory": [1, 100],
               "streams": [1, 4], "seconds": 8.0, "most": 1000},
     "full": {"sizes": [(640, 480), (320, 240), (1280, 720)], "crowds": [0, 1, 2, 5, 10, 20, 50, 100, 200],
-             "budget": 8.0, "least": 15, "memory": [1, 20, 100, 200],
+             "budget": 8.0, "least": 15, "growth": (1, 100), "memory": [1, 20, 100, 200],
              "streams": [1, 2, 3, 4], "seconds": 8.0, "most": 10**9},
 }
-"""Name -> sizes and crowds of latency with seconds and least rounds for each cell, crowds of memory, streams and
-seconds of the daemon, and the most faces of a kind that accuracy looks at."""
+"""Name -> sizes and crowds of latency with seconds and least rounds for each cell, crowds of growth and memory,
+streams and seconds of the daemon, and the most faces of a kind that accuracy looks at."""
 
 
 def arguments() -> argparse.Namespace:
@@ -97,6 +98,7 @@ def measured(run: result.Result, part: str, names: list[str], options: argparse.
                 run.systems[name].batches = tuned
         case "growth":
             run.growth = kept(run.growth) + latency.growth(names, threads=run.threads, budget=chosen["budget"],
+                                                           least=chosen["least"], crowds=chosen["growth"],
                                                            batches=batches)
         case "memory":
             run.memory = kept(run.memory) + memory.run(names, threads=run.threads, crowds=chosen["memory"],

@@ -71,7 +71,7 @@ def cell(systems: dict[str, System], stages: Stages, size: tuple[int, int], face
 
 
 def growth(names: Iterable[str], *, threads: int, budget: float, batches: dict[str, list[int]],
-           crowds: tuple[int, int] = (1, 100)) -> list[Growth]:
+           least: int = 5, crowds: tuple[int, int] = (1, 100)) -> list[Growth]:
     """A small crowd and a large one in turn, each system by itself: the ratio that cells measured apart cannot give."""
     scenes = {str(faces): scene((640, 480), faces) for faces in crowds}
     rows = []
@@ -82,9 +82,10 @@ def growth(names: Iterable[str], *, threads: int, budget: float, batches: dict[s
             system.given = scenes[faces].faces
             system(scenes[faces].image)
 
-        taken = measure.interleaved({faces: partial(look, faces) for faces in scenes}, budget=budget, least=5, most=150)
+        taken = measure.interleaved({faces: partial(look, faces) for faces in scenes}, budget=budget, least=least,
+                                    most=150)
         few, many = (timing(taken[str(faces)]) for faces in crowds)
-        rows.append(Growth(system=name, few=few, many=many))
+        rows.append(Growth(system=name, faces=crowds, few=few, many=many))
     return rows
 
 

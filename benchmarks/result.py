@@ -61,9 +61,10 @@ class Cell(_Part):
 
 
 class Growth(_Part):
-    """A frame with 1 face and one with 100 at 640x480, in turn."""
+    """A frame with few faces and one with many at 640x480, in turn."""
 
     system: str
+    faces: tuple[int, int] = (1, 100)
     few: Timing
     many: Timing
 
@@ -207,7 +208,7 @@ def saved(cell: Cell | None, what: Literal["seconds", "cpu"], against: str) -> m
 
 def growth(result: Result, system: str, what: Literal["seconds", "cpu"] = "seconds") -> measure.Ratio | None:
     """Time of a frame with 100 faces over that of one with 1, pair by pair."""
-    row = next((row for row in result.growth if row.system == system), None)
+    row = next((row for row in result.growth if (row.system, row.faces) == (system, (1, 100))), None)
     return measure.ratio(getattr(row.many, what), getattr(row.few, what)) if row else None
 
 
