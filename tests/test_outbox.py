@@ -371,6 +371,40 @@ def test_a_full_disk_costs_no_event_and_is_said_once(tmp_path: Path) -> None:
         assert tracks(outbox) == list(range(1, 51))  # caught up with what happened meanwhile
 
 
+FULL_OF_JOURNAL = """
+import os, resource, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_outbox import FOREVER, appeared, tracks
+from onelook.outbox import Outbox
+
+path = Path(sys.argv[1])
+_, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+outbox = Outbox(path)
+for track in range(800):  # one by one: the journal grows by pages for each
+    outbox.put((appeared(track), FOREVER))
+journal = os.path.getsize(f"{path}-wal")
+assert journal > 3_000_000, journal
+resource.setrlimit(resource.RLIMIT_FSIZE, (journal, hard))
+outbox.put(*((appeared(track), FOREVER) for track in range(800, 5000)))
+assert outbox.failing
+resource.setrlimit(resource.RLIMIT_FSIZE, (journal + 100_000, hard))
+for _ in range(3):
+    outbox.expire()
+assert not outbox.failing
+os._exit(9)
+"""
+
+
+def test_a_disk_that_the_journal_fills_can_be_used_again(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    command = [sys.executable, "-c", FULL_OF_JOURNAL, str(path), str(Path(__file__).parent)]
+    ended = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == 9, ended.stderr
+    with Outbox(path) as outbox:
+        assert tracks(outbox) == list(range(5000))
+
+
 FULL_FROM_THE_START = """
 import logging, os, resource, sys
 from pathlib import Path

@@ -387,6 +387,8 @@ class Outbox:
                     lane.update(ordered)
         rows = [self._row(w) for w in self._waiting.values()]
         try:
+            # The journal may hold all the room that there is, and gives it back only so.
+            self._disk.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             with self._disk:
                 self._disk.execute("DELETE FROM waiting")
                 self._disk.executemany(_INSERT, rows)
