@@ -7,6 +7,7 @@ torch on whole batches, on the CPU or a GPU alike.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
@@ -25,6 +26,8 @@ from tqdm import tqdm
 from onelook.align import FACE_BOX
 
 PATCH, MARGIN = 144, 16
+SHRUNK = (1, 2, 4)
+"""Patches are kept in these fractions of their size too: a face of 24 px need not be drawn from one of 112."""
 MIRROR = [1, 0, 2, 4, 3]
 """Landmarks after a left-right flip."""
 MOST = 64
@@ -44,7 +47,7 @@ class Faces:
             table = np.load(file, allow_pickle=False)
             if "name" in table:
                 held |= set(table["name"][table["split"] == "test"].tolist())
-        self._stores: list[np.ndarray] = []
+        self._stores: list[list[np.ndarray]] = []
         store, row = [], []
         for file in files:
             table = np.load(file, allow_pickle=False)
@@ -54,7 +57,7 @@ class Faces:
             rows = np.flatnonzero(wanted)
             store.append(np.full(len(rows), len(self._stores)))
             row.append(rows)
-            self._stores.append(_decoded(file, table, cache))
+            self._stores.append([_decoded(file, table, cache, shrunk) for shrunk in SHRUNK])
             n = len(rows)
             self.source += [str(file.stem)] * n
             for name, empty in (
@@ -64,7 +67,7 @@ class Faces:
             ):
                 columns[name].append(table[name][rows] if name in table else empty)
         self._store, self._row = np.concatenate(store), np.concatenate(row)
-        self._kept: Tensor | None = None
+        self._kept: list[Tensor] = []
         self.labels = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
         self.landmarks = self.labels.pop("landmarks").float()
         # Labelled faces are few beside the merely taught: see them about as often.
@@ -79,41 +82,49 @@ class Faces:
         return len(self._row)
 
     def keep_on(self, device: torch.device) -> None:
-        """Hold everything in a GPU's memory (62 kB a face), so that batches need no transfer."""
-        self._kept = torch.empty(len(self), PATCH, PATCH, 3, dtype=torch.uint8, device=device)
-        for part in torch.arange(len(self)).split(4096):
-            self._kept[part.to(device)] = torch.from_numpy(self._read(part.numpy())).to(device)
+        """Hold everything in a GPU's memory (82 kB a face), so that batches need no transfer."""
+        for level, shrunk in enumerate(SHRUNK):
+            side = PATCH // shrunk
+            kept = torch.empty(len(self), side, side, 3, dtype=torch.uint8, device=device)
+            for part in torch.arange(len(self)).split(4096):
+                kept[part.to(device)] = torch.from_numpy(self._read(part.numpy(), level)).to(device)
+            self._kept.append(kept)
         self.labels = {k: v.to(device) for k, v in self.labels.items()}
         self.landmarks, self.weight = self.landmarks.to(device), self.weight.to(device)
 
-    def _read(self, rows: np.ndarray) -> np.ndarray:
-        out = np.empty((len(rows), PATCH, PATCH, 3), np.uint8)
-        for i, patches in enumerate(self._stores):
+    def _read(self, rows: np.ndarray, level: int) -> np.ndarray:
+        side = PATCH // SHRUNK[level]
+        out = np.empty((len(rows), side, side, 3), np.uint8)
+        for i, levels in enumerate(self._stores):
             here = np.flatnonzero(self._store[rows] == i)
-            out[here] = patches[self._row[rows[here]]]
+            out[here] = levels[level][self._row[rows[here]]]
         return out
 
-    def take(self, rows: Tensor, device: torch.device) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Patches (K, 3, 144, 144) float 0 to 1, landmarks (K, 5, 2) in them, labels."""
-        patches = self._kept[rows] if self._kept is not None else torch.from_numpy(self._read(rows.numpy())).to(device)
+    def take(self, rows: Tensor, device: torch.device, shrunk: int = 1) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Patches (K, 3, 144 / shrunk, 144 / shrunk) float 0 to 1, landmarks (K, 5, 2) in the full ones, labels."""
+        level = SHRUNK.index(shrunk)
+        patches = self._kept[level][rows] if self._kept else torch.from_numpy(self._read(rows.numpy(), level)).to(device)
         labels = {k: v[rows].to(device) for k, v in self.labels.items()}
         labels["teacher"] = labels["teacher"].float()
         return patches.permute(0, 3, 1, 2).float() / 255, self.landmarks[rows].to(device), labels
 
 
-def _decoded(file: Path, table: np.lib.npyio.NpzFile, cache: Path) -> np.ndarray:
-    """All patches of a packed file as one (N, 144, 144, 3) RGB array on disk."""
-    kept = cache / f"{file.stem}-{len(table['offset'])}.npy"
+def _decoded(file: Path, table: np.lib.npyio.NpzFile, cache: Path, shrunk: int) -> np.ndarray:
+    """All patches of a packed file as one (N, S, S, 3) RGB array on disk, S = PATCH / shrunk."""
+    count, side = len(table["offset"]), PATCH // shrunk
+    kept = cache / f"{file.stem}-{count}{'' if shrunk == 1 else f'-{side}'}.npy"
     if not kept.exists():
         cache.mkdir(parents=True, exist_ok=True)
-        blob = np.memmap(file.with_suffix(".bin"), np.uint8)
         part = kept.with_suffix(".part.npy")
-        out = np.lib.format.open_memmap(part, "w+", np.uint8, (len(table["offset"]), PATCH, PATCH, 3))
-        for i, (start, length) in enumerate(zip(table["offset"], tqdm(table["length"], file.stem, disable=None), strict=True)):
-            out[i] = cv2.imdecode(blob[start:start + length], cv2.IMREAD_COLOR)[:, :, ::-1]
+        out = np.lib.format.open_memmap(part, "w+", np.uint8, (count, side, side, 3))
+        whole = None if shrunk == 1 else _decoded(file, table, cache, 1)
+        blob = np.memmap(file.with_suffix(".bin"), np.uint8)
+        for i, (start, length) in enumerate(zip(table["offset"], tqdm(table["length"], kept.stem, disable=None), strict=True)):
+            out[i] = cv2.imdecode(blob[start:start + length], cv2.IMREAD_COLOR)[:, :, ::-1] if whole is None else \
+                cv2.resize(whole[i], (side, side), interpolation=cv2.INTER_AREA)
         out.flush()
         part.rename(kept)
-    return np.load(kept, mmap_mode="r")
+    return np.asarray(np.load(kept, mmap_mode="r"))
 
 
 def _decoded_scenes(folder: Path, rows: list[dict], cache: Path) -> np.ndarray:
@@ -233,7 +244,8 @@ def compose(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Lay faces on canvases, `tiles` x `tiles` each.
 
-    patches (K, 3, 144, 144), landmarks (K, 5, 2), backgrounds (N, 3, S, S), K = N * tiles**2.
+    patches (K, 3, P, P) with P 144 or a fraction of it, landmarks (K, 5, 2) in pixels of 144,
+    backgrounds (N, 3, S, S), K = N * tiles**2.
     Returns canvases (N, 3, S, S); boxes (N, G, 4), landmarks (N, G, 5, 2) in canvas pixels
     and a mask (N, G) of real rows, with G = tiles**2.
     """
@@ -241,7 +253,6 @@ def compose(
     side = backgrounds.shape[-1]
     tile = side // tiles
     flip = torch.rand(count, device=device) < 0.5
-    patches = torch.where(flip[:, None, None, None], patches.flip(-1), patches)
     turned = landmarks.clone()
     turned[..., 0] = PATCH - 1 - turned[..., 0]
     landmarks = torch.where(flip[:, None, None], turned[:, MIRROR], landmarks)
@@ -264,10 +275,9 @@ def compose(
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     spots = torch.stack([x, y], -1).reshape(1, -1, 2) - target[:, None]
     source = spots @ inverse.transpose(1, 2) + pivot  # (K, T*T, 2) pixels of the patch
-    shrink = max(1, int(112 / (tile * 1.15)))
-    small = functional.avg_pool2d(patches, shrink) if shrink > 1 else patches
     normal = (source + 0.5) / PATCH * 2 - 1
-    drawn = functional.grid_sample(small, normal.reshape(count, tile, tile, 2), align_corners=False,
+    normal[..., 0] *= torch.where(flip, -1.0, 1.0)[:, None]
+    drawn = functional.grid_sample(patches, normal.reshape(count, tile, tile, 2), align_corners=False,
                                    padding_mode="border")
     # The patch ends somewhere: fade it out over a random rim, a rounded one for half of the faces.
     depth = 1 - normal.abs()
@@ -324,8 +334,8 @@ def weather(canvases: Tensor) -> Tensor:
     gamma = some(0.3)
     x[gamma] = x[gamma].clamp(1e-3, 1) ** each(-0.6, 0.6).exp()[gamma]
     middle = x.mean((1, 2, 3), keepdim=True)
-    x = (x - middle) * each(0.65, 1.3) + middle * each(0.6, 1.3)
-    x = x * each(0.92, 1.08, 3)
+    contrast, tint = each(0.65, 1.3), each(0.92, 1.08, 3)
+    x = torch.addcmul(middle * (each(0.6, 1.3) - contrast) * tint, x, contrast * tint)
     blur = some(0.2)
     x[blur] = functional.avg_pool2d(functional.pad(x[blur], (1, 1, 1, 1), mode="replicate"), 3, 1)
     soft = some(0.25)  # out of focus: as if enlarged from fewer pixels
@@ -333,7 +343,7 @@ def weather(canvases: Tensor) -> Tensor:
         times = float(2 ** (1 + 2 * torch.rand(1)))
         less = functional.interpolate(x[soft], scale_factor=1 / times, mode="area")
         x[soft] = functional.interpolate(less, size=(height, width), mode="bilinear", align_corners=False)
-    coded = some(0.3)
+    coded = some(0.2)
     if len(coded):
         blocks = x[coded].unfold(2, 8, 8).unfold(3, 8, 8) * 255  # (n, 3, s/8, s/8, 8, 8)
         dct = _DCT.to(device)
@@ -342,8 +352,20 @@ def weather(canvases: Tensor) -> Tensor:
         blocks = dct.T @ (torch.round(waves / table) * table) @ dct
         x[coded] = blocks.permute(0, 1, 2, 4, 3, 5).reshape(-1, 3, height, width) / 255
     noisy = some(0.3)
-    x[noisy] = x[noisy] + torch.randn_like(x[noisy]) * each(0, 0.05)[noisy]
-    return x.clamp(0, 1)
+    # Read from a random place of noise drawn once: drawing it takes as long as all the rest.
+    noise = _noise(device)
+    size = min(len(noisy) * 3 * height * width, len(noise) // 2)
+    noisy = noisy[:size // (3 * height * width)]
+    start = int(torch.randint(len(noise) - size, (1,)))
+    grain = noise[start:start + len(noisy) * 3 * height * width].reshape(-1, 3, height, width)
+    x[noisy] += grain * each(0, 0.05)[noisy]
+    return x.clamp_(0, 1)
+
+
+@functools.cache
+def _noise(device: torch.device) -> Tensor:
+    """Much normal noise in one row."""
+    return torch.randn(2**(24 if device.type == "cuda" else 22), device=device)
 
 
 PLANS = {
@@ -418,7 +440,8 @@ class Batches(IterableDataset[Batch]):
         for tiles, count in layout:
             count *= self.times
             chosen = torch.multinomial(self.faces.weight, count * tiles * tiles, replacement=True)
-            patches, marks, known = self.faces.take(chosen, self.device)
+            room = 112 / (side // tiles * 1.15)  # pixels of the patch for one of the canvas, where the face is largest
+            patches, marks, known = self.faces.take(chosen, self.device, max(n for n in SHRUNK if n <= max(1, room)))
             back = self.scenes.nothing(count, side, random).to(self.device)
             parts.append(compose(patches, marks, tiles, back))
             where.append(parts[-1][2].flatten(0, 1))

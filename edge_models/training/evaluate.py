@@ -15,6 +15,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 from onelook.align import FACE_BOX
 from onelook.capture import frames as read_frames
+from onelook.decode import Found, softmax
 from onelook.face import Faces
 from onelook.model import FaceModel
 
@@ -99,6 +101,16 @@ def describe(model: FaceModel, packed: Packed, rows: np.ndarray, size: int, name
     return whole, found
 
 
+class SevenRaces(FaceModel):
+    """Tells FairFace's seven classes in the place of the five of `ethnicity`, which is what the daemon shows."""
+
+    def _read(self, found: Found, embeddings: np.ndarray, traits: np.ndarray, scale: float) -> Faces:
+        names = list(self.spec.traits)
+        start = sum(self.spec.traits[name] for name in names[:names.index("race7")])
+        seven = softmax(traits[:, start:start + self.spec.traits["race7"]])
+        return replace(super()._read(found, embeddings, traits, scale), ethnicity=seven)
+
+
 def interval(values: np.ndarray, statistic: Callable[[np.ndarray], float] = np.mean) -> dict[str, float | int]:
     """Value with its 95 % bootstrap interval (Efron, percentile, 1,000 draws)."""
     values = np.asarray(values, np.float64)
@@ -123,8 +135,9 @@ def folds(similarity: np.ndarray, same: np.ndarray) -> np.ndarray:
     return hits
 
 
-def measure(model: FaceModel, data: dict[str, Packed]) -> dict[str, dict]:
-    """Every accuracy."""
+def measure(path: Path, threads: int, data: dict[str, Packed]) -> dict[str, dict]:
+    """Every accuracy of the model in the folder `path`."""
+    model = FaceModel(path, threads=threads)
     out: dict[str, dict] = {}
     lfw = data["lfw"]
     first, second, same = (lfw.table[k].astype(np.intp) for k in ("first", "second", "same"))
@@ -174,6 +187,14 @@ def measure(model: FaceModel, data: dict[str, Packed]) -> dict[str, dict]:
         want = data[name].table["emotion"][rows]
         key = {"fer": "fer2013", "rafdb": "rafdb"}[name]
         out[f"emotion.accuracy.{key}"] = interval((faces.emotion.argmax(1) == want) & found)
+    if "fairface" in data and "race7" in model.spec.traits:
+        table = data["fairface"].table
+        rows = data["fairface"].rows("test")
+        rows = rows[table["race7"][rows] >= 0]
+        seven = SevenRaces(path, threads=threads)
+        faces, found = describe(seven, data["fairface"], rows, 80, "fairface")
+        out["ethnicity.accuracy.fairface7"] = interval((faces.ethnicity.argmax(1) == table["race7"][rows]) & found)
+        out["gender.accuracy.fairface"] = interval(((faces.gender > 0.5) == (table["male"][rows] == 1)) & found)
     out["_attributes"] = {"each": each, "majority": float(majority.mean())}
     return out
 
@@ -279,8 +300,7 @@ def main() -> None:
     ask.add_argument("--quick", action="store_true", help="leave the float twin out")
     options = ask.parse_args()
     data = {file.stem: Packed(file) for file in options.data}
-    model = FaceModel(options.model, threads=options.threads)
-    found, spec = measure(model, data), model.spec
+    found, spec = measure(options.model, options.threads, data), FaceModel(options.model).spec
     details = found.pop("_attributes")
     if options.pictures:
         reference = json.loads(options.reference.read_text()) if options.reference else None
@@ -291,7 +311,7 @@ def main() -> None:
         found[key] = {"value": round(value, 2), "low": round(value, 2), "high": round(value, 2), "n": 1}
     if not options.quick:
         with as_float(options.model) as folder:
-            whole = measure(FaceModel(folder, threads=options.threads), data)
+            whole = measure(folder, options.threads, data)
             if options.pictures:
                 whole |= detection(folder, options.pictures, reference)
         for key, row in found.items():

@@ -17,7 +17,7 @@ AGE_MIDDLE, AGE_STEP = 40.0, 5.0
 """age in years = AGE_MIDDLE + AGE_STEP * output: keeps its int8 step near half a year."""
 WEIGHTS = {
     "score": 1.5, "box": 1.5, "landmarks": 12.0, "embedding": 4.0, "relation": 8.0, "attributes": 1.5,
-    "gender": 0.4, "age": 0.25, "ethnicity": 0.4, "emotion": 0.8, "quality": 0.5,
+    "gender": 0.4, "age": 0.25, "ethnicity": 0.4, "race7": 0.3, "emotion": 0.8, "quality": 0.5,
 }
 
 
@@ -115,8 +115,8 @@ def detection(score: Tensor, place: Tensor, at: Cells, boxes: Tensor, marks: Ten
 def description(embedding: Tensor, traits: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
     """Losses of the face head; each label may be missing on any face.
 
-    embedding (K, 256), traits (K, 55); labels: `teacher` (K, 256) unit length or zero rows,
-    `attributes` (K, 40) -1, 0 unknown, 1; `male`, `age`, `ethnicity`, `emotion` (K,) -1 unknown.
+    embedding (K, 256), traits (K, 62); labels: `teacher` (K, 256) unit length or zero rows,
+    `attributes` (K, 40) -1, 0 unknown, 1; `male`, `age`, `ethnicity`, `race7`, `emotion` (K,) -1 unknown.
     """
     part = dict(zip(TRAITS, traits.float().split(tuple(TRAITS.values()), 1), strict=True))
     losses: dict[str, Tensor] = {}
@@ -134,7 +134,7 @@ def description(embedding: Tensor, traits: Tensor, labels: dict[str, Tensor]) ->
         losses["attributes"] = functional.binary_cross_entropy_with_logits(
             part["attributes"][known], (labels["attributes"][known] > 0).float()
         )
-    for name in ("male", "age", "ethnicity", "emotion"):
+    for name in ("male", "age", "ethnicity", "race7", "emotion"):
         has = labels[name] >= 0
         if not has.any():
             continue

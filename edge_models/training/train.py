@@ -20,7 +20,7 @@ from pathlib import Path
 
 import torch
 from edge_models.training import data, losses
-from edge_models.training.network import GRID, OneLook
+from edge_models.training.network import GRID, MAP_STRIDE, TRAITS, OneLook
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
@@ -75,7 +75,7 @@ def on_grid(landmarks: Tensor, map_side: int) -> Tensor:
     y, x = torch.meshgrid(line - middle[1], line - middle[0], indexing="ij")
     a, b = a[:, None, None], b[:, None, None]
     spots = torch.stack([a * x - b * y, b * x + a * y], -1) + centre[:, :, None]
-    return (spots + 0.5) / (4 * map_side) * 2 - 1
+    return (spots + 0.5) / (MAP_STRIDE * map_side) * 2 - 1
 
 
 def commit() -> str:
@@ -145,7 +145,7 @@ def main() -> None:
         with torch.autocast(device.type, torch.bfloat16):
             score, place, features = network.frame(batch.image.contiguous(memory_format=torch.channels_last))
             # In float32: a grid that is rounded to bfloat16 misses by a pixel.
-            sampled = functional.grid_sample(features.float()[batch.owner], on_grid(where, side // 4),
+            sampled = functional.grid_sample(features.float()[batch.owner], on_grid(where, side // MAP_STRIDE),
                                              align_corners=False, padding_mode="border")
             embedding, traits = network.describe(sampled)
         terms = losses.detection(losses.flat(score), losses.flat(place), losses.cells(side, side, device),
@@ -201,21 +201,21 @@ def validate(network: OneLook, held: data.Faces, device: torch.device, face: flo
         marks = (where - 71.5) * (face / 112) + middle
         with torch.autocast(device.type, torch.bfloat16):
             _, _, features = network.frame((small * 2 - 1).contiguous(memory_format=torch.channels_last))
-            sampled = functional.grid_sample(features.float(), on_grid(marks, side // 4),
+            sampled = functional.grid_sample(features.float(), on_grid(marks, side // MAP_STRIDE),
                                              align_corners=False, padding_mode="border")
             embedding, traits = network.describe(sampled)
-        widths = (40, 1, 1, 5, 7, 1)
-        attributes, gender, age, ethnicity, emotion, _ = traits.float().split(widths, 1)
+        part = dict(zip(TRAITS, traits.float().split(tuple(TRAITS.values()), 1), strict=True))
         taught = labels["teacher"].abs().sum(1) > 0
         cosine = (functional.normalize(embedding.float(), dim=1) * labels["teacher"]).sum(1)
         known = labels["attributes"] != 0
         for name, values in (
             ("cosine", cosine[taught]),
-            ("attributes", ((attributes > 0) == (labels["attributes"] > 0))[known]),
-            ("gender", ((gender[:, 0] > 0) == (labels["male"] == 1))[labels["male"] >= 0]),
-            ("age", (age[:, 0] * losses.AGE_STEP + losses.AGE_MIDDLE - labels["age"]).abs()[labels["age"] >= 0]),
-            ("ethnicity", (ethnicity.argmax(1) == labels["ethnicity"])[labels["ethnicity"] >= 0]),
-            ("emotion", (emotion.argmax(1) == labels["emotion"])[labels["emotion"] >= 0]),
+            ("attributes", ((part["attributes"] > 0) == (labels["attributes"] > 0))[known]),
+            ("gender", ((part["gender"][:, 0] > 0) == (labels["male"] == 1))[labels["male"] >= 0]),
+            ("age", (part["age"][:, 0] * losses.AGE_STEP + losses.AGE_MIDDLE - labels["age"]).abs()[labels["age"] >= 0]),
+            ("ethnicity", (part["ethnicity"].argmax(1) == labels["ethnicity"])[labels["ethnicity"] >= 0]),
+            ("race7", (part["race7"].argmax(1) == labels["race7"])[labels["race7"] >= 0]),
+            ("emotion", (part["emotion"].argmax(1) == labels["emotion"])[labels["emotion"] >= 0]),
         ):
             sums.setdefault(name, []).append(values.float().cpu())
     return {name: round(float(torch.cat(values).mean()), 4) for name, values in sums.items() if len(torch.cat(values))}
