@@ -125,5 +125,5 @@ def detection(name: str, pictures: Path, threads: int) -> dict[str, float | int]
             truth = np.array([[float(box.attrib[key]) for key in ("left", "top", "width", "height")]
                               for box in node.iter("box")]).reshape(-1, 4)
             truth[:, 2:] += truth[:, :2]
-            rows.append((found.boxes, found.scores, truth))
+            rows.append(evaluate.matched(found.boxes, found.scores, truth))
     return interval(np.arange(len(rows)), lambda chosen: evaluate.average_precision([rows[int(i)] for i in chosen]))

@@ -208,23 +208,31 @@ def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return inner / (areas[0][:, None] + areas[1][None] - inner + 1e-9)
 
 
-def average_precision(pictures: list[tuple[np.ndarray, np.ndarray, np.ndarray]], at: float = 0.5) -> float:
-    """AP at an IoU, all points (Everingham et al. 2010); rows: boxes found, their scores, boxes wanted."""
-    rows, wanted = [], 0
-    for boxes, scores, truth in pictures:
-        wanted += len(truth)
-        free = np.ones(len(truth), bool)
-        share = overlap(boxes, truth)
-        for i in scores.argsort()[::-1]:
-            j = int(np.where(free, share[i], -1).argmax()) if len(truth) else -1
-            hit = j >= 0 and free[j] and share[i, j] >= at
-            if hit:
-                free[j] = False
-            rows.append((scores[i], hit))
-    rows.sort(key=lambda r: -r[0])
-    hits = np.cumsum([r[1] for r in rows])
-    precision = hits / np.arange(1, len(rows) + 1)
-    recall = hits / max(1, wanted)
+def matched(boxes: np.ndarray, scores: np.ndarray, truth: np.ndarray, unsure: np.ndarray | None = None, at: float = 0.5
+            ) -> tuple[np.ndarray, np.ndarray, int]:
+    """Which boxes of a picture are right at an IoU (Everingham et al. 2010): each of `truth` (M, 4) is found once.
+
+    boxes: (N, 4). scores: (N,). unsure: (K, 4) what is neither right nor wrong. Returns scores, hits and the count wanted.
+    """
+    share = overlap(boxes, truth)
+    if unsure is not None:
+        keep = (share.max(1, initial=0) >= at) | (overlap(boxes, unsure).max(1, initial=0) < 0.4)
+        scores, share = scores[keep], share[keep]
+    free, hits = np.ones(len(truth), bool), np.zeros(len(scores), bool)
+    for i in scores.argsort()[::-1]:
+        j = int(np.where(free, share[i], -1).argmax()) if len(truth) else -1
+        hits[i] = j >= 0 and free[j] and share[i, j] >= at
+        if hits[i]:
+            free[j] = False
+    return scores, hits, len(truth)
+
+
+def average_precision(pictures: list[tuple[np.ndarray, np.ndarray, int]]) -> float:
+    """AP over all points (Everingham et al. 2010) of what `matched` gave of each picture."""
+    scores, hits = (np.concatenate([p[k] for p in pictures]) for k in (0, 1))
+    right = np.cumsum(hits[scores.argsort(kind="stable")[::-1]])
+    precision = right / np.arange(1, len(right) + 1)
+    recall = right / max(1, sum(p[2] for p in pictures))
     precision = np.maximum.accumulate(precision[::-1])[::-1]
     return float((np.diff(np.concatenate([[0], recall])) * precision).sum())
 
@@ -237,8 +245,19 @@ def picture(folder: Path, name: str) -> np.ndarray:
     return cv2.imread(str(folder / name))[:, :, ::-1]
 
 
-def detection(path: Path, folder: Path, reference: dict | None) -> dict[str, dict]:
-    """Detection on real photographs, each read at its own size."""
+def wanted(reference: dict, name: str, smallest: float = 16) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes of a picture that SCRFD is sure of and whose sides are `smallest` px and more (N, 4); and those that it
+    suspects or are smaller (M, 4). What YuNet sees is not asked: it is measured here itself."""
+    def boxes(who: str) -> np.ndarray:
+        return np.array([f["box"] for f in reference[who].get(name, [])], np.float64).reshape(-1, 4)
+
+    sure = boxes("scrfd")
+    large = (sure[:, 2:] - sure[:, :2]).min(1, initial=np.inf) >= smallest
+    return sure[large], np.concatenate([sure[~large], boxes("scrfd_doubt")])
+
+
+def detection(path: Path, folder: Path, reference: dict | None, yunet: Path | None = None) -> dict[str, dict]:
+    """Detection on real photographs, each read at its own size; by YuNet as well, if it is given."""
     models: dict[tuple[int, int], FaceModel] = {}
 
     def find(image: np.ndarray) -> Faces:
@@ -255,22 +274,35 @@ def detection(path: Path, folder: Path, reference: dict | None) -> dict[str, dic
             truth = np.array([[float(b.attrib[k]) for k in ("left", "top", "width", "height")]
                               for b in node.iter("box")]).reshape(-1, 4)
             truth[:, 2:] += truth[:, :2]
-            rows.append((faces.boxes, faces.scores, truth))
+            rows.append(matched(faces.boxes, faces.scores, truth))
     values = np.arange(len(rows))
     out["detection.ap50.voc"] = interval(values, lambda v: average_precision([rows[int(i)] for i in v]))
     if reference is None:
         return out
     default = FaceModel(path).score
-    hits, false = [], []
-    for name, wanted in reference["scrfd"].items():
-        faces = find(picture(folder, name))
+    hits, false, ours, theirs = [], [], [], []
+    for name, seen in reference["scrfd"].items():
+        image = picture(folder, name)
+        faces = find(image)
+        sought, unsure = wanted(reference, name)
+        ours.append(matched(faces.boxes, faces.scores, sought, unsure))
+        if yunet:
+            finder = cv2.FaceDetectorYN.create(str(yunet), "", image.shape[1::-1], 0.02, 0.4, 5000)
+            found = finder.detect(np.ascontiguousarray(image[:, :, ::-1]))[1]
+            found = np.empty((0, 15)) if found is None else found
+            boxes = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], 1)
+            theirs.append(matched(boxes, found[:, 14], sought, unsure))
         sure = faces.scores >= default
-        truth = np.array([f["box"] for f in wanted]).reshape(-1, 4)
+        truth = np.array([f["box"] for f in seen]).reshape(-1, 4)
         share = overlap(faces.boxes[sure], truth)
         big = (np.minimum(truth[:, 2] - truth[:, 0], truth[:, 3] - truth[:, 1]) >= 24) if len(truth) else np.zeros(0, bool)
         hits += list((share.max(0, initial=0) >= 0.4)[big])
-        known = np.array([f["box"] for f in wanted + reference["yunet"].get(name, [])]).reshape(-1, 4)
+        known = np.array([f["box"] for f in seen + reference["yunet"].get(name, [])]).reshape(-1, 4)
         false.append(int((overlap(faces.boxes[sure], known).max(1, initial=0) < 0.3).sum()))
+    values = np.arange(len(ours))
+    out["detection.ap50.crowds"] = interval(values, lambda v: average_precision([ours[int(i)] for i in v]))
+    if yunet:
+        out["detection.ap50.crowds.yunet"] = interval(values, lambda v: average_precision([theirs[int(i)] for i in v]))
     out["detection.recall_24px"] = interval(np.array(hits))
     out["detection.false_per_picture"] = interval(np.array(false))
     return out
@@ -296,6 +328,7 @@ def main() -> None:
     ask.add_argument("--data", type=Path, nargs="+", required=True, help="packed .npz files: lfw faces fer rafdb fairface")
     ask.add_argument("--pictures", type=Path, help="folder with voc/ and other photographs")
     ask.add_argument("--reference", type=Path, help="what strong detectors found on them")
+    ask.add_argument("--yunet", type=Path, help="yunet_n_dynamic.onnx, to compare with")
     ask.add_argument("--threads", type=int, default=1)
     ask.add_argument("--quick", action="store_true", help="leave the float twin out")
     options = ask.parse_args()
@@ -304,7 +337,7 @@ def main() -> None:
     details = found.pop("_attributes")
     if options.pictures:
         reference = json.loads(options.reference.read_text()) if options.reference else None
-        found |= detection(options.model, options.pictures, reference)
+        found |= detection(options.model, options.pictures, reference, options.yunet)
     cost = macs((options.model / "model.tflite").read_bytes())
     for key, value in (("cost.frame_mmac_640x480", cost["frame"]),
                        ("cost.face_mmac", cost["faces"] / spec.faces_at_once)):
