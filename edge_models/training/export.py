@@ -21,8 +21,10 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_quantizer import quantizer, recipe
 from edge_models.training import data, losses
+from edge_models.training.dense import Dense
 from edge_models.training.graph import patches
-from edge_models.training.network import EMBEDDING, FEATURES, GRID, STRIDES, TRAITS, OneLook
+from edge_models.training.network import EMBEDDING, GRID, MAP_STRIDE, STRIDES, OneLook
+from edge_models.training.train import NETWORKS
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
@@ -43,7 +45,7 @@ LABELS = Labels(
 class Frame(nn.Module):
     """Signature `frame`."""
 
-    def __init__(self, network: OneLook) -> None:
+    def __init__(self, network: OneLook | Dense) -> None:
         """Channels last outside, as cameras deliver."""
         super().__init__()
         self.network = network
@@ -64,13 +66,13 @@ class Describe(nn.Module):
     remap a tenth of it. No reshape holds the number of faces, so that the runtime can change it.
     """
 
-    def __init__(self, network: OneLook) -> None:
+    def __init__(self, network: OneLook | Dense) -> None:
         """Shares its weights with nothing of `frame`."""
         super().__init__()
         self.network = network
 
     def forward(self, aligned: Tensor) -> dict[str, Tensor]:
-        """aligned (K, GRID, GRID, FEATURES). Returns maps of one cell, (K, 1, 1, numbers)."""
+        """aligned (K, GRID, GRID, features). Returns maps of one cell, (K, 1, 1, numbers)."""
         trunk = self.network.trunk(aligned.permute(0, 3, 1, 2))
         named = {"embedding": self.network.identity(trunk), "traits": self.network.looks(trunk)}
         return {name: x.permute(0, 2, 3, 1) for name, x in named.items()}
@@ -88,7 +90,7 @@ def folded(network: nn.Module) -> nn.Module:
     return network
 
 
-def calibration(network: OneLook, faces: data.Faces, scenes: data.Scenes, frames: int
+def calibration(network: OneLook | Dense, faces: data.Faces, scenes: data.Scenes, frames: int
                 ) -> dict[str, list[dict[str, np.ndarray]]]:
     """Frames as the daemon sees them: crowds, composed faces, large and small."""
     torch.manual_seed(7)
@@ -115,7 +117,7 @@ def calibration(network: OneLook, faces: data.Faces, scenes: data.Scenes, frames
         inputs["frame"].append({"image": image.numpy()})
         with torch.no_grad():
             features = Frame(network)(image)["features"][0]
-        aligned = align.sample(features.numpy(), *align.grid(marks.numpy(), 4, GRID))
+        aligned = align.sample(features.numpy(), *align.grid(marks.numpy(), MAP_STRIDE, GRID))
         inputs["faces"].append({"aligned": np.resize(aligned, (AT_ONCE, *aligned.shape[1:]))})
     # The whole range, so that 8 bits hold it exactly.
     inputs["frame"][0]["image"].flat[:2] = (-1, 1)
@@ -133,7 +135,8 @@ def main() -> None:
     ask.add_argument("--frames", type=int, default=48, help="calibration frames")
     options = ask.parse_args()
     kept = torch.load(options.run / "last.pt", map_location="cpu", weights_only=True)
-    network = OneLook()
+    run = json.loads((options.run / "run.json").read_text())
+    network = NETWORKS[run.get("network", "depthwise")]()
     network.load_state_dict(kept["network"])
     network = folded(network.eval())
     options.out.mkdir(parents=True, exist_ok=True)
@@ -142,7 +145,7 @@ def main() -> None:
         litert_torch.signature("frame", Frame(network).eval(),
                                sample_kwargs={"image": torch.zeros(1, HEIGHT, WIDTH, 3)})
         .signature("faces", Describe(network).eval(), sample_kwargs={
-            "aligned": torch.zeros(AT_ONCE, GRID, GRID, FEATURES)})
+            "aligned": torch.zeros(AT_ONCE, GRID, GRID, network.features)})
         .convert()
     )
     whole = options.out / "float.tflite"
@@ -156,12 +159,12 @@ def main() -> None:
     small = quant.quantize(score_range(seen, whole.read_bytes())).quantized_model
     (options.out / "model.tflite").write_bytes(small)
 
-    run = json.loads((options.run / "run.json").read_text())
     names = next(np.load(f)["attribute_names"] for f in options.faces if "attribute_names" in np.load(f))
     described = ModelSpec(
         name="onelook", version="0.2.0", sha256=hashlib.sha256(small).hexdigest(), input_size=(WIDTH, HEIGHT),
         input_mean=127.5, input_scale=1 / 127.5, patches=patches(bytes(small), HEIGHT),
-        maps={"features": Map(stride=4, channels=FEATURES, samples=GRID)}, faces_at_once=AT_ONCE, embedding_size=EMBEDDING, traits=TRAITS,
+        maps={"features": Map(stride=MAP_STRIDE, channels=network.features, samples=GRID)}, faces_at_once=AT_ONCE,
+        embedding_size=EMBEDDING, traits=network.traits,
         age_middle=losses.AGE_MIDDLE, age_step=losses.AGE_STEP,
         labels=LABELS.model_copy(update={"attributes": [str(n) for n in names]}),
         detector=Detector(strides=list(STRIDES), score=0.4, nms_iou=0.4),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from edge_models.training.network import STRIDES, TRAITS
+from edge_models.training.network import STRIDES
 from torch import Tensor
 from torch.nn import functional
 
@@ -112,13 +112,12 @@ def detection(score: Tensor, place: Tensor, at: Cells, boxes: Tensor, marks: Ten
     }
 
 
-def description(embedding: Tensor, traits: Tensor, labels: dict[str, Tensor]) -> dict[str, Tensor]:
+def description(embedding: Tensor, part: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, Tensor]:
     """Losses of the face head; each label may be missing on any face.
 
-    embedding (K, 256), traits (K, 62); labels: `teacher` (K, 256) unit length or zero rows,
+    embedding (K, 256), part: the traits by name, each (K, its width); labels: `teacher` (K, 256) unit length or zero rows,
     `attributes` (K, 40) -1, 0 unknown, 1; `male`, `age`, `ethnicity`, `race7`, `emotion` (K,) -1 unknown.
     """
-    part = dict(zip(TRAITS, traits.float().split(tuple(TRAITS.values()), 1), strict=True))
     losses: dict[str, Tensor] = {}
     unit = functional.normalize(embedding.float(), dim=1)
     taught = labels["teacher"].abs().sum(1) > 0
@@ -136,7 +135,7 @@ def description(embedding: Tensor, traits: Tensor, labels: dict[str, Tensor]) ->
         )
     for name in ("male", "age", "ethnicity", "race7", "emotion"):
         has = labels[name] >= 0
-        if not has.any():
+        if not has.any() or (name == "race7" and name not in part):
             continue
         want = labels[name][has]
         if name == "male":

@@ -20,12 +20,15 @@ from pathlib import Path
 
 import torch
 from edge_models.training import data, losses
-from edge_models.training.network import GRID, MAP_STRIDE, TRAITS, OneLook
+from edge_models.training.dense import Dense
+from edge_models.training.network import GRID, MAP_STRIDE, OneLook
 from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
 from onelook.align import TEMPLATE
+
+NETWORKS = {"depthwise": OneLook, "dense": Dense}
 
 
 def arguments() -> argparse.Namespace:
@@ -34,6 +37,7 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("run", type=Path)
     ask.add_argument("--faces", type=Path, nargs="+", required=True)
     ask.add_argument("--scenes", type=Path, nargs="+", required=True)
+    ask.add_argument("--network", choices=tuple(NETWORKS), default="depthwise")
     ask.add_argument("--plans", choices=tuple(data.PLANS), default="faces", help="the mix of canvases")
     ask.add_argument("--backgrounds", type=Path)
     ask.add_argument("--cache", type=Path, default=Path("runs/cache"))
@@ -99,7 +103,7 @@ def main() -> None:
     print(f"{len(faces)} faces, {len(held)} held out, {len(scenes.rows)} scenes, {len(scenes.empty)} backgrounds",
           flush=True)
 
-    network = OneLook().to(device, memory_format=torch.channels_last)
+    network = NETWORKS[options.network]().to(device, memory_format=torch.channels_last)
     decayed = [p for p in network.parameters() if p.ndim > 1]
     plain = [p for p in network.parameters() if p.ndim <= 1]
     optimiser = torch.optim.AdamW(
@@ -150,7 +154,7 @@ def main() -> None:
             embedding, traits = network.describe(sampled)
         terms = losses.detection(losses.flat(score), losses.flat(place), losses.cells(side, side, device),
                                  batch.boxes, batch.landmarks, batch.real)
-        terms |= losses.description(embedding, traits, batch.labels)
+        terms |= losses.description(embedding, named(network, traits), batch.labels)
         loss = sum(losses.WEIGHTS[name] * value for name, value in terms.items())
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -176,7 +180,13 @@ def main() -> None:
     save(last, network, optimiser, step, seen)
 
 
-def save(path: Path, network: OneLook, optimiser: torch.optim.Optimizer, step: int, seen: int) -> None:
+def named(network: OneLook | Dense, traits: Tensor) -> dict[str, Tensor]:
+    """The traits (K, T) by name, in float32."""
+    widths = tuple(network.traits.values())
+    return dict(zip(network.traits, traits.float().split(widths, 1), strict=True))
+
+
+def save(path: Path, network: OneLook | Dense, optimiser: torch.optim.Optimizer, step: int, seen: int) -> None:
     """Write a checkpoint that a kill cannot halve."""
     part = path.with_suffix(".part")
     torch.save({"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "seen": seen},
@@ -185,7 +195,7 @@ def save(path: Path, network: OneLook, optimiser: torch.optim.Optimizer, step: i
 
 
 @torch.no_grad()
-def validate(network: OneLook, held: data.Faces, device: torch.device, face: float = 80.0) -> dict[str, float]:
+def validate(network: OneLook | Dense, held: data.Faces, device: torch.device, face: float = 80.0) -> dict[str, float]:
     """How well held-out faces of `face` pixels are described, given exact landmarks."""
     network.eval()
     chosen = torch.randperm(len(held), generator=torch.Generator().manual_seed(0))[:3000]
@@ -204,7 +214,7 @@ def validate(network: OneLook, held: data.Faces, device: torch.device, face: flo
             sampled = functional.grid_sample(features.float(), on_grid(marks, side // MAP_STRIDE),
                                              align_corners=False, padding_mode="border")
             embedding, traits = network.describe(sampled)
-        part = dict(zip(TRAITS, traits.float().split(tuple(TRAITS.values()), 1), strict=True))
+        part = named(network, traits)
         taught = labels["teacher"].abs().sum(1) > 0
         cosine = (functional.normalize(embedding.float(), dim=1) * labels["teacher"]).sum(1)
         known = labels["attributes"] != 0
@@ -213,8 +223,8 @@ def validate(network: OneLook, held: data.Faces, device: torch.device, face: flo
             ("attributes", ((part["attributes"] > 0) == (labels["attributes"] > 0))[known]),
             ("gender", ((part["gender"][:, 0] > 0) == (labels["male"] == 1))[labels["male"] >= 0]),
             ("age", (part["age"][:, 0] * losses.AGE_STEP + losses.AGE_MIDDLE - labels["age"]).abs()[labels["age"] >= 0]),
-            ("ethnicity", (part["ethnicity"].argmax(1) == labels["ethnicity"])[labels["ethnicity"] >= 0]),
-            ("race7", (part["race7"].argmax(1) == labels["race7"])[labels["race7"] >= 0]),
+            *((name, (part[name].argmax(1) == labels[name])[labels[name] >= 0]) for name in ("ethnicity", "race7")
+              if name in part),
             ("emotion", (part["emotion"].argmax(1) == labels["emotion"])[labels["emotion"] >= 0]),
         ):
             sums.setdefault(name, []).append(values.float().cpu())
