@@ -1,12 +1,14 @@
-"""The benchmark of the search among many: it measures what it says, and the manual tells what it measured."""
+"""Identification among many: the benchmark measures what it says, and the manual tells what was measured."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from benchmarks import search
+from edge_models.training import card
 
 from onelook.face import Floats
 from onelook.model import shipped
@@ -47,3 +49,9 @@ def test_the_manual_tells_what_was_measured() -> None:
     assert search.fill(result) == search.DOCS.read_text()
     assert result["people"] == 100_000
     assert result["faces"] == 100
+
+
+def test_the_manual_tells_how_many_are_identified_rightly() -> None:
+    spec, _ = load(shipped())
+    told = card.identification(Path(search.__file__).parent.parent / "edge_models" / "onelook", spec)
+    assert f"{card.BEGIN}\n{told}\n{card.END}" in card.DOCS.read_text(), "run edge_models.training.card"

@@ -1,6 +1,6 @@
 """Fill MODEL_CARD.md and the tables of README and docs from metrics.json and openset.json: no figure is typed by hand.
 
-    python -m edge_models.training.card MODEL README.md docs/identity.md
+    python -m edge_models.training.card MODEL README.md
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from onelook.spec import ModelSpec
 
+DOCS = Path(__file__).resolve().parents[2] / "docs" / "identity.md"
 SPEED = ("<!-- benchmarks: written by benchmarks/tables.py -->", "<!-- end of benchmarks -->")
 """Marks of a part of the card that is not ours: it is carried over."""
 BEGIN, END = "<!-- figures: written by edge_models/training/card.py -->", "<!-- end of figures -->"
@@ -77,7 +78,15 @@ def opened(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def main(model: Path, readme: Path, docs: Path | None = None) -> None:
+def identification(model: Path, spec: ModelSpec) -> str:
+    """What openset.json tells of this network, as Markdown."""
+    held = model / "openset.json"
+    if held.exists() and (record := json.loads(held.read_text()))["model"] == spec.sha256:
+        return opened(record)
+    return "Not measured for this network: run `edge_models/training/openset.py`."
+
+
+def main(model: Path, readme: Path, docs: Path = DOCS) -> None:
     """Write both."""
     spec = ModelSpec.model_validate_json((model / "model.json").read_text())
     record = json.loads((model / "metrics.json").read_text())
@@ -86,9 +95,7 @@ def main(model: Path, readme: Path, docs: Path | None = None) -> None:
     figures = table(record["metrics"])
     thresholds = "\n".join(f"| {t.size:g} | {t.far:g} | {t.similarity:.3f} | {100 * t.tar:.1f} % |" for t in spec.thresholds)
     card = model / "MODEL_CARD.md"
-    held, identified = model / "openset.json", "Not measured for this network: run `edge_models/training/openset.py`."
-    if held.exists() and json.loads(held.read_text())["model"] == spec.sha256:
-        identified = opened(json.loads(held.read_text()))
+    identified = identification(model, spec)
     _, begin, after = (card.read_text() if card.exists() else "").partition(SPEED[0])
     speed = SPEED[0] + (after.partition(SPEED[1])[0] if begin else "\n") + SPEED[1]
     card.write_text(f"""# Model card: onelook {spec.version}
@@ -161,10 +168,9 @@ measured by group yet.
     text = readme.read_text()
     start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
     readme.write_text(text[:start] + "\n" + figures + "\n" + text[end:])
-    if docs:
-        text = docs.read_text()
-        start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-        docs.write_text(text[:start] + "\n" + identified + "\n" + text[end:])
+    text = docs.read_text()
+    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
+    docs.write_text(text[:start] + "\n" + identified + "\n" + text[end:])
 
 
 if __name__ == "__main__":

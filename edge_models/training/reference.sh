@@ -41,4 +41,4 @@ python -m edge_models.training.calibrate edge_models/onelook --data "$DATA"/{fac
 python -m edge_models.training.evaluate edge_models/onelook --data "$DATA"/{lfw,faces,fer,rafdb}.npz \
   --pictures "$RAW/testdata" --reference "$DATA/reference_detections.json"
 python -m edge_models.training.openset edge_models/onelook --data "$DATA"
-python -m edge_models.training.card edge_models/onelook README.md docs/identity.md
+python -m edge_models.training.card edge_models/onelook README.md
