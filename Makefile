@@ -59,6 +59,8 @@ lock:  ## find the newest versions of all that we need, and write them down with
 	$(COMPILE) pyproject.toml --extra demo --extra test -o requirements/test.lock
 	$(COMPILE) pyproject.toml --extra demo --extra bench -o requirements/bench.lock
 	echo hatchling | $(COMPILE) - -o requirements/build.lock
+	@# A pip of 2022, as Ubuntu 22.04 has it, sees no full version in 3.11.0rc1, its Python beside its own.
+	sed -i 's/python_full_version/python_version/' requirements/*.lock
 
 wheel:  ## build the wheel, with the model inside
 	$(PYTHON) -m pip wheel --quiet --no-deps --wheel-dir dist .
