@@ -90,11 +90,25 @@ keep() { # a copy of a file, to be put back; or its absence
 
 lock=$root/requirements/runtime.lock
 machine=$(uname -m) pythons="python3.13 python3.12 python3.11 python3"
+none="there is no Python 3.11 to 3.13 with venv: apt install python3-venv"
+debians='' pip_options='' venv_options=''
 case $machine in
   x86_64|aarch64) ;;
-  armv7l) lock=$root/requirements/tflite-runtime.lock pythons="python3.11" ;;  # the only runtime for 32 bits
+  armv7l)
+    # The only runtime for 32 bits, and it has wheels for 3.11 alone. Of what else is locked, PyPI has no 32-bit wheels
+    # of these: they come from Debian, older, and are seen in the environment.
+    lock=$root/requirements/tflite-runtime.lock pythons="python3.11"
+    none="the only TFLite runtime for 32 bits is for Python 3.11: Raspberry Pi OS Bookworm, or any 64-bit system"
+    debians="python3-numpy python3-scipy python3-opencv python3-pil python3-yaml python3-cffi-backend"
+    pip_options=--no-deps venv_options=--system-site-packages ;;
   *) fail "there is no TFLite runtime for $machine: x86_64, aarch64 or armv7l" ;;
 esac
+from_apt() {
+  say "installing $*"
+  change env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 update </dev/null
+  change env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 install -y --no-install-recommends \
+    "$@" </dev/null >/dev/null
+}
 usable() { # new enough, not too new, and able to make environments
   "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
 }
@@ -104,12 +118,16 @@ if ! choose; then
   if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
     want="python3.11 python3.11-venv"  # Ubuntu 22.04 and JetPack 6 have it beside their own 3.10
   fi
-  say "installing $want"
-  change env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 update </dev/null
   # shellcheck disable=SC2086 # two names
-  change env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 install -y --no-install-recommends \
-    $want </dev/null >/dev/null
-  choose || [ -n "$dry" ] || fail "there is no Python 3.11 to 3.13 with venv: apt install python3-venv"
+  from_apt $want
+  choose || [ -n "$dry" ] || fail "$none"
+fi
+if [ -n "$debians" ]; then
+  # shellcheck disable=SC2086 # names
+  dpkg-query -W -f '${Status}\n' $debians 2>&1 | grep -vq 'ok installed' && from_apt $debians
+  awk '/^[a-z]/ { split($1, name, "=="); theirs = name[1] ~ /^(numpy|scipy|opencv-python-headless|pillow|pyyaml|cffi|pycparser)$/ }
+    !theirs' "$lock" > "$work/lock"
+  lock=$work/lock
 fi
 
 # --- the program -----------------------------------------------------------------------------
@@ -131,11 +149,12 @@ else
   [ -d "$releases" ] || undo "rmdir '$releases'"
   change install -d -m 755 "$releases"
   change rm -rf "$release"
-  change "${python:-python3}" -m venv "$release"
+  # shellcheck disable=SC2086 # nothing, or a word
+  change "${python:-python3}" -m venv $venv_options "$release"
   pip="$release/bin/python -m pip --quiet --disable-pip-version-check --no-cache-dir"
   # shellcheck disable=SC2086 # words on purpose
   {
-    change $pip install --require-hashes --only-binary :all: $index -r "$lock"
+    change $pip install --require-hashes $pip_options --only-binary :all: $index -r "$lock"
     # Built where the tree is not written to, with a build tool that is as locked as the rest.
     change "${python:-python3}" -m venv "$work/build"
     change "$work/build/bin/python" -m pip --quiet --disable-pip-version-check --no-cache-dir install \

@@ -3,8 +3,11 @@
 import logging
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -50,23 +53,49 @@ class _Ear(logging.Handler):
 
 @pytest.fixture(autouse=True)
 def no_secret_is_logged() -> Iterator[None]:
-    """Fails a test in which a password was logged, in this process or by a daemon that the test has started."""
+    """Fails a test in which a password was logged: in this process by whatever logger, by a daemon, by a command.
+
+    What goes straight to stdout or stderr is looked through below, as pytest has caught it.
+    """
     began = _said()
-    ear, logger = _Ear(), logging.getLogger("onelook")
-    level = logger.level
-    logger.addHandler(ear)
-    logger.setLevel(logging.DEBUG)
+    ear, ours = _Ear(), logging.getLogger("onelook")
+    level = ours.level
+    logging.getLogger().addHandler(ear)
+    ours.setLevel(logging.DEBUG)
+    communicate = subprocess.Popen.communicate  # `run` calls it as well
+
+    def overheard(process: "subprocess.Popen[Any]", *arguments: Any, **options: Any) -> tuple[Any, Any]:
+        told = communicate(process, *arguments, **options)
+        if isinstance(process.args, list | tuple) and "onelook" in process.args:
+            ear.heard += [text.decode(errors="replace") if isinstance(text, bytes) else text for text in told if text]
+        return told
+
     try:
-        yield
+        with mock.patch.object(subprocess.Popen, "communicate", overheard):
+            yield
     finally:
-        logger.removeHandler(ear)
-        logger.setLevel(level)
+        logging.getLogger().removeHandler(ear)
+        ours.setLevel(level)
     for file, size in _said().items():
         if size != began.get(file):
             ear.heard.append(file.read_text(errors="replace"))
     for text in ear.heard:
-        told = [secret for secret in SECRETS if secret in text]
-        assert not told, f"a secret was logged: {text[:2000]}"
+        assert not _told(text), f"a secret was logged: {text[:2000]}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Fails a test while which a password came to stdout, stderr or the log: its own, or its processes'."""
+    report = yield
+    ended = report.when == "teardown" and report.passed  # by when all is in the sections
+    if ended and (told := [f"{name}: {text[:2000]}" for name, text in report.sections if _told(text)]):
+        report.outcome = "failed"
+        report.longrepr = "a secret was printed: " + "\n".join(told)
+    return report
+
+
+def _told(text: str) -> list[str]:
+    return [secret for secret in SECRETS if secret in text]
 
 
 def _said() -> dict[Path, int]:

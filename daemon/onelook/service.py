@@ -66,7 +66,6 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
     """
     names = [stream.name for stream in config.streams]
     metrics = Metrics(CollectorRegistry(), names, drop_reasons=REASONS)
-    turned = time.monotonic()
     up: set[str] = set()
     with ExitStack() as house:  # closed in reverse, whatever happens
         stop = house.enter_context(_signals(stop or Flag()))
@@ -75,6 +74,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
         pipelines = _pipelines(config, model, gallery, metrics.stage)
         metrics.model(version=model.spec.version, sha256=model.spec.sha256[:12],
                       input=f"{model.size[0]}x{model.size[1]}", onelook=__version__)
+        turned = time.monotonic()  # from here on: a slow start is no hang
         page = house.enter_context(metrics.serve(
             config.metrics.host, config.metrics.port,
             healthy=lambda: time.monotonic() - turned < STUCK, ready=lambda: bool(up),
@@ -108,7 +108,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
         pulse, fed = systemd.watchdog_interval(), 0.0
         told = dict.fromkeys(names, 0)
         while not stop.is_set() and not inbox.finished:
-            turned = time.monotonic()
+            turned = _turn(turned)
             if pulse is not None and turned - fed >= min(pulse, 1.0):
                 systemd.notify("WATCHDOG=1")
                 fed = turned
@@ -132,6 +132,14 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
         log.info("told to stop" if stop.is_set() else "every stream has come to its end")
     log.info("ended in order")
     return 0
+
+
+def _turn(before: float) -> float:
+    """Now; says so where the loop has stood still since `before`."""
+    now = time.monotonic()
+    if now - before >= STUCK:
+        log.warning("the loop stood still for %.0f s: is the disk slow, or the machine busy?", now - before)
+    return now
 
 
 def _count_dropped(inbox: LatestFrames, metrics: Metrics, told: dict[str, int]) -> None:

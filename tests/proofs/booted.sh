@@ -67,9 +67,10 @@ echo "Fetching the locked wheels, for install.sh..."
 platforms=()
 for glibc in 28 27 26 24 17 12 5; do platforms+=(--platform "manylinux_2_${glibc}_$(uname -m)"); done
 for lock in runtime build; do
+  python3 "$root/deploy/lock-for.py" "$root/requirements/$lock.lock" "$python" > "$place/$lock.lock"
   python3 -m pip -qq --disable-pip-version-check download --require-hashes --no-deps --only-binary :all: \
     --implementation cp --python-version "$python" --abi "cp$nodot" --abi abi3 --abi none "${platforms[@]}" \
-    --platform "manylinux2014_$(uname -m)" --platform any --dest "$place/wheels" -r "$root/requirements/$lock.lock"
+    --platform "manylinux2014_$(uname -m)" --platform any --dest "$place/wheels" -r "$place/$lock.lock"
 done
 cp -a "$place/wheels" "$proof/wheels"
 mkdir "$proof/source"

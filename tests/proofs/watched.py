@@ -4,14 +4,14 @@
 
 A mosquitto, a daemon on the test clip, and Prometheus with deploy/prometheus.yaml and deploy/alerts.yaml, on free ports
 of 127.0.0.1. Every query of deploy/dashboard.json is run; every alert rule has to be in good health. With --pictures,
-Chromium takes pictures of Prometheus's own pages there. Needs Debian's mosquitto and prometheus.
+Chromium takes pictures of Prometheus's own pages there, and matplotlib draws the dashboard from what Prometheus has.
+Needs Debian's mosquitto and prometheus.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import re
 import shutil
 import subprocess
 import sys
@@ -31,6 +31,8 @@ from clip import write_mp4
 from daemon_process import Daemon, write_config
 
 DEPLOY = Path(__file__).resolve().parents[2] / "deploy"
+PACES = {"door": 10, "hall": 4}
+"""Streams, and the frames of each that are looked at in a second."""
 BOARD = ("onelook_board_",)
 """Metrics that only some machines have."""
 
@@ -44,8 +46,8 @@ def main() -> None:
         folder = Path(house.enter_context(tempfile.TemporaryDirectory(prefix="onelook-watched-")))
         broker = house.enter_context(Broker(folder / "broker"))
         clip = write_mp4(folder / "clip.mp4")
-        door = {"name": "door", "url": str(clip), "loop": True}
-        daemon = house.enter_context(Daemon(write_config(folder, door, broker=broker)))
+        streams = [{"name": name, "url": str(clip), "loop": True, "fps": fps} for name, fps in PACES.items()]
+        daemon = house.enter_context(Daemon(write_config(folder, *streams, broker=broker)))
         daemon.wait_until_ready()
         url = house.enter_context(prometheus(folder, daemon.port))
         wait_until(lambda: result(url, 'up{job="onelook"} == 1'), "the first scrape", 60)
@@ -62,6 +64,7 @@ def main() -> None:
             print("no answer:", text)
         if options.pictures:
             take_pictures(url, options.pictures)
+            draw_dashboard(url, instance, options.seconds, options.pictures / "dashboard.png")
         sys.exit(bool(empty or sick or firing))
 
 
@@ -89,8 +92,14 @@ def queries(instance: str) -> Iterator[str]:
     """Every query of the dashboard, its variables filled in."""
     for panel in json.loads((DEPLOY / "dashboard.json").read_text())["panels"]:
         for target in panel.get("targets", []):
-            text = target["expr"].replace("$__rate_interval", "1m").replace("$stage", "frame")
-            yield re.sub(r"\[5m\]", "[1m]", text.replace("$instance", instance))
+            yield filled(target["expr"], instance)
+
+
+def filled(text: str, instance: str) -> str:
+    """A query or a title with values for its variables, and with a shorter view back."""
+    for name, value in (("$__rate_interval", "30s"), ("$stage", "frame"), ("$instance", instance), ("[5m]", "[30s]")):
+        text = text.replace(name, value)
+    return text
 
 
 def ask(url: str, what: str, **query: str) -> Any:
@@ -128,6 +137,20 @@ def take_pictures(url: str, folder: Path) -> None:
                    "--virtual-time-budget=8000", f"--window-size={size}",
                    f"--screenshot={folder / f'prometheus-{name}.png'}", page]
         subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+
+def draw_dashboard(url: str, instance: str, seconds: float, file: Path) -> None:
+    from drawn import draw  # noqa: PLC0415 - it needs matplotlib
+
+    now = time.time()
+
+    def ranged(query: str) -> list[dict[str, Any]]:
+        found = ask(url, "query_range", query=query, start=str(now - seconds), end=str(now), step="2")["result"]
+        finite = [row | {"values": [pair for pair in row["values"] if pair[1] != "NaN"]} for row in found]
+        return [row for row in finite if row["values"]]
+
+    dashboard = json.loads((DEPLOY / "dashboard.json").read_text())
+    draw(dashboard, lambda text: filled(text, instance), ranged, file)
 
 
 if __name__ == "__main__":
