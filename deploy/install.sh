@@ -192,6 +192,7 @@ if [ -n "$password" ]; then
     change install -d -m 700 /etc/credstore.encrypted
     # The owner's editor puts a newline at the end; it is no part of the password, and onelook knows.
     change systemd-creds encrypt --name=mqtt-password "$password" "$stored.new"
+    change chmod 600 "$stored.new"  # newer ones of systemd leave it readable, encrypted as it is
     change mv "$stored.new" "$stored"
   else
     kind=LoadCredential stored=/etc/credstore/onelook.mqtt-password
