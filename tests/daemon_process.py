@@ -8,9 +8,9 @@ import signal
 import socket
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 from urllib.error import HTTPError
@@ -201,25 +201,33 @@ def _has_gstreamer() -> bool:
 
 
 class Manager:
-    """systemd's end of the notify socket."""
+    """systemd's end of the notify socket; like systemd, it reads whether or not somebody asks what it has heard."""
 
     def __init__(self, folder: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(folder / "notify"))
         self._socket.setblocking(False)
+        self._reading, self._ended = threading.Lock(), threading.Event()
+        self._reader = threading.Thread(target=self._read_on)
+        self._heard: list[str] = []
         self.environment = {"NOTIFY_SOCKET": str(folder / "notify"), "WATCHDOG_USEC": "4000000"}
-        self.heard: list[tuple[float, str]] = []
 
     def __enter__(self) -> Self:
+        self._reader.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._reader.join()
         self._socket.close()
+
+    def _read_on(self) -> None:
+        while not self._ended.wait(0.2):  # the kernel keeps ten messages for it, by default
+            self.listen()
 
     def listen(self) -> list[str]:
         """The lines of all messages so far."""
-        try:
+        with self._reading, suppress(BlockingIOError):
             while True:
-                self.heard.append((time.monotonic(), self._socket.recv(4096).decode()))
-        except BlockingIOError:
-            return [line for _, message in self.heard for line in message.splitlines()]
+                self._heard += self._socket.recv(4096).decode().splitlines()
+        return list(self._heard)

@@ -52,6 +52,17 @@ def test_an_abstract_socket_is_reached(monkeypatch: pytest.MonkeyPatch) -> None:
         assert listener.recv(4096) == b"READY=1"
 
 
+def test_a_manager_that_is_busy_is_not_waited_for(manager: socket.socket) -> None:
+    sent = 0
+    while systemd.notify("WATCHDOG=1"):
+        sent += 1
+        assert sent < 100_000, "its queue has no end"
+
+    assert sent
+    assert manager.recv(4096) == b"WATCHDOG=1"
+    assert systemd.notify("WATCHDOG=1")
+
+
 def test_without_a_manager_nothing_happens(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("NOTIFY_SOCKET", raising=False)
     assert not systemd.notify("READY=1")

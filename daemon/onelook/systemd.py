@@ -16,14 +16,16 @@ def notify(state: str) -> bool:
     """Tell the service manager `state`, such as `READY=1` or `STATUS=2 of 3 streams are up`.
 
     Several assignments are parted by newlines. Says whether it was sent: without a manager
-    there is nobody to tell, and one that does not listen is no reason to stop looking.
+    there is nobody to tell, and one that does not listen is no reason to stop looking. Never
+    waits: a manager that is busy, as while packages are installed, leaves its queue full, and
+    the loop would stand still with it.
     """
     address = os.environ.get("NOTIFY_SOCKET", "")
     if not address:
         return False
     if address.startswith("@"):  # Linux's abstract names begin with a zero byte
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
         try:
             sender.sendto(state.encode(), address)
         except OSError as error:
