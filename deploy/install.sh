@@ -125,8 +125,7 @@ fi
 if [ -n "$debians" ]; then
   # shellcheck disable=SC2086 # names
   dpkg-query -W -f '${Status}\n' $debians 2>&1 | grep -vq 'ok installed' && from_apt $debians
-  awk '/^[a-z]/ { split($1, name, "=="); theirs = name[1] ~ /^(numpy|scipy|opencv-python-headless|pillow|pyyaml|cffi|pycparser)$/ }
-    !theirs' "$lock" > "$work/lock"
+  awk -f "$root/deploy/armv7l.awk" "$lock" > "$work/lock"
   lock=$work/lock
 fi
 
