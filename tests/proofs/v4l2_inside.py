@@ -160,6 +160,9 @@ def pictures() -> None:
 def watched() -> None:
     """The service, within all that its unit forbids, with both cameras."""
     run("systemctl", "restart", "mosquitto")
+    said = run("onelook", "demo", LOOPBACK, "--broker", "127.0.0.1", "--seconds", "60")
+    expect("appeared" in said and "Annotated picture" in said,
+           f"onelook demo {LOOPBACK}: {(re.search('.* frames; events: .*', said) or ['?'])[0]}", said)
     run("systemd-run", "--unit=listener", "--property=StandardOutput=append:/root/heard",
         "mosquitto_sub", "-h", "127.0.0.1", "-t", "onelook/#", "-v")
     said = run("onelook", "enroll", "Eileen Collins", str(PROOF / "eileen_collins.jpg"))
@@ -177,6 +180,13 @@ def watched() -> None:
     expect(json.loads(payload)["data"]["name"] == "Eileen Collins",
            f"a face before a V4L2 camera is an event: {topic} {json.loads(payload)['data']['name']}", line)
     until(lambda: "onelook/hall/door/presence" in HEARD.read_text(), "somebody to be present")
+    run("systemctl", "kill", "--signal=STOP", "camera")
+    seconds = until(lambda: metric('onelook_stream_up{stream="door"}') == 0, "the stream to be down")
+    held(f"a camera that hangs is missed after {seconds:.0f} s")
+    before = seen("door")
+    run("systemctl", "kill", "--signal=CONT", "camera")
+    until(lambda: seen("door") > before + 2, "frames again")
+    held("and is seen again when it goes on")
     run("systemctl", "stop", "camera")
 
 
