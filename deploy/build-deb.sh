@@ -35,7 +35,7 @@ for glibc in 28 27 26 24 17 12 5; do platforms="$platforms --platform manylinux_
 nodot=$(echo "$python" | tr -d .)
 "$work/tools/bin/python" "$root/deploy/lock-for.py" "$root/requirements/runtime.lock" "$python" > "$work/lock"
 # shellcheck disable=SC2086 # words on purpose
-$pip install --require-hashes --no-deps --only-binary :all: --no-compile --target "$site" \
+$pip install --require-hashes --no-deps --ignore-requires-python --only-binary :all: --no-compile --target "$site" \
   --implementation cp --python-version "$python" --abi "cp$nodot" --abi abi3 --abi none \
   $platforms --platform "manylinux2014_$machine" --platform any -r "$work/lock"
 PIP_NO_INDEX=1 $pip wheel --no-deps --no-build-isolation --wheel-dir "$work/wheel" "$root"

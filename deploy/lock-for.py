@@ -1,6 +1,7 @@
 """Prints a lock as another Python on Linux reads it: lock-for.py LOCK 3.13
 
-Only the packages that are for that Python, without their markers: pip heeds those of the Python that it runs on.
+Only the packages that are for that Python, without their markers: pip heeds those of the Python that it runs on, and
+`pip install` asks that one again, so that it needs --ignore-requires-python as well.
 """
 
 import re

@@ -34,8 +34,8 @@ platforms=""
 for glibc in 28 27 26 24 17; do platforms="$platforms --platform manylinux_2_${glibc}_aarch64"; done
 "$own" "$root/deploy/lock-for.py" "$root/requirements/runtime.lock" "$python" > "$tree.lock"
 # shellcheck disable=SC2086 # words on purpose
-"$own" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps --only-binary :all: \
-  --target "$tree/onelook/site" --implementation cp --python-version "$python" \
+"$own" -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+  --ignore-requires-python --only-binary :all: --target "$tree/onelook/site" --implementation cp --python-version "$python" \
   --abi "cp$(echo $python | tr -d .)" --abi abi3 --abi none $platforms --platform manylinux2014_aarch64 \
   --platform any -r "$tree.lock"
 cp -a "$root/daemon" "$tree/onelook/daemon"
