@@ -56,6 +56,12 @@ def run(*command: str, ok: bool = True) -> str:
     return done.stdout + done.stderr
 
 
+def restart(*, ok: bool = True) -> None:
+    """As somebody who waits between two tries: newer ones of systemd count these against StartLimitBurst as well."""
+    run("systemctl", "reset-failed", "onelook", ok=False)
+    run("systemctl", "restart", "onelook", ok=ok)
+
+
 def journal() -> str:
     return run("journalctl", "--unit=onelook", "--no-pager", "--lines=60", ok=False)
 
@@ -125,7 +131,7 @@ def main() -> None:
     expect(float(re.findall(r"\d+\.\d", exposure)[-1]) <= 2.0, exposure.strip("→ "))
 
     CONFIG.write_text(STREAM)
-    run("systemctl", "restart", "onelook")
+    restart()
     held("with its camera not yet there it is ready all the same")
     camera()
     until(lambda: metric('onelook_frames_total{stream="door"}') > 5, "frames", 60)
@@ -170,7 +176,7 @@ def watchdog() -> None:
         "[Service]\nWatchdogSec=4\nExecStart=\n"
         f"ExecStart=/usr/lib/onelook/bin/python {hook} run --config {CONFIG}\n")
     run("systemctl", "daemon-reload")
-    run("systemctl", "restart", "onelook")
+    restart()
     until(lambda: page("/readyz")[0] == 200, "ready with the hook", 30)
     time.sleep(6)
     expect(int(show("NRestarts")) == 0 and show("ActiveState") == "active",
@@ -184,21 +190,20 @@ def watchdog() -> None:
     expect("Watchdog timeout" in log, "a hung loop is killed by the watchdog, and started again")
     shutil.rmtree(DROP_IN)
     run("systemctl", "daemon-reload")
-    run("systemctl", "restart", "onelook")
+    restart()
 
 
 def mistakes() -> None:
     good = CONFIG.read_text()
     CONFIG.write_text(good + "nonsense: 1\n")
-    run("systemctl", "restart", "onelook", ok=False)
+    restart(ok=False)
     time.sleep(4)
     expect(show("ActiveState") == "failed" and show("ExecMainStatus") == "78" and show("NRestarts") == "0",
            "a mistake in the config ends it with 78, once")
     records = run("journalctl", "--unit=onelook", "--priority=err", "--output=cat", "--no-pager", "--lines=5")
     expect("nonsense" in records, "and stands in the journal as an error")
     CONFIG.write_text(good)
-    run("systemctl", "reset-failed", "onelook")
-    run("systemctl", "restart", "onelook")
+    restart()
 
 
 def secrets() -> None:
@@ -220,7 +225,7 @@ def secrets() -> None:
         (DROP_IN / "credentials.conf").write_text(f"[Service]\nLoadCredential=mqtt-password:{STORED}\n")
         run("systemctl", "daemon-reload")
     CONFIG.write_text(STREAM + "mqtt:\n  port: 1884\n  username: hall\n")
-    run("systemctl", "restart", "onelook")
+    restart()
     until(lambda: metric("onelook_mqtt_connected") == 1, "the connection with the password", 20)
     if SYSTEMD >= 250:
         expect(b"opensesame" not in STORED.read_bytes(), "an encrypted credential gives the broker's password")
@@ -228,7 +233,7 @@ def secrets() -> None:
         held("a credential that only root can read gives the broker's password")
     expect("opensesame" not in run("journalctl", "--no-pager"), "which the journal never shows")
     CONFIG.write_text(STREAM)
-    run("systemctl", "restart", "onelook")
+    restart()
 
 
 def instances() -> None:
