@@ -107,6 +107,10 @@ def expect(true: object, what: str) -> None:
 
 
 def start(name: str, *command: str) -> None:
+    def gone() -> bool:  # an earlier one of that name is collected a moment after it has ended
+        return run("systemctl", "show", "--property=LoadState", "--value", f"{name}.service").strip() == "not-found"
+
+    until(gone, f"{name} to be gone", 30)
     run("systemd-run", f"--unit={name}", "--collect", *command)
 
 
