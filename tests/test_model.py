@@ -302,6 +302,14 @@ def test_faces_may_be_read_from_several_maps(tmp_path: Path, crowd: Image, model
         changed(tmp_path, double, maps=maps | {"more": Map(stride=8, channels=40, samples=14)})
 
 
+def test_a_network_of_other_dimensions_is_refused(tmp_path: Path) -> None:
+    def flat(network: Any, graph: Any) -> None:
+        graph.tensors[graph.inputs[0]].shape = [480, 640, 3]
+
+    with pytest.raises(ModelError, match="dimensions"):
+        changed(tmp_path, flat)
+
+
 def test_a_network_may_take_pixels_as_they_are(tmp_path: Path, crowd: Image, model: FaceModel) -> None:
     """Less 128, that is: a scale of 1/128, which costs no look-up."""
     def plain(network: Any, graph: Any) -> None:

@@ -163,6 +163,8 @@ class FaceModel:
             self._check()
         except KeyError as error:
             raise ModelError(f"The network has no tensor named {error}.") from None
+        except (ValueError, IndexError, ZeroDivisionError):
+            raise ModelError("The network's tensors have not the dimensions that model.json supposes.") from None
         try:  # once, for what the runtime finds wrong only where it prepares a network for its input
             channels = self._image.shape[3]
             self._frame.resize({self._image: (1, height, width * 3 // channels, channels)})
