@@ -1,6 +1,6 @@
 """Report: a result file as one self-contained HTML page, and its plots as PNGs.
 
-    python -m benchmarks.report [RESULT.json]      # default: the newest; written beside it
+    python -m benchmarks.report [RESULT.json]      # default: the newest, of whatever grid; written beside it
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ COLOURS = {"onelook": "#d1495b", "plain": "#30638e", "batched": "#00798c", "reco
 
 def main() -> int:
     """Write the page and the pictures."""
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 else newest()
+    file = Path(sys.argv[1]) if len(sys.argv) > 1 else newest(whole=False)
     for written in write(load(file), file.with_suffix("")):
         print(written)
     return 0

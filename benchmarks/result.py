@@ -185,13 +185,16 @@ def load(file: Path) -> Result:
         raise ResultError(f"{file} is not a result of these benchmarks: {error}") from None
 
 
-def newest(folder: Path = RESULTS) -> Path:
-    """The newest whose latency is of the full grid, or the newest of all. Raises ResultError where there is none."""
+def newest(folder: Path = RESULTS, *, whole: bool = True) -> Path:
+    """The newest whose latency is of the full grid, or the newest of all. Raises ResultError where there is none.
+
+    whole: look for the full grid first.
+    """
     files = sorted(folder.glob("*/*.json"), key=lambda file: load(file).date)
     full = [file for file in files if load(file).grid_of("latency") == "full"]
     if not files:
         raise ResultError(f"There is no result in {folder}: run make bench.")
-    return (full or files)[-1]
+    return (full if whole and full else files)[-1]
 
 
 # --- what the project promises -------------------------------------------------------------------

@@ -283,6 +283,14 @@ def test_a_result_comes_back_as_it_was_and_strange_files_are_refused(tmp_path: P
         result.newest(tmp_path / "nothing")
 
 
+def test_the_page_is_of_the_newest_and_the_tables_of_the_newest_whole(tmp_path: Path) -> None:
+    whole = a_result(grid="full", host="a", commit="1" * 40)
+    quick = a_result(grid="quick", host="b", commit="2" * 40, date="2026-02-02T03:04:05+00:00")
+    files = [result.save(run, result.place(run, tmp_path)) for run in (whole, quick)]
+
+    assert [result.newest(tmp_path), result.newest(tmp_path, whole=False)] == files
+
+
 def test_no_result_in_the_repository_tells_whose_machine_it_was() -> None:
     for file in result.RESULTS.glob("*/*.json"):
         run = result.load(file)
