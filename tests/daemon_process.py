@@ -21,6 +21,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker import PATIENCE, Broker, Certificates, free_port, wait_until
+from onelook.capture import CaptureError, frames
 from stopwatch import Stopwatch
 
 HERE = Path(__file__).resolve().parent
@@ -164,8 +165,13 @@ class Camera:
 
     def start(self) -> None:
         command = [SYSTEM_PYTHON, HERE / "rtsp_server.py", str(self.port), "--clip", self._clip]
-        self.process = subprocess.Popen(command)
-        wait_until(self._listens, "the RTSP server to listen", PATIENCE)
+        for _ in range(3):
+            self.process = subprocess.Popen(command)
+            wait_until(self._listens, "the RTSP server to listen", PATIENCE)
+            if shows_pictures(self.url):
+                return
+            self.kill()
+        pytest.fail("the RTSP server shows nothing")
 
     def _listens(self) -> bool:
         assert self.process.poll() is None, "the RTSP server ended by itself"
@@ -175,6 +181,18 @@ class Camera:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+def shows_pictures(url: str) -> bool:
+    """Whether an RTSP server does; a busy GStreamer's, newly started, is at times stuck for good."""
+    source = frames(url, open_timeout=15, read_timeout=15)
+    try:
+        next(source)
+    except CaptureError:
+        return False
+    finally:
+        source.close()  # type: ignore[attr-defined]  # a generator
+    return True
 
 
 @contextmanager

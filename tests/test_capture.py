@@ -33,6 +33,7 @@ from cryptography.x509.oid import NameOID
 
 import broker
 from broker import PATIENCE, free_port
+from daemon_process import shows_pictures
 from onelook.capture import Capture, CaptureError, LatestFrames, frames, length, masked
 from onelook.config import Stream
 from onelook.frame import Frame
@@ -55,8 +56,13 @@ class Camera:
 
     def start(self) -> None:
         command = [SYSTEM_PYTHON, HERE / "rtsp_server.py", str(self.port), *self.options]
-        self.process = subprocess.Popen(command)
-        wait_until(self._listens)  # the first start of all scans GStreamer's plugins
+        for _ in range(3):
+            self.process = subprocess.Popen(command)
+            wait_until(self._listens)  # the first start of all scans GStreamer's plugins
+            if shows_pictures(self.url("h264", "joe:s3cr3t@" if self.options else "")):
+                return
+            self.kill()
+        pytest.fail("the RTSP server shows nothing")
 
     def _listens(self) -> bool:
         assert self.process.poll() is None, "the RTSP server ended by itself"
@@ -125,7 +131,7 @@ class Changes(list[tuple[str, bool, str | None]]):
 
 
 def stream(url: str | Path, name: str = "door", **more: object) -> Stream:
-    defaults = {"open_timeout": PATIENCE, "read_timeout": PATIENCE, "retry_min": 0.1, "retry_max": 0.5}
+    defaults = {"open_timeout": 20, "read_timeout": PATIENCE, "retry_min": 0.1, "retry_max": 0.5}
     return Stream.model_validate({"name": name, "url": str(url), **defaults, **more})
 
 
@@ -497,7 +503,7 @@ def test_a_process_told_to_stop_does_so_at_once_and_in_order(camera: Camera, sta
         signal.signal(signal.SIGTERM, lambda *_: stop.set())
         inbox = LatestFrames()
         say = lambda name, up, reason: print(up, flush=True)
-        with Capture(Stream(name="door", url=sys.argv[1], open_timeout=90, read_timeout=90), inbox, say):
+        with Capture(Stream(name="door", url=sys.argv[1], open_timeout=20, read_timeout=90), inbox, say):
             while not stop.is_set():
                 inbox.take(timeout=0.2)
         print("in order", flush=True)
@@ -508,7 +514,8 @@ def test_a_process_told_to_stop_does_so_at_once_and_in_order(camera: Camera, sta
     )  # fmt: skip
     with daemon:
         assert daemon.stdout
-        assert daemon.stdout.readline() == "True\n"
+        while daemon.stdout.readline() == "False\n":
+            pass  # at times GStreamer's server does not answer whom it serves first
         if state == "hung":
             camera.process.send_signal(signal.SIGSTOP)
             time.sleep(0.3)

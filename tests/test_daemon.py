@@ -33,7 +33,7 @@ from daemon_process import (
 from onelook.gallery import Gallery
 from onelook.model import shipped
 
-RETRY = {"open_timeout": PATIENCE, "read_timeout": PATIENCE, "retry_min": 0.2, "retry_max": 0.5}
+RETRY = {"open_timeout": 20, "read_timeout": PATIENCE, "retry_min": 0.2, "retry_max": 0.5}
 EVENTS = {"presence", "identity", "attributes", "emotion"}
 
 
