@@ -18,6 +18,10 @@
 #   F  fewer faces at hand: faces; fer from step 500, rafdb from 2,000, 6,000 of fairface from 5,000; scenes2 of 1,963
 #      pictures (masks, streets and CelebA in the wild, none enlarged for labelling); plan "frames"; 1e-3 to step 2,000, then
 #      the norms' figures held still and 6e-4, falling from step 3,000. 1 h 20 min on a share of two busy cores.
+#
+# The network that is to follow (dense.py: --network dense) has begun with {faces,fer,rafdb,fairface,utk}.npz and plan "faces",
+# rate 2e-3: edge_models/checkpoints/dense-begun.pt after a million faces, of some ten that it needs. Go on with
+#   train RUN --network dense --start edge_models/checkpoints/dense-begun.pt --faces ... --scenes ... --plans faces, then frames.
 # Run from nothing, A to D are one call, and so is F; the weights will be as good but not the same.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
