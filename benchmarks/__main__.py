@@ -60,7 +60,7 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("--out", type=Path, default=result.RESULTS, help="where results go")
     ask.add_argument("--kinds", default=",".join(accuracy.KINDS), help="some kinds of accuracy alone")
     ask.add_argument("--add-to", type=Path, metavar="FILE", help="measure some parts, sizes, systems or kinds anew in "
-                     "a result, or begin it")
+                     "a result, or begin it; it bears the date and the commit of its last piece")
     ask.add_argument("--let-sleep", action="store_true", help="on a virtual machine, let idle cores halt: see "
                      "machine.Awake")
     return ask.parse_args()
@@ -141,6 +141,7 @@ def main() -> int:
     grid: result.Grid = "tiny" if options.tiny else "full" if options.full else "quick"
     more = options.add_to is not None and options.add_to.exists()
     run = result.load(options.add_to) if more else blank(options, grid)
+    run.date, run.commit, run.dirty = (getattr(blank(options, grid), name) for name in ("date", "commit", "dirty"))
     for name in names:
         run.systems.setdefault(name, result.System(what=SYSTEMS[name], weights="real" if name in REAL else "random",
                                                    batches=None))
