@@ -48,7 +48,7 @@ class Faces:
             if "name" in table:
                 held |= set(table["name"][table["split"] == "test"].tolist())
         self._stores: list[list[np.ndarray]] = []
-        store, row = [], []
+        store, row, people = [], [], []
         for file in files:
             table = np.load(file, allow_pickle=False)
             wanted = table["split"] == split
@@ -60,6 +60,7 @@ class Faces:
             self._stores.append([_decoded(file, table, cache, shrunk) for shrunk in SHRUNK])
             n = len(rows)
             self.source += [str(file.stem)] * n
+            people.append(table["identity"][rows] if "identity" in table else np.full(n, ""))
             for name, empty in (
                 ("landmarks", None), ("teacher", np.zeros((n, 256), np.float16)),
                 ("attributes", np.zeros((n, 40), np.int8)), ("male", np.full(n, -1)), ("age", np.full(n, -1)),
@@ -67,6 +68,8 @@ class Faces:
             ):
                 columns[name].append(table[name][rows] if name in table else empty)
         self._store, self._row = np.concatenate(store), np.concatenate(row)
+        self.identity = np.concatenate(people)
+        """Who it is, "" where unknown."""
         self._kept: list[Tensor] = []
         self.labels = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
         self.landmarks = self.labels.pop("landmarks").float()

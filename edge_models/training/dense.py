@@ -87,10 +87,11 @@ class Dense(nn.Module):
         self.share_coarse = conv(wide, self.features, act=False)
         self.share_fine = conv(32, self.features, act=False)
 
-        trunk = 96
-        self.trunk = nn.Sequential(conv(self.features, trunk, 2, 2, padding=0), Bottleneck(trunk, 32))
+        trunk, inner, narrow = 112, 48, 48
+        self.trunk = nn.Sequential(conv(self.features, trunk, 2, 2, padding=0), Bottleneck(trunk, inner))
         # A 7x7 convolution without padding is a dense layer that still resizes with the batch.
-        self.identity = nn.Sequential(Bottleneck(trunk, 48), conv(trunk, 40), nn.Conv2d(40, EMBEDDING, GRID // 2))
+        self.identity = nn.Sequential(Bottleneck(trunk, inner), Bottleneck(trunk, inner), conv(trunk, narrow),
+                                      nn.Conv2d(narrow, EMBEDDING, GRID // 2))
         self.looks = nn.Sequential(
             conv(trunk, 32), conv(32, 128, GRID // 2, padding=0), nn.Dropout(0.2),
             nn.Conv2d(128, sum(self.traits.values()), 1)

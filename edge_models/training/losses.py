@@ -15,8 +15,12 @@ SMALLEST = 9.0
 """Boxes under this size are neither asked for nor punished."""
 AGE_MIDDLE, AGE_STEP = 40.0, 5.0
 """age in years = AGE_MIDDLE + AGE_STEP * output: keeps its int8 step near half a year."""
+SHARP = 0.07
+"""Temperature of the choice among the others."""
+OTHERS = 2048
+"""How many they are."""
 WEIGHTS = {
-    "score": 1.5, "box": 1.5, "landmarks": 12.0, "embedding": 4.0, "relation": 8.0, "attributes": 1.5,
+    "score": 1.5, "box": 1.5, "landmarks": 12.0, "embedding": 4.0, "relation": 8.0, "choice": 0.3, "attributes": 1.5,
     "gender": 0.4, "age": 0.25, "ethnicity": 0.4, "race7": 0.3, "emotion": 0.8, "quality": 0.5,
 }
 
@@ -75,26 +79,37 @@ def detection(score: Tensor, place: Tensor, at: Cells, boxes: Tensor, marks: Ten
     real (N, G): whether the row holds a face. The score learns the IoU that its box
     reaches (quality focal loss, Li et al. 2020), so that NMS keeps the best box.
     """
-    size = (boxes[..., 2:] - boxes[..., :2]).clamp(min=0)
-    root = size.prod(-1).clamp(min=1e-6).sqrt()  # (N, G)
-    centre = (boxes[..., :2] + boxes[..., 2:]) / 2
-    away = (at.centre[None, :, None] - centre[:, None]).abs()  # (N, P, G, 2)
-    reach = torch.maximum(size[:, None] * 0.22, at.stride[None, :, None, None] * 0.51)
-    near = (away <= reach).all(-1) & real[:, None]
-    fits = (root[:, None] >= at.low[None, :, None]) & (root[:, None] < at.high[None, :, None])
+    # Only the real faces, one row each: a canvas has room for far more than most hold.
+    of, row = real.nonzero(as_tuple=True)
+    boxes, marks = boxes[of, row], marks[of, row]
+    size = (boxes[:, 2:] - boxes[:, :2]).clamp(min=0)
+    root = size.prod(-1).clamp(min=1e-6).sqrt()  # (F,)
+    away = (at.centre - ((boxes[:, :2] + boxes[:, 2:]) / 2)[:, None]).abs()  # (F, P, 2)
+    reach = torch.maximum(size[:, None] * 0.22, at.stride[None, :, None] * 0.51)
+    near = (away <= reach).all(-1)
+    fits = (root[:, None] >= at.low) & (root[:, None] < at.high)
     small = (root < SMALLEST)[:, None]
-    inside = (away <= size[:, None] * 0.5).all(-1) & real[:, None]
-    ignored = (inside & small).any(-1)
-    asked = near & fits & ~small
-    chosen = torch.where(asked, root[:, None], torch.inf).min(-1)
-    positive = torch.isfinite(chosen.values)  # (N, P)
-    # A face's middle seen from the wrong level, and the rim around the middle, are left alone.
-    unsure = (inside & fits & ~small).any(-1) & ~positive | (near & ~fits).any(-1) & ~positive
+    inside = (away <= size[:, None] * 0.5).all(-1)
 
-    pick = chosen.indices[positive]
-    canvas = positive.nonzero()[:, 0]
+    def on_canvas(asked: Tensor) -> Tensor:
+        """Whether any face of the canvas asks it of the cell: (F, P) -> (N, P)."""
+        return torch.zeros(score.shape[:2], device=score.device).index_add_(0, of, asked.float()) > 0
+
+    # A cell that two faces ask for is the smaller one's.
+    claim = torch.where(near & fits & ~small, root[:, None], torch.inf)
+    smallest = torch.full(score.shape[:2], torch.inf, device=score.device)
+    smallest.scatter_reduce_(0, of[:, None].expand_as(claim), claim, "amin")
+    positive = torch.isfinite(smallest)  # (N, P)
+    owner = torch.zeros(score.shape[:2], dtype=torch.long, device=score.device)
+    face, cell = (torch.isfinite(claim) & (claim == smallest[of])).nonzero(as_tuple=True)
+    owner[of[face], cell] = face
+    ignored = on_canvas(inside & small)
+    # A face's middle seen from the wrong level, and the rim around the middle, are left alone.
+    unsure = on_canvas((inside & fits & ~small) | (near & ~fits)) & ~positive
+
+    pick = owner[positive]
     found_box, found_marks = decode(place.float(), at)
-    want_box, want_marks = boxes[canvas, pick], marks[canvas, pick]
+    want_box, want_marks = boxes[pick], marks[pick]
     overlap, general = iou(found_box[positive], want_box)
     target = torch.zeros_like(score[..., 0], dtype=torch.float32)
     target[positive] = overlap.detach().clamp(min=0.1)
@@ -103,7 +118,7 @@ def detection(score: Tensor, place: Tensor, at: Cells, boxes: Tensor, marks: Ten
     focal = focal * (target - logits.sigmoid()).abs().pow(2)
     keep = ~ignored & ~unsure
     count = positive.sum().clamp(min=1)
-    scale = root[canvas, pick][:, None, None]
+    scale = root[pick][:, None, None]
     off = functional.smooth_l1_loss(found_marks[positive] / scale, want_marks / scale, beta=0.02, reduction="sum")
     return {
         "score": (focal * keep).sum() / count,
@@ -112,11 +127,13 @@ def detection(score: Tensor, place: Tensor, at: Cells, boxes: Tensor, marks: Ten
     }
 
 
-def description(embedding: Tensor, part: dict[str, Tensor], labels: dict[str, Tensor]) -> dict[str, Tensor]:
+def description(embedding: Tensor, part: dict[str, Tensor], labels: dict[str, Tensor], others: Tensor
+                ) -> dict[str, Tensor]:
     """Losses of the face head; each label may be missing on any face.
 
     embedding (K, 256), part: the traits by name, each (K, its width); labels: `teacher` (K, 256) unit length or zero rows,
     `attributes` (K, 40) -1, 0 unknown, 1; `male`, `age`, `ethnicity`, `race7`, `emotion` (K,) -1 unknown.
+    others (M, 256): teachers of other faces, drawn at random.
     """
     losses: dict[str, Tensor] = {}
     unit = functional.normalize(embedding.float(), dim=1)
@@ -126,6 +143,10 @@ def description(embedding: Tensor, part: dict[str, Tensor], labels: dict[str, Te
     if taught.any():
         losses["embedding"] = (1 - alike).mean()
         losses["relation"] = (student @ student.T - teacher @ teacher.T).square().mean()
+        # Among many faces, whom is it like? As the teacher answers (SEED, Fang et al. 2021).
+        crowd = torch.cat([teacher, others])
+        aim = (teacher @ crowd.T / SHARP).softmax(1)
+        losses["choice"] = -(aim * (student @ crowd.T / SHARP).log_softmax(1)).sum(1).mean()
         losses["quality"] = functional.mse_loss(part["quality"][taught, 0].sigmoid(), alike.detach().clamp(0, 1))
 
     known = labels["attributes"] != 0

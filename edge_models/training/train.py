@@ -18,9 +18,11 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import torch
 from edge_models.training import data, losses
 from edge_models.training.dense import Dense
+from edge_models.training.muon import Muon
 from edge_models.training.network import GRID, MAP_STRIDE, OneLook
 from torch import Tensor
 from torch.nn import functional
@@ -39,6 +41,7 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("--scenes", type=Path, nargs="+", required=True)
     ask.add_argument("--network", choices=tuple(NETWORKS), default="depthwise")
     ask.add_argument("--plans", choices=tuple(data.PLANS), default="faces", help="the mix of canvases")
+    ask.add_argument("--optimiser", choices=("adamw", "muon"), default="muon")
     ask.add_argument("--backgrounds", type=Path)
     ask.add_argument("--cache", type=Path, default=Path("runs/cache"))
     ask.add_argument("--steps", type=int, default=20_000)
@@ -82,6 +85,23 @@ def on_grid(landmarks: Tensor, map_side: int) -> Tensor:
     return (spots + 0.5) / (MAP_STRIDE * map_side) * 2 - 1
 
 
+def sample(features: Tensor, grid: Tensor, owner: Tensor) -> Tensor:
+    """Read maps (N, C, H, W) at `grid` (K, GRID, GRID, 2); face k lies on map owner[k], and owners are in order.
+
+    Maps with equally many faces are read in one call, their faces' grids one above the other: a map is not copied
+    for each of its faces.
+    """
+    many = torch.bincount(owner, minlength=len(features))
+    sampled = features.new_empty(len(grid), features.shape[1], GRID, GRID)
+    for count in many.unique().tolist():
+        if count:
+            maps, rows = (many == count).nonzero()[:, 0], (many[owner] == count).nonzero()[:, 0]
+            read = functional.grid_sample(features[maps], grid[rows].reshape(len(maps), count * GRID, GRID, 2),
+                                          align_corners=False, padding_mode="border")
+            sampled = sampled.index_copy(0, rows, read.unflatten(2, (count, GRID)).transpose(1, 2).flatten(0, 1))
+    return sampled
+
+
 def commit() -> str:
     """The commit that trains, for the record."""
     done = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
@@ -103,18 +123,16 @@ def main() -> None:
     print(f"{len(faces)} faces, {len(held)} held out, {len(scenes.rows)} scenes, {len(scenes.empty)} backgrounds",
           flush=True)
 
+    bank = faces.labels["teacher"]
+    bank = bank[bank.abs().sum(1) > 0]
     network = NETWORKS[options.network]().to(device, memory_format=torch.channels_last)
-    decayed = [p for p in network.parameters() if p.ndim > 1]
-    plain = [p for p in network.parameters() if p.ndim <= 1]
-    optimiser = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.02}, {"params": plain, "weight_decay": 0.0}], lr=options.rate,
-        fused=True,
-    )
+    optimisers = optimise(network, options.rate, options.optimiser)
     step, seen, last = 0, 0, options.run / "last.pt"
     if last.exists():
         kept = torch.load(last, map_location=device, weights_only=True)
         network.load_state_dict(kept["network"])
-        optimiser.load_state_dict(kept["optimiser"])
+        for optimiser, state in zip(optimisers, kept["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
         step, seen = kept["step"], kept["seen"]
     elif options.start:
         kept = torch.load(options.start, map_location=device, weights_only=True)
@@ -140,8 +158,9 @@ def main() -> None:
                 if isinstance(module, torch.nn.BatchNorm2d):
                     module.eval()
         batch = next(batches)
-        for group in optimiser.param_groups:
-            group["lr"] = rate_at(step, options.steps, options.decay, options.rate, options.warm)
+        rate = rate_at(step, options.steps, options.decay, options.rate, options.warm)
+        for group in itertools.chain(*(optimiser.param_groups for optimiser in optimisers)):
+            group["lr"] = rate
         # The detector's landmarks will not be exact either.
         width = (batch.where.amax(1) - batch.where.amin(1)).mean(1)
         where = batch.where + torch.randn_like(batch.where) * width[:, None, None] * 0.035
@@ -149,17 +168,18 @@ def main() -> None:
         with torch.autocast(device.type, torch.bfloat16):
             score, place, features = network.frame(batch.image.contiguous(memory_format=torch.channels_last))
             # In float32: a grid that is rounded to bfloat16 misses by a pixel.
-            sampled = functional.grid_sample(features.float()[batch.owner], on_grid(where, side // MAP_STRIDE),
-                                             align_corners=False, padding_mode="border")
+            sampled = sample(features.float(), on_grid(where, side // MAP_STRIDE), batch.owner)
             embedding, traits = network.describe(sampled)
         terms = losses.detection(losses.flat(score), losses.flat(place), losses.cells(side, side, device),
                                  batch.boxes, batch.landmarks, batch.real)
-        terms |= losses.description(embedding, named(network, traits), batch.labels)
+        others = bank[torch.randint(len(bank), (losses.OTHERS,), device=bank.device)].float()
+        terms |= losses.description(embedding, named(network, traits), batch.labels, others)
         loss = sum(losses.WEIGHTS[name] * value for name, value in terms.items())
-        optimiser.zero_grad(set_to_none=True)
+        network.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-        optimiser.step()
+        for optimiser in optimisers:
+            optimiser.step()
         step += 1
         seen += len(where)
         for name, value in terms.items():
@@ -167,17 +187,29 @@ def main() -> None:
         if step % 200 == 0:
             row = {k: round(sum(v) / len(v), 4) for k, v in means.items()}
             print(step, seen, f"{seen / 1e6:.2f}M faces", f"{time.monotonic() - began:.0f}s",
-                  f"{optimiser.param_groups[0]['lr']:.2e}", row, flush=True)
+                  f"{rate:.2e}", row, flush=True)
             table.writerow([step, seen, round(time.monotonic() - began), *itertools.chain(*row.items())])
             log.flush()
             means = {}
         if step % options.save_every == 0 or step == options.steps:
-            save(last, network, optimiser, step, seen)
+            save(last, network, optimisers, step, seen)
         if step % 2500 == 0 or step == options.steps:
             found = validate(network, held, device)
             print("held out", step, found, flush=True)
             table.writerow([step, seen, "held out", *itertools.chain(*found.items())])
-    save(last, network, optimiser, step, seen)
+    save(last, network, optimisers, step, seen)
+
+
+def optimise(network: OneLook | Dense, rate: float, kind: str) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices between the picture and the outputs, AdamW for what is left."""
+    final = {id(m.weight) for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.bias is not None}
+    inner = [p for p in network.parameters() if p.ndim > 1 and id(p) not in final and p.shape[1] > 3] if kind == "muon" else []
+    chosen = {id(p) for p in inner}
+    rest = [p for p in network.parameters() if id(p) not in chosen]
+    adam = torch.optim.AdamW(
+        [{"params": [p for p in rest if p.ndim > 1], "weight_decay": 0.02},
+         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0}], lr=rate, fused=True)
+    return [adam, Muon(inner, rate)] if inner else [adam]
 
 
 def named(network: OneLook | Dense, traits: Tensor) -> dict[str, Tensor]:
@@ -186,11 +218,11 @@ def named(network: OneLook | Dense, traits: Tensor) -> dict[str, Tensor]:
     return dict(zip(network.traits, traits.float().split(widths, 1), strict=True))
 
 
-def save(path: Path, network: OneLook | Dense, optimiser: torch.optim.Optimizer, step: int, seen: int) -> None:
+def save(path: Path, network: OneLook | Dense, optimisers: list[torch.optim.Optimizer], step: int, seen: int) -> None:
     """Write a checkpoint that a kill cannot halve."""
     part = path.with_suffix(".part")
-    torch.save({"network": network.state_dict(), "optimiser": optimiser.state_dict(), "step": step, "seen": seen},
-               part)
+    torch.save({"network": network.state_dict(), "optimisers": [optimiser.state_dict() for optimiser in optimisers],
+                "step": step, "seen": seen}, part)
     part.replace(path)
 
 
@@ -198,7 +230,10 @@ def save(path: Path, network: OneLook | Dense, optimiser: torch.optim.Optimizer,
 def validate(network: OneLook | Dense, held: data.Faces, device: torch.device, face: float = 80.0) -> dict[str, float]:
     """How well held-out faces of `face` pixels are described, given exact landmarks."""
     network.eval()
-    chosen = torch.randperm(len(held), generator=torch.Generator().manual_seed(0))[:3000]
+    known = torch.from_numpy(np.flatnonzero(held.identity != ""))
+    others = torch.from_numpy(np.flatnonzero(held.identity == ""))
+    chosen = torch.cat([known, others[torch.randperm(len(others), generator=torch.Generator().manual_seed(0))[:2500]]])
+    embeddings = []
     sums: dict[str, list[Tensor]] = {}
     side = 96
     for part in chosen.split(128):
@@ -211,16 +246,16 @@ def validate(network: OneLook | Dense, held: data.Faces, device: torch.device, f
         marks = (where - 71.5) * (face / 112) + middle
         with torch.autocast(device.type, torch.bfloat16):
             _, _, features = network.frame((small * 2 - 1).contiguous(memory_format=torch.channels_last))
-            sampled = functional.grid_sample(features.float(), on_grid(marks, side // MAP_STRIDE),
-                                             align_corners=False, padding_mode="border")
+            sampled = sample(features.float(), on_grid(marks, side // MAP_STRIDE), torch.arange(len(marks), device=device))
             embedding, traits = network.describe(sampled)
         part = named(network, traits)
+        embeddings.append(functional.normalize(embedding.float(), dim=1))
         taught = labels["teacher"].abs().sum(1) > 0
         cosine = (functional.normalize(embedding.float(), dim=1) * labels["teacher"]).sum(1)
-        known = labels["attributes"] != 0
+        told = labels["attributes"] != 0
         for name, values in (
             ("cosine", cosine[taught]),
-            ("attributes", ((part["attributes"] > 0) == (labels["attributes"] > 0))[known]),
+            ("attributes", ((part["attributes"] > 0) == (labels["attributes"] > 0))[told]),
             ("gender", ((part["gender"][:, 0] > 0) == (labels["male"] == 1))[labels["male"] >= 0]),
             ("age", (part["age"][:, 0] * losses.AGE_STEP + losses.AGE_MIDDLE - labels["age"]).abs()[labels["age"] >= 0]),
             *((name, (part[name].argmax(1) == labels[name])[labels[name] >= 0]) for name in ("ethnicity", "race7")
@@ -228,7 +263,23 @@ def validate(network: OneLook | Dense, held: data.Faces, device: torch.device, f
             ("emotion", (part["emotion"].argmax(1) == labels["emotion"])[labels["emotion"] >= 0]),
         ):
             sums.setdefault(name, []).append(values.float().cpu())
-    return {name: round(float(torch.cat(values).mean()), 4) for name, values in sums.items() if len(torch.cat(values))}
+    found = {name: round(float(torch.cat(values).mean()), 4) for name, values in sums.items() if len(torch.cat(values))}
+    return found | accepted(torch.cat(embeddings)[:len(known)].cpu(), held.identity[known.numpy()])
+
+
+def accepted(embeddings: Tensor, identity: np.ndarray, far: tuple[float, ...] = (1e-2, 1e-3)) -> dict[str, float]:
+    """TAR at each FAR over all pairs of embeddings (K, E), unit length, with their `identity` (K,).
+
+    Pairs of one person count one over that person's number of pairs: a few have most of the pictures.
+    """
+    _, who = np.unique(identity, return_inverse=True)
+    first, second = np.triu_indices(len(who), 1)
+    alike = (embeddings @ embeddings.T).numpy()[first, second]
+    same = who[first] == who[second]
+    weight = 1 / np.bincount(who[first[same]])[who[first[same]]]
+    strange = np.sort(alike[~same])
+    return {f"tar@{f:g}": round(float((weight * (alike[same] >= strange[-max(1, round(f * len(strange)))])).sum() / weight.sum()), 4)
+            for f in far}
 
 
 if __name__ == "__main__":
