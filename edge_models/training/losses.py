@@ -156,7 +156,7 @@ def description(embedding: Tensor, part: dict[str, Tensor], labels: dict[str, Te
         )
     for name in ("male", "age", "ethnicity", "race7", "emotion"):
         has = labels[name] >= 0
-        if not has.any() or (name == "race7" and name not in part):
+        if not has.any():
             continue
         want = labels[name][has]
         if name == "male":

@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from edge_models.training import data, losses
-from edge_models.training.dense import Dense
 from edge_models.training.muon import Muon
 from edge_models.training.network import GRID, MAP_STRIDE, OneLook
 from torch import Tensor
@@ -30,8 +29,6 @@ from torch.utils.data import DataLoader
 
 from onelook.align import TEMPLATE
 
-NETWORKS = {"depthwise": OneLook, "dense": Dense}
-
 
 def arguments() -> argparse.Namespace:
     """The command line."""
@@ -39,7 +36,6 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("run", type=Path)
     ask.add_argument("--faces", type=Path, nargs="+", required=True)
     ask.add_argument("--scenes", type=Path, nargs="+", required=True)
-    ask.add_argument("--network", choices=tuple(NETWORKS), default="depthwise")
     ask.add_argument("--plans", choices=tuple(data.PLANS), default="faces", help="the mix of canvases")
     ask.add_argument("--optimiser", choices=("adamw", "muon"), default="muon")
     ask.add_argument("--backgrounds", type=Path)
@@ -125,19 +121,10 @@ def main() -> None:
 
     bank = faces.labels["teacher"]
     bank = bank[bank.abs().sum(1) > 0]
-    network = NETWORKS[options.network]().to(device, memory_format=torch.channels_last)
+    network = OneLook().to(device, memory_format=torch.channels_last)
     optimisers = optimise(network, options.rate, options.optimiser)
-    step, seen, last = 0, 0, options.run / "last.pt"
-    if last.exists():
-        kept = torch.load(last, map_location=device, weights_only=True)
-        network.load_state_dict(kept["network"])
-        for optimiser, state in zip(optimisers, kept["optimisers"], strict=True):
-            optimiser.load_state_dict(state)
-        step, seen = kept["step"], kept["seen"]
-    elif options.start:
-        kept = torch.load(options.start, map_location=device, weights_only=True)
-        network.load_state_dict(kept["network"])
-        seen = kept["seen"]
+    last = options.run / "last.pt"
+    step, seen = begin(last, options.start, network, optimisers, device)
     (options.run / "run.json").write_text(json.dumps(
         {**{k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()
             if k not in ("faces", "scenes", "seconds")},
@@ -148,15 +135,14 @@ def main() -> None:
     endless = data.Batches(faces, scenes, device, options.seed + step, options.times, options.plans)
     batches = iter(DataLoader(endless, batch_size=None, num_workers=options.workers,
                               prefetch_factor=3 if options.workers else None))
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d) and options.freeze_norms]
     began, means = time.monotonic(), {}
     log = (options.run / "log.csv").open("a", newline="")
     table = csv.writer(log)
     while step < options.steps and time.monotonic() - began < options.seconds:
         network.train()
-        if options.freeze_norms:
-            for module in network.modules():
-                if isinstance(module, torch.nn.BatchNorm2d):
-                    module.eval()
+        for module in norms:
+            module.eval()
         batch = next(batches)
         rate = rate_at(step, options.steps, options.decay, options.rate, options.warm)
         for group in itertools.chain(*(optimiser.param_groups for optimiser in optimisers)):
@@ -200,7 +186,7 @@ def main() -> None:
     save(last, network, optimisers, step, seen)
 
 
-def optimise(network: OneLook | Dense, rate: float, kind: str) -> list[torch.optim.Optimizer]:
+def optimise(network: OneLook, rate: float, kind: str) -> list[torch.optim.Optimizer]:
     """Muon for the matrices between the picture and the outputs, AdamW for what is left."""
     final = {id(m.weight) for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.bias is not None}
     inner = [p for p in network.parameters() if p.ndim > 1 and id(p) not in final and p.shape[1] > 3] if kind == "muon" else []
@@ -212,13 +198,28 @@ def optimise(network: OneLook | Dense, rate: float, kind: str) -> list[torch.opt
     return [adam, Muon(inner, rate)] if inner else [adam]
 
 
-def named(network: OneLook | Dense, traits: Tensor) -> dict[str, Tensor]:
+def begin(last: Path, start: Path | None, network: OneLook, optimisers: list[torch.optim.Optimizer], device: torch.device
+          ) -> tuple[int, int]:
+    """Go on where `last` was kept, or with the weights of `start`. Returns the steps done and the faces seen."""
+    if last.exists():
+        kept = torch.load(last, map_location=device, weights_only=True)
+        for optimiser, state in zip(optimisers, kept["optimisers"], strict=True):
+            optimiser.load_state_dict(state)
+    elif start:
+        kept = {**torch.load(start, map_location=device, weights_only=True), "step": 0}
+    else:
+        return 0, 0
+    network.load_state_dict(kept["network"])
+    return kept["step"], kept["seen"]
+
+
+def named(network: OneLook, traits: Tensor) -> dict[str, Tensor]:
     """The traits (K, T) by name, in float32."""
     widths = tuple(network.traits.values())
     return dict(zip(network.traits, traits.float().split(widths, 1), strict=True))
 
 
-def save(path: Path, network: OneLook | Dense, optimisers: list[torch.optim.Optimizer], step: int, seen: int) -> None:
+def save(path: Path, network: OneLook, optimisers: list[torch.optim.Optimizer], step: int, seen: int) -> None:
     """Write a checkpoint that a kill cannot halve."""
     part = path.with_suffix(".part")
     torch.save({"network": network.state_dict(), "optimisers": [optimiser.state_dict() for optimiser in optimisers],
@@ -227,7 +228,7 @@ def save(path: Path, network: OneLook | Dense, optimisers: list[torch.optim.Opti
 
 
 @torch.no_grad()
-def validate(network: OneLook | Dense, held: data.Faces, device: torch.device, face: float = 80.0) -> dict[str, float]:
+def validate(network: OneLook, held: data.Faces, device: torch.device, face: float = 80.0) -> dict[str, float]:
     """How well held-out faces of `face` pixels are described, given exact landmarks."""
     network.eval()
     known = torch.from_numpy(np.flatnonzero(held.identity != ""))
@@ -258,9 +259,7 @@ def validate(network: OneLook | Dense, held: data.Faces, device: torch.device, f
             ("attributes", ((part["attributes"] > 0) == (labels["attributes"] > 0))[told]),
             ("gender", ((part["gender"][:, 0] > 0) == (labels["male"] == 1))[labels["male"] >= 0]),
             ("age", (part["age"][:, 0] * losses.AGE_STEP + losses.AGE_MIDDLE - labels["age"]).abs()[labels["age"] >= 0]),
-            *((name, (part[name].argmax(1) == labels[name])[labels[name] >= 0]) for name in ("ethnicity", "race7")
-              if name in part),
-            ("emotion", (part["emotion"].argmax(1) == labels["emotion"])[labels["emotion"] >= 0]),
+            *((name, (part[name].argmax(1) == labels[name])[labels[name] >= 0]) for name in ("ethnicity", "race7", "emotion")),
         ):
             sums.setdefault(name, []).append(values.float().cpu())
     found = {name: round(float(torch.cat(values).mean()), 4) for name, values in sums.items() if len(torch.cat(values))}
