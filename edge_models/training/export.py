@@ -140,8 +140,6 @@ def calibration(network: OneLook, faces: data.Faces, scenes: data.Scenes, frames
             features = Frame(network)(image)["features"][0]
         aligned = align.sample(features.numpy(), *align.grid(marks.numpy(), MAP_STRIDE, GRID))
         inputs["faces"].append({"aligned": np.resize(aligned, (AT_ONCE, *aligned.shape[1:]))})
-    # The whole range, so that 8 bits hold it exactly.
-    inputs["frame"][0]["image"].flat[:2] = (-1, 127 / 128)
     return inputs
 
 
@@ -178,7 +176,7 @@ def main() -> None:
     quant = quantizer.Quantizer(str(whole))
     quant.load_quantization_recipe(recipe.static_wi8_ai8())
     seen = quant.calibrate(calibration(network, faces, scenes, options.frames))
-    small = quant.quantize(score_range(seen, whole.read_bytes())).quantized_model
+    small = quant.quantize(known_ranges(seen, whole.read_bytes())).quantized_model
     (options.out / "model.tflite").write_bytes(small)
 
     names = next(np.load(f)["attribute_names"] for f in options.faces if "attribute_names" in np.load(f))
@@ -199,21 +197,24 @@ def main() -> None:
     print(f"{len(small) / 1e6:.2f} MB, {len(described.patches)} size constants")
 
 
-def score_range(seen: dict, network: bytes) -> dict:
-    """Give every level's score logits one range.
+def known_ranges(seen: dict, network: bytes) -> dict:
+    """Ranges that need no measuring.
 
-    Few frames hold a very large face: averaged over frames, its level's range would end where
-    sure and doubtful look alike.
+    A pixel is stored exactly. Every level's score logits have one range: few frames hold a very large face, and averaged
+    over frames, its level's range would end where sure and doubtful look alike.
     """
     model = schema.Model.GetRootAs(network)
     for i in range(model.SignatureDefsLength()):
         signature = model.SignatureDefs(i)
         graph = model.Subgraphs(signature.SubgraphIndex())
-        for k in range(signature.OutputsLength()):
-            if signature.Outputs(k).Name().startswith(b"score"):
-                tensor = graph.Tensors(signature.Outputs(k).TensorIndex()).Name().decode()
-                seen[tensor] = {"min": np.full_like(seen[tensor]["min"], -9.0),
-                                "max": np.full_like(seen[tensor]["max"], 4.0)}
+        ends = [signature.Inputs(k) for k in range(signature.InputsLength())]
+        ends += [signature.Outputs(k) for k in range(signature.OutputsLength())]
+        for end in ends:
+            for name, low, high in ((b"image", -1.0, 127 / 128), (b"score", -9.0, 4.0)):
+                if end.Name().startswith(name):
+                    tensor = graph.Tensors(end.TensorIndex()).Name().decode()
+                    seen[tensor] = {"min": np.full_like(seen[tensor]["min"], low),
+                                    "max": np.full_like(seen[tensor]["max"], high)}
     return seen
 
 
