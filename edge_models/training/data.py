@@ -420,8 +420,10 @@ class Batches(IterableDataset[Batch]):
     """Endless batches, a different stream of them for each seed and worker."""
 
     def __init__(self, faces: Faces, scenes: Scenes, device: torch.device, seed: int, times: int = 1,
-                 plans: str = "faces") -> None:
-        """`times` makes every batch that many times larger; `plans` names the mix of canvases."""
+                 plans: str = "faces", rank: int = 0) -> None:
+        """`times` makes every batch that many times larger; `plans` names the mix of canvases; `rank`: of the process,
+        where several train together, with other faces on canvases of the same size."""
+        self.rank = rank
         self.faces, self.scenes, self.device, self.seed, self.times = faces, scenes, device, seed, times
         self.plans = PLANS[plans]
 
@@ -429,12 +431,14 @@ class Batches(IterableDataset[Batch]):
         """Batches for ever."""
         worker = get_worker_info()
         seed = self.seed * 1000 + (worker.id if worker else 0)
+        sizes = np.random.default_rng(seed)  # the same in all processes, so that none waits for another
+        seed += 1_000_000_000 * self.rank
         if worker:
             torch.set_num_threads(1)
         torch.manual_seed(seed)
         random = np.random.default_rng(seed)
         while True:
-            plan = self.plans[int(random.choice(len(self.plans), p=[plan[0] for plan in self.plans]))]
+            plan = self.plans[int(sizes.choice(len(self.plans), p=[plan[0] for plan in self.plans]))]
             yield self._make(plan, random)
 
     def _make(self, plan: tuple, random: np.random.Generator) -> Batch:
