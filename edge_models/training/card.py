@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from onelook.spec import ModelSpec
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "identity.md"
+TRIALS = Path(__file__).resolve().parents[1] / "checkpoints" / "log" / "trials"
 SPEED = ("<!-- benchmarks: written by benchmarks/tables.py -->", "<!-- end of benchmarks -->")
 """Marks of a part of the card that is not ours: it is carried over."""
 BEGIN, END = "<!-- figures: written by edge_models/training/card.py -->", "<!-- end of figures -->"
@@ -75,6 +77,23 @@ def opened(record: dict[str, Any]) -> str:
             "fpir_at_far_0.001")]
         lines.append(f"| {int(count):,} | {kinds[kind]} | {' | '.join(cells)} | {row['enrolled']:,} of enrolled, "
                      f"{row['strangers']:,} strangers |")
+    return "\n".join(lines)
+
+
+def trials(folder: Path = TRIALS) -> str:
+    """What short runs of equal budget taught, as Markdown, from their logs."""
+    lines = ["| trial | steps | loss of embedding | of box | of attributes | of emotion | held out: cosine | TAR at FAR 1 % |",
+             "|---|---|---|---|---|---|---|---|"]
+    for name, what in json.loads((folder / "trials.json").read_text()).items():
+        rows = [dict(zip(row[3::2], row[4::2], strict=True), steps=row[0]) for row in csv.reader((folder / f"{name}.csv").open())]
+        held = {row["steps"]: row for row in rows if "cosine" in row}
+        for row in rows:
+            if "cosine" in row or row["steps"] not in ("1000", "2000"):
+                continue
+            found = held.get(row["steps"], {})
+            cells = [row[key] for key in ("embedding", "box", "attributes", "emotion")]
+            cells += [found.get("cosine", ""), found.get("tar@0.01", "")]
+            lines.append(f"| {what} | {int(row['steps']):,} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -153,6 +172,13 @@ enrolled. FPIR: share of those for whom anybody is named; DIR: share of the enro
 - Training pictures are research data (CelebA, VGGFace2, UTKFace, FER2013, RAF-DB, FairFace, All-Age-Faces, ShanghaiTech
   and others) with thin or non-commercial licences. LFW served for measuring alone; pictures whose teacher embedding
   lies close to one of LFW were left out, at a cosine of 0.75, so some LFW people surely remain as other pictures.
+
+## What was tried
+
+Runs of 2,000 steps (240,000 faces), the rate falling over the last 600, on the same pictures in the same order; mean
+training losses of the 200 steps before the one named, and what held-out faces of 80 px gave at the end:
+
+{trials()}
 
 ## Not for
 
