@@ -78,6 +78,8 @@ class Faces:
         weight[(self.labels["attributes"] != 0).any(1)] = 1.6
         weight[self.labels["age"] >= 0] = 1.6
         weight[self.labels["emotion"] >= 0] = 0.8
+        # Few people are there in several pictures, which is what tells likeness from light.
+        weight[torch.from_numpy(self.identity != "")] *= 1.5
         self.weight = weight
 
     def __len__(self) -> int:
@@ -385,6 +387,13 @@ PLANS = {
         (0.55, 96, ((1, 32), (2, 12), (3, 3), (4, 2)), 12, 4),
         (0.20, 192, ((1, 6), (2, 3), (4, 1)), 10, 3),
         (0.25, 320, ((1, 1), (2, 1)), 6, 2),
+    ),
+    # To end with where faces are still to be learnt: frames as cameras give them, and many faces all the same.
+    "last": (
+        (0.72, 96, ((1, 32), (2, 12), (3, 3), (4, 2)), 12, 4),
+        (0.11, 192, ((1, 6), (2, 3), (4, 1)), 10, 2),
+        (0.10, 320, ((1, 1), (2, 1), (5, 1)), 5, 1),
+        (0.07, 448, ((2, 1), (6, 1)), 3, 0),
     ),
     # Frames as cameras give them: bodies, streets and rooms around the faces, at every size.
     "frames": (

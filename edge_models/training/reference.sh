@@ -8,26 +8,16 @@
 # 2,398, with crowds, masks and streets, as labelled so far), backgrounds are
 # pictures without faces. Needs: torch 2.13, litert-torch 0.10, ai-edge-quantizer 0.10, ai-edge-litert 2.3.
 #
-# The shipped run took 2 h 10 min of wall time on two busy cores. It was stopped and resumed as data
-# came in (the logs are in edge_models/checkpoints/log/), which is why phases follow each other:
-#   A  faces, fer, fairface, rafdb                      to step  5,000 (landmark weight 2)
-#   B  + celeba178, aaf; canvases of 320 px             to step  7,000
-#   C  + utk; landmark weight 12, box and score 1.5     to step 20,500
-#   D  + hqmen, portraits, vgg; rate falling from 2e-3  to step 23,500 (of a plan for 25,000)
-#   E  + scenes2; plan "scenes"; rate 5e-4 falling      1,400 steps (planned 1,700)
-#   F  fewer faces at hand: faces; fer from step 500, rafdb from 2,000, 6,000 of fairface from 5,000; scenes2 of 1,963
-#      pictures (masks, streets and CelebA in the wild, none enlarged for labelling); plan "frames"; 1e-3 to step 2,000, then
-#      the norms' figures held still and 6e-4, falling from step 3,000. 1 h 20 min on a share of two busy cores.
-#
-# The network that is to follow (dense.py: --network dense) has begun with {faces,fer,rafdb,fairface,utk}.npz and plan "faces",
-# rate 2e-3: edge_models/checkpoints/dense-begun.pt after a million faces, of some ten that it needs. Go on with
-#   train RUN --network dense --start edge_models/checkpoints/dense-begun.pt --faces ... --scenes ... --plans faces, then frames.
-# Run from nothing, A to D are one call, and so is F; the weights will be as good but not the same.
+# Shards beyond those above: fairface and fairface2 and fairface3 (FairFace in three parts, validation in the first), utk
+# (UTKFace), rafdb; fer is made below. Two processes on two cores; the logs are in edge_models/checkpoints/log/ (run, last).
+#   run    plan "faces": 88,710 faces at first and one process to step 2,800, 108,525 and two processes from there on (a second
+#          batch a step), rate 2e-3, then 2.5e-3. It was stopped where time was up, not where it had learnt what it can.
+#   last   plan "last", the norms' figures held still after 200 steps, the rate falling all the way.
+# Run from nothing, it will be as good but not the same.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PYTHONPATH=daemon:. OMP_WAIT_POLICY=PASSIVE
-all="$DATA/faces.npz $DATA/fer.npz $DATA/fairface.npz $DATA/rafdb.npz $DATA/celeba178.npz $DATA/aaf.npz \
-$DATA/utk.npz $DATA/hqmen.npz $DATA/portraits.npz $DATA/vgg.npz"
+faces="$DATA"/{faces,fer,rafdb,fairface,fairface2,fairface3,utk}.npz
 [ -f "$DATA/fer.npz" ] || python -m edge_models.training.align_fer "$DATA/fer2013.npz" "$WEIGHTS/yunet_n_dynamic.onnx" "$DATA/fer"
 python -m edge_models.training.train "$RUNS/first" --faces $all --scenes "$DATA/scenes" \
   --backgrounds "$RAW/nonfaces" --threads 1 --seed 1 --steps 25000 --decay 4500
