@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from edge_models.training import data, losses
+from edge_models.training.dense import Dense
 from edge_models.training.muon import Muon
 from edge_models.training.network import GRID, MAP_STRIDE, OneLook
 from torch import Tensor, distributed
@@ -34,6 +35,8 @@ from torch.utils.data import DataLoader
 
 from onelook.align import TEMPLATE
 
+NETWORKS = {"depthwise": OneLook, "dense": Dense}
+
 
 def arguments() -> argparse.Namespace:
     """The command line."""
@@ -41,6 +44,7 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("run", type=Path)
     ask.add_argument("--faces", type=Path, nargs="+", required=True)
     ask.add_argument("--scenes", type=Path, nargs="+", required=True)
+    ask.add_argument("--network", choices=tuple(NETWORKS), default="depthwise")
     ask.add_argument("--plans", choices=tuple(data.PLANS), default="faces", help="the mix of canvases")
     ask.add_argument("--optimiser", choices=("adamw", "muon"), default="muon")
     ask.add_argument("--backgrounds", type=Path)
@@ -54,7 +58,7 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("--threads", type=int, default=2)
     ask.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ask.add_argument("--seed", type=int, default=1)
-    ask.add_argument("--start", type=Path, help="checkpoint whose weights to start from")
+    ask.add_argument("--weights", type=Path, help="checkpoint whose weights to start from")
     ask.add_argument("--freeze-norms", action="store_true", help="train with the norms' running figures: canvases "
                      "of a close face and of a street differ, and the daemon's frames are the latter")
     ask.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
@@ -129,10 +133,10 @@ def main() -> None:
 
     bank = faces.labels["teacher"]
     bank = bank[bank.abs().sum(1) > 0]
-    network = OneLook().to(device, memory_format=torch.channels_last)
+    network = NETWORKS[options.network]().to(device, memory_format=torch.channels_last)
     optimisers = optimise(network, options.rate, options.optimiser)
     last = options.run / "last.pt"
-    step, seen = begin(last, options.start, network, optimisers, device)
+    step, seen = begin(last, options.weights, network, optimisers, device)
     (options.run / "run.json").write_text(json.dumps(
         {"processes": processes, **{k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()
             if k not in ("faces", "scenes", "seconds")},
@@ -198,7 +202,7 @@ def main() -> None:
         save(last, network, optimisers, step, seen)
 
 
-def optimise(network: OneLook, rate: float, kind: str) -> list[torch.optim.Optimizer]:
+def optimise(network: OneLook | Dense, rate: float, kind: str) -> list[torch.optim.Optimizer]:
     """Muon for the matrices between the picture and the outputs, AdamW for what is left."""
     final = {id(m.weight) for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.bias is not None}
     inner = [p for p in network.parameters() if p.ndim > 1 and id(p) not in final and p.shape[1] > 3] if kind == "muon" else []
@@ -220,28 +224,28 @@ def average(gradients: list[Tensor], processes: int) -> None:
         gradient.copy_(part.view_as(gradient) / processes)
 
 
-def begin(last: Path, start: Path | None, network: OneLook, optimisers: list[torch.optim.Optimizer], device: torch.device
-          ) -> tuple[int, int]:
-    """Go on where `last` was kept, or with the weights of `start`. Returns the steps done and the faces seen."""
+def begin(last: Path, weights: Path | None, network: OneLook | Dense, optimisers: list[torch.optim.Optimizer],
+          device: torch.device) -> tuple[int, int]:
+    """Go on where `last` was kept, or begin with `weights`. Returns the steps done and the faces seen."""
     if last.exists():
         kept = torch.load(last, map_location=device, weights_only=True)
         for optimiser, state in zip(optimisers, kept["optimisers"], strict=True):
             optimiser.load_state_dict(state)
-    elif start:
-        kept = {**torch.load(start, map_location=device, weights_only=True), "step": 0}
+    elif weights:
+        kept = {**torch.load(weights, map_location=device, weights_only=True), "step": 0}
     else:
         return 0, 0
     network.load_state_dict(kept["network"])
     return kept["step"], kept["seen"]
 
 
-def named(network: OneLook, traits: Tensor) -> dict[str, Tensor]:
+def named(network: OneLook | Dense, traits: Tensor) -> dict[str, Tensor]:
     """The traits (K, T) by name, in float32."""
     widths = tuple(network.traits.values())
     return dict(zip(network.traits, traits.float().split(widths, 1), strict=True))
 
 
-def save(path: Path, network: OneLook, optimisers: list[torch.optim.Optimizer], step: int, seen: int) -> None:
+def save(path: Path, network: OneLook | Dense, optimisers: list[torch.optim.Optimizer], step: int, seen: int) -> None:
     """Write a checkpoint that a kill cannot halve."""
     part = path.with_suffix(".part")
     torch.save({"network": network.state_dict(), "optimisers": [optimiser.state_dict() for optimiser in optimisers],
@@ -250,7 +254,7 @@ def save(path: Path, network: OneLook, optimisers: list[torch.optim.Optimizer], 
 
 
 @torch.no_grad()
-def validate(network: OneLook, held: data.Faces, device: torch.device, face: float = 80.0) -> dict[str, float]:
+def validate(network: OneLook | Dense, held: data.Faces, device: torch.device, face: float = 80.0) -> dict[str, float]:
     """How well held-out faces of `face` pixels are described, given exact landmarks."""
     network.eval()
     known = torch.from_numpy(np.flatnonzero(held.identity != ""))
