@@ -44,7 +44,7 @@ python -m edge_models.training.train "$RUNS/third" --weights "$RUNS/second/last.
 torchrun --nproc-per-node 2 -m edge_models.training.train "$RUNS/fourth" --weights "$RUNS/third/last.pt" --plans last \
   --rate 1e-3 --warm 60 --freeze-norms --faces "$DATA"/{faces,fer,rafdb,fairface,fairface2,fairface3,utk}.npz \
   --scenes "$DATA/scenes" "$DATA/scenes2" --backgrounds "$RAW/nonfaces" --threads 1 --workers 0 --seed 1 \
-  --steps STEPS --decay DECAY
+  --steps 3600 --decay 3500
 python -m edge_models.training.export "$RUNS/fourth" edge_models/onelook --faces "$DATA/faces.npz" "$DATA/fer.npz" \
   --scenes "$DATA/scenes"
 python -m edge_models.training.calibrate edge_models/onelook --data "$DATA"/{faces,fairface}.npz
