@@ -295,12 +295,15 @@ def validate(network: OneLook | Dense, held: data.Faces, device: torch.device, f
 def accepted(embeddings: Tensor, identity: np.ndarray, far: tuple[float, ...] = (1e-2, 1e-3)) -> dict[str, float]:
     """TAR at each FAR over all pairs of embeddings (K, E), unit length, with their `identity` (K,).
 
-    Pairs of one person count one over that person's number of pairs: a few have most of the pictures.
+    Pairs of one person count one over that person's number of pairs: a few have most of the pictures. Nothing, where
+    nobody is there twice or nobody else.
     """
     _, who = np.unique(identity, return_inverse=True)
     first, second = np.triu_indices(len(who), 1)
     alike = (embeddings @ embeddings.T).numpy()[first, second]
     same = who[first] == who[second]
+    if not same.any() or same.all():
+        return {}
     weight = 1 / np.bincount(who[first[same]])[who[first[same]]]
     strange = np.sort(alike[~same])
     return {f"tar@{f:g}": round(float((weight * (alike[same] >= strange[-max(1, round(f * len(strange)))])).sum() / weight.sum()), 4)
