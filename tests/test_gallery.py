@@ -649,6 +649,18 @@ def test_who_is_forgotten_is_forgotten_as_a_stranger_too(two: Path) -> None:
     assert sealed[1][:16] in raw
 
 
+def test_who_is_forgotten_is_told_with_how_they_looked_here_and_in_other_processes(two: Path) -> None:
+    with open_gallery(two) as watching, open_gallery(two) as gallery:
+        told: list[tuple[str, str, int]] = []
+        gallery.on_forgotten.append(lambda name, templates: told.append(("here", name, len(templates))))
+        watching.on_forgotten.append(lambda name, templates: told.append(("there", name, len(templates))))
+        watching.refresh(0.0)
+        gallery.forget("Ada")
+        assert told == [("here", "Ada", 3)]
+        assert watching.refresh(1.0)
+        assert told == [("here", "Ada", 3), ("there", "Ada", 3)]
+
+
 # --- another key, another model -----------------------------------------------------------------
 
 

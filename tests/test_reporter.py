@@ -598,6 +598,17 @@ def test_an_unknown_person_who_comes_back_is_the_same_visitor_on_any_stream() ->
     assert door.heard(Identity)[0][1].box[0] > 400 or said[0][1] != seen_in_the_yard.visitor
 
 
+def test_whoever_is_to_be_forgotten_is_no_visitor_any_more() -> None:
+    visitors = Visitors(lambda sizes, *_: np.full(len(sizes), THRESHOLD, np.float32))
+    zoe, ann = np.eye(2, 4, dtype=np.float32)
+    visitors.forget(zoe[None], THRESHOLD)  # nobody is there yet
+    assert [visitors.who(look, 1.0, 80, 0) for look in (zoe, ann)] == ["v1", "v2"]
+    visitors.forget(np.stack([0.8 * zoe + 0.6 * np.eye(4, dtype=np.float32)[3]]), 0.7)
+    assert visitors._looks is not None
+    assert visitors._looks.tolist() == [ann.tolist()]
+    assert [visitors.who(look, 1.0, 80, 1) for look in (ann, zoe)] == ["v2", "v3"]
+
+
 def test_a_visitor_is_forgotten_after_an_hour() -> None:
     visitors = Visitors(lambda sizes, *_: np.full(len(sizes), THRESHOLD, np.float32))
     zoe, ann = (look_of(name).astype(np.float32) for name in ("Zoe", "Ann"))

@@ -192,8 +192,8 @@ class Gallery:
         self._agreement: dict[str, float] = {}  # lengths of those means, see `Match.agreement`
         self._looked: float | None = None
         self._rehearsing = False
-        self.on_forgotten: Callable[[str], object] = lambda name: None  # noqa: ARG005
-        """Told of everybody who was enrolled at the last look and is no more."""
+        self.on_forgotten: list[Callable[[str, Sequence[Template]], object]] = []
+        """All told of everybody who was enrolled at the last look and is no more, and how they looked."""
 
     @classmethod
     def open(cls, path: Path, key_file: Path, model_sha: str | None = None) -> Self:
@@ -522,9 +522,14 @@ class Gallery:
         with self._sentences():
             self._connected().execute("VACUUM")
         self._prove_gone(pieces)
-        for name in memory.people.keys() - self._memory.people.keys():
-            self.on_forgotten(name)
+        self._tell_forgotten(memory)
         return gone
+
+    def _tell_forgotten(self, before: _Memory) -> None:
+        """Of who was in the memory `before`, and is not now."""
+        for name in before.people.keys() - self._memory.people.keys():
+            for tell in self.on_forgotten:
+                tell(name, before.people[name])
 
     def _prove_gone(self, pieces: Sequence[bytes]) -> None:
         """Raises GalleryError if the gallery's files still hold any of the sealed `pieces`."""
@@ -775,11 +780,10 @@ class Gallery:
             plain = self._unsealed(seal, sealed, "note", number, person)
             memory.notes[number] = person, _note(json.loads(plain))
         self._refuse_other_models(memory)
-        gone = self._memory.people.keys() - memory.people.keys()
+        before = self._memory
         self._recall(memory)
         self._version = version
-        for name in gone:
-            self.on_forgotten(name)
+        self._tell_forgotten(before)
         log.info("gallery: %d people, %d templates", len(memory.people), len(memory.rows))
 
     def _refuse_other_models(self, memory: _Memory) -> None:

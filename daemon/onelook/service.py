@@ -32,7 +32,7 @@ from onelook.errors import OwnerError
 from onelook.event import Event, Status
 from onelook.face import Floats
 from onelook.frame import Frame
-from onelook.gallery import Gallery, Note, Stranger, clean_name
+from onelook.gallery import Gallery, Note, Stranger, Template, clean_name
 from onelook.home_assistant import HomeAssistant
 from onelook.match import Match
 from onelook.metrics import Metrics
@@ -377,7 +377,14 @@ def _pipelines(
 ) -> dict[str, Pipeline]:
     """By their streams' names; they share the model and know each other's visitors."""
     visitors = _visitors(config, model)
+    if visitors is not None and gallery is not None:
+        gallery.on_forgotten.append(partial(_forget_visitor, visitors, model.spec.threshold(1e-2)))
     return {stream.name: _pipeline(config, stream, model, gallery, visitors, stage) for stream in config.streams}
+
+
+def _forget_visitor(visitors: Visitors, alike: float, _name: str, templates: Sequence[Template]) -> None:
+    """Who was enrolled and is no more may have been taken for a stranger at times."""
+    visitors.forget(np.stack([template.embedding for template in templates]), alike)
 
 
 def _guestbook(
@@ -386,7 +393,7 @@ def _guestbook(
     """What is to be told of strangers, and the time; whom the gallery forgets, the publisher forgets."""
     if gallery is None:
         return lambda _strangers, _time: None
-    gallery.on_forgotten = publisher.forget
+    gallery.on_forgotten.append(lambda name, _: publisher.forget(name))
     keep = config.gallery.keep_days
     return Guestbook(
         gallery, days=config.gallery.unknown_days, most=config.gallery.unknown_most,

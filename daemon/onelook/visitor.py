@@ -56,6 +56,11 @@ class Visitors:
             self._keep(np.arange(len(self._last)) != self._last.argmin())
         return f"v{self._newest}"
 
+    def forget(self, embeddings: Floats, alike: float) -> None:
+        """Let go of whoever looks like any of `embeddings`, (N, D) of unit length: cosine of at least `alike`."""
+        if self._looks is not None and len(self._looks):
+            self._keep((self._looks @ embeddings.T).max(1) < alike)
+
     def _keep(self, rows: NDArray[np.bool_]) -> None:
         if self._looks is None or rows.all():
             return
