@@ -2,30 +2,26 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 from urllib.error import HTTPError
 from urllib.request import urlopen
 
-import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from broker import PATIENCE, Broker, Certificates, free_port, wait_until
-from onelook.capture import CaptureError, frames
 from stopwatch import Stopwatch
 
 HERE = Path(__file__).resolve().parent
-SYSTEM_PYTHON = "/usr/bin/python3"
 
 DEVICE, PASSWORD, READER = "hall", "opensesame", ("reader", "letmesee")
 
@@ -153,69 +149,6 @@ class Daemon:
         seconds = watch.seconds  # before the process is waited for, and gone
         self.process.wait()
         return seconds
-
-
-class Camera:
-    """The RTSP server of rtsp_server.py playing a clip; to be killed and started again."""
-
-    def __init__(self, clip: Path) -> None:
-        self.port, self._clip = free_port(), clip
-        self.url = f"rtsp://127.0.0.1:{self.port}/clip"
-        self.start()
-
-    def start(self) -> None:
-        command = [SYSTEM_PYTHON, HERE / "rtsp_server.py", str(self.port), "--clip", self._clip]
-        for _ in range(3):
-            self.process = subprocess.Popen(command)
-            wait_until(self._listens, "the RTSP server to listen", PATIENCE)
-            if shows_pictures(self.url):
-                return
-            self.kill()
-        pytest.fail("the RTSP server shows nothing")
-
-    def _listens(self) -> bool:
-        assert self.process.poll() is None, "the RTSP server ended by itself"
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-
-def shows_pictures(url: str) -> bool:
-    """Whether an RTSP server does; a busy GStreamer's, newly started, is at times stuck for good."""
-    source = frames(url, open_timeout=15, read_timeout=15)
-    try:
-        next(source)
-    except CaptureError:
-        return False
-    finally:
-        source.close()  # type: ignore[attr-defined]  # a generator
-    return True
-
-
-@contextmanager
-def camera(clip: Path) -> Iterator[Camera]:
-    """A camera that sees the clip round and round, in H.264."""
-    if not _has_gstreamer():
-        pytest.skip("no RTSP server: needs python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good -bad")
-    one = Camera(clip)
-    try:
-        yield one
-    finally:
-        one.kill()
-
-
-@functools.cache
-def _has_gstreamer() -> bool:
-    program = (
-        "import gi; gi.require_version('GstRtspServer', '1.0')\n"
-        "from gi.repository import GstRtspServer, Gst; Gst.init(None)\n"
-        "assert all(map(Gst.ElementFactory.find, ('multifilesrc', 'h264parse', 'rtph264pay')))"
-    )
-    command = [SYSTEM_PYTHON, "-c", program]
-    return Path(SYSTEM_PYTHON).exists() and subprocess.run(command, stderr=-3, check=False).returncode == 0
 
 
 class Manager:

@@ -1,6 +1,5 @@
 """Frames from real sources: an RTSP server, a web server, files, folders, pipes; and their failures."""
 
-import functools
 import http.server
 import itertools
 import os
@@ -33,70 +32,22 @@ from cryptography.x509.oid import NameOID
 
 import broker
 from broker import PATIENCE, free_port
-from daemon_process import shows_pictures
 from onelook.capture import Capture, CaptureError, LatestFrames, frames, length, masked
 from onelook.config import Stream
 from onelook.frame import Frame
+from rtsp_camera import Camera, needs_gstreamer
 
 HERE = Path(__file__).resolve().parent
-SYSTEM_PYTHON = "/usr/bin/python3"
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 # --- a camera to test with ---------------------------------------------------------------------
 
 
-class Camera:
-    """The RTSP server of rtsp_server.py as a process of its own, to be killed, hung and started again."""
-
-    def __init__(self, *options: str) -> None:
-        self.port = free_port()
-        self.options = options
-        self.start()
-
-    def start(self) -> None:
-        command = [SYSTEM_PYTHON, HERE / "rtsp_server.py", str(self.port), *self.options]
-        for _ in range(3):
-            self.process = subprocess.Popen(command)
-            wait_until(self._listens)  # the first start of all scans GStreamer's plugins
-            if shows_pictures(self.url("h264", "joe:s3cr3t@" if self.options else "")):
-                return
-            self.kill()
-        pytest.fail("the RTSP server shows nothing")
-
-    def _listens(self) -> bool:
-        assert self.process.poll() is None, "the RTSP server ended by itself"
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def url(self, path: str, login: str = "") -> str:
-        return f"rtsp://{login}127.0.0.1:{self.port}/{path}"
-
-
-@functools.cache
-def missing(program: str) -> bool:
-    """Whether the system's Python, with GStreamer's bindings, cannot run these words."""
-    bindings = "import gi; gi.require_version('GstRtspServer', '1.0')\n"
-    bindings += "from gi.repository import GstRtspServer, Gst; Gst.init(None)\n"
-    command = [SYSTEM_PYTHON, "-c", bindings + program]
-    return not Path(SYSTEM_PYTHON).exists() or subprocess.run(command, stderr=-3, check=False).returncode != 0
-
-
-def needs_gstreamer(encoder: str = "x264enc") -> None:
-    if missing(f"assert Gst.ElementFactory.find('{encoder}')"):
-        pytest.skip(
-            f"no {encoder}: needs python3-gi gir1.2-gst-rtsp-server-1.0 gstreamer1.0-plugins-good -bad -ugly"
-        )
-
-
 @pytest.fixture(scope="module")
 def shared_camera() -> Iterator[Camera]:
     """A camera that no test may hurt."""
-    needs_gstreamer()
+    needs_gstreamer("x264enc")
     camera = Camera()
     yield camera
     camera.kill()
@@ -105,7 +56,7 @@ def shared_camera() -> Iterator[Camera]:
 @pytest.fixture
 def camera() -> Iterator[Camera]:
     """A camera to be hurt."""
-    needs_gstreamer()
+    needs_gstreamer("x264enc")
     camera = Camera()
     yield camera
     camera.kill()
@@ -113,8 +64,8 @@ def camera() -> Iterator[Camera]:
 
 @pytest.fixture(scope="module")
 def locked_camera() -> Iterator[Camera]:
-    needs_gstreamer()
-    camera = Camera("--user", "joe", "--password", "s3cr3t")
+    needs_gstreamer("x264enc")
+    camera = Camera("--user", "joe", "--password", "s3cr3t", login="joe:s3cr3t@")
     yield camera
     camera.kill()
 
@@ -177,7 +128,7 @@ def assert_red_green_blue(frame: Frame) -> None:
 def test_a_camera_gives_fresh_rgb_frames(shared_camera: Camera, codec: str) -> None:
     needs_gstreamer({"h264": "x264enc", "h265": "x265enc"}[codec])
     inbox, changes = LatestFrames(), Changes()
-    with Capture(stream(shared_camera.url(codec)), inbox, changes):
+    with Capture(stream(shared_camera.at(codec)), inbox, changes):
         seen = [take(inbox) for _ in range(15)]
         now, today = time.monotonic(), datetime.now(UTC)
         assert_no_backlog(inbox)
@@ -192,7 +143,7 @@ def test_a_camera_gives_fresh_rgb_frames(shared_camera: Camera, codec: str) -> N
 
 def test_a_camera_that_is_killed_comes_back_by_itself_and_says_so_once_each_way(camera: Camera) -> None:
     inbox, changes = LatestFrames(), Changes()
-    with Capture(stream(camera.url("h264")), inbox, changes):
+    with Capture(stream(camera.url), inbox, changes):
         before = take(inbox)
         camera.kill()
         wait_until(lambda: changes.states == [True, False])
@@ -205,18 +156,18 @@ def test_a_camera_that_is_killed_comes_back_by_itself_and_says_so_once_each_way(
         assert after.index > before.index
         assert_no_backlog(inbox)
     assert changes.states == [True, False, True]
-    assert changes[1][2] == f"{camera.url('h264')} has hung up"
+    assert changes[1][2] == f"{camera.url} has hung up"
 
 
 def test_a_camera_that_hangs_is_noticed_after_the_read_timeout_and_comes_back(camera: Camera) -> None:
     inbox, changes = LatestFrames(), Changes()
-    with Capture(stream(camera.url("h264"), read_timeout=2), inbox, changes):
+    with Capture(stream(camera.url, read_timeout=2), inbox, changes):
         take(inbox)
         camera.process.send_signal(signal.SIGSTOP)
         hung = time.monotonic()
         wait_until(lambda: changes.states == [True, False])
         assert time.monotonic() - hung > 1.5
-        assert changes[1][2] == f"{camera.url('h264')} has given no picture for 2 s"
+        assert changes[1][2] == f"{camera.url} has given no picture for 2 s"
         camera.process.send_signal(signal.SIGCONT)
         wait_until(lambda: changes.states == [True, False, True])
     assert changes.states == [True, False, True]
@@ -224,7 +175,7 @@ def test_a_camera_that_hangs_is_noticed_after_the_read_timeout_and_comes_back(ca
 
 def test_a_slow_reader_sees_fresh_frames_and_the_others_are_counted_as_dropped(shared_camera: Camera) -> None:
     inbox, seen = LatestFrames(), list[Frame]()
-    with Capture(stream(shared_camera.url("fast")), inbox, Changes()):
+    with Capture(stream(shared_camera.at("fast")), inbox, Changes()):
         take(inbox)
         while not seen or seen[-1].index - seen[0].index < 40:
             time.sleep(0.25)  # a reader of 4 fps at a camera of 50, which it does not slow down
@@ -240,7 +191,7 @@ def test_a_fast_camera_does_not_starve_a_slow_one(shared_camera: Camera) -> None
     inbox, seen = LatestFrames(), Counter[str]()
     with ExitStack() as cameras:
         for path in ("fast", "slow"):
-            cameras.enter_context(Capture(stream(shared_camera.url(path), name=path), inbox, Changes()))
+            cameras.enter_context(Capture(stream(shared_camera.at(path), name=path), inbox, Changes()))
         for _ in range(8):
             before = {path: inbox.dropped(path) for path in ("fast", "slow")}
             # A frame was replaced, so one waits, of either: now it is a matter of turns.
@@ -251,7 +202,7 @@ def test_a_fast_camera_does_not_starve_a_slow_one(shared_camera: Camera) -> None
 
 def test_fps_limits_how_many_frames_are_looked_at(shared_camera: Camera) -> None:
     inbox = LatestFrames()
-    with Capture(stream(shared_camera.url("fast"), fps=2), inbox, Changes()):
+    with Capture(stream(shared_camera.at("fast"), fps=2), inbox, Changes()):
         first = take(inbox)
         seen = [take(inbox) for _ in range(5)]
     rate = (seen[-1].index - first.index) / (seen[-1].time - first.time)
@@ -260,7 +211,7 @@ def test_fps_limits_how_many_frames_are_looked_at(shared_camera: Camera) -> None
 
 
 def test_the_right_password_opens_a_locked_camera(locked_camera: Camera) -> None:
-    assert_red_green_blue(next(frames(locked_camera.url("h264", "joe:s3cr3t@"), read_timeout=PATIENCE)))
+    assert_red_green_blue(next(frames(locked_camera.url, read_timeout=PATIENCE)))
 
 
 @contextmanager
@@ -355,8 +306,8 @@ def reason_for(url: str, **more: object) -> str:
 def test_a_wrong_password_is_said_and_shown_nowhere(
     locked_camera: Camera, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    reason = reason_for(locked_camera.url("h264", "joe:hunter2@"))
-    assert reason == f"{locked_camera.url('h264', 'joe:***@')} refuses the user name or password"
+    reason = reason_for(locked_camera.at("h264", "joe:hunter2@"))
+    assert reason == f"{locked_camera.at('h264', 'joe:***@')} refuses the user name or password"
     assert caplog.messages == [f"stream door is down: {reason}"]
     told = caplog.text + "".join(capfd.readouterr())
     assert "hunter2" not in told
@@ -375,7 +326,7 @@ def test_a_port_where_nothing_listens_is_said() -> None:
 
 
 def test_a_wrong_path_of_a_camera_is_said(shared_camera: Camera) -> None:
-    assert "has nothing at that path" in reason_for(shared_camera.url("no-such-path"))
+    assert "has nothing at that path" in reason_for(shared_camera.at("no-such-path"))
 
 
 def test_a_server_that_never_answers_is_said_after_the_open_timeout() -> None:
@@ -509,7 +460,7 @@ def test_a_process_told_to_stop_does_so_at_once_and_in_order(camera: Camera, sta
         print("in order", flush=True)
     """)
     daemon = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", program, camera.url("h264")],
+        [sys.executable, "-W", "error", "-c", program, camera.url],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
     )  # fmt: skip
     with daemon:
@@ -533,7 +484,7 @@ def test_cameras_that_hang_are_left_together_and_not_one_after_the_other(
     inbox, changes = LatestFrames(), Changes()
     with ExitStack() as house:
         captures = [
-            house.enter_context(Capture(stream(camera.url("slow"), f"door-{i}"), inbox, changes)) for i in range(6)
+            house.enter_context(Capture(stream(camera.at("slow"), f"door-{i}"), inbox, changes)) for i in range(6)
         ]
         wait_until(lambda: changes.states.count(True) == 6)
         camera.process.send_signal(signal.SIGSTOP)

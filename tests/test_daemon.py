@@ -20,18 +20,10 @@ from jsonschema import Draft202012Validator
 
 from broker import PATIENCE, Broker, Received, Subscriber, free_port, wait_until
 from clip import EILEEN, write_h264, write_mp4
-from daemon_process import (
-    DEVICE,
-    READER,
-    Daemon,
-    Manager,
-    camera,
-    locked_broker,
-    onelook,
-    write_config,
-)
+from daemon_process import DEVICE, READER, Daemon, Manager, locked_broker, onelook, write_config
 from onelook.gallery import Gallery
 from onelook.model import shipped
+from rtsp_camera import camera
 
 RETRY = {"open_timeout": 20, "read_timeout": PATIENCE, "retry_min": 0.2, "retry_max": 0.5}
 EVENTS = {"presence", "identity", "attributes", "emotion"}

@@ -20,7 +20,8 @@ from soak import Sample
 
 from broker import wait_until
 from clip import write_h264
-from daemon_process import Daemon, camera, write_config
+from daemon_process import Daemon, write_config
+from rtsp_camera import camera
 
 RETRY_MAX, ALLOWED = 1.0, 2.0
 
