@@ -2,17 +2,22 @@
 
 Two photographs of real faces, large and nearly still, so that the story is the same whatever
 network tells it.
+
+clip.py FOLDER writes its first five seconds there as pictures: these decode to the same bytes on every machine.
 """
 
 import math
+import sys
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image as Pillow
 
 import onelook
 from onelook.picture import read_picture
@@ -83,3 +88,14 @@ def write_h264(path: Path) -> Path:
             file.mux(stream.encode(frame))
         file.mux(stream.encode(None))
     return path
+
+
+def write_pictures(folder: Path) -> None:
+    """The clip until a little after Grace Hopper has gone, as a folder of PNGs."""
+    folder.mkdir()
+    for index, picture in enumerate(islice(pictures(), 50)):
+        Pillow.fromarray(picture).save(folder / f"{index:03}.png")
+
+
+if __name__ == "__main__":
+    write_pictures(Path(sys.argv[1]))

@@ -155,3 +155,20 @@ def test_an_option_that_there_is_not_is_told() -> None:
 
     assert done.returncode == 1
     assert "there is no option --unistall" in done.stderr
+
+
+def test_replays_of_two_machines_may_differ_by_roundings_and_in_nothing_else(tmp_path: Path) -> None:
+    event = {"type": "onelook.presence", "time": "1970-01-01T00:00:01.300000Z",
+             "data": {"track": 1, "state": "appeared", "box": [10.0, 20.0, 50.0, 60.0]}}
+    here, there = tmp_path / "here.jsonl", tmp_path / "there.jsonl"
+    here.write_text(json.dumps(event))
+
+    def same(**data: object) -> bool:
+        there.write_text(json.dumps(event | {"data": event["data"] | data}))  # type: ignore[operator]
+        return run(sys.executable, DEPLOY / "same-events.py", here, there).returncode == 0
+
+    assert same()
+    assert same(box=[10.4, 20.0, 50.0, 59.1])
+    assert not same(box=[10.0, 20.0, 50.0, 66.0])
+    assert not same(state="left")
+    assert not same(track=2)

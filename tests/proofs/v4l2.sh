@@ -11,6 +11,8 @@
 # What is tried is in v4l2_inside.py.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
+# shellcheck source=tests/proofs/machine.sh
+. "$root/tests/proofs/machine.sh"
 place=${ONELOOK_PROOF:-/var/tmp/onelook-proof}
 deb=${1:-$(ls -t "$root"/dist/onelook_*+py311_amd64.deb | head -1)}
 base=$place/v4l2 tree=$place/v4l2.$$
@@ -37,27 +39,7 @@ cp "$deb" "$tree/onelook.deb"
 chroot "$tree" dpkg --install /onelook.deb > /dev/null
 rm "$tree/onelook.deb"
 chroot "$tree" systemctl --quiet disable onelook mosquitto  # started when their time has come
-rm -f "$tree"/etc/systemd/system/timers.target.wants/*
-ln -s /dev/null "$tree/etc/systemd/system/serial-getty@ttyS0.service"
-mkdir -p "$tree/etc/systemd/system.conf.d" "$tree/etc/systemd/system/default.target.wants"
-printf '[Manager]\nDefaultTimeoutStartSec=1000\n' > "$tree/etc/systemd/system.conf.d/slow.conf"
-cat > "$tree/etc/systemd/system/proof.service" <<'UNIT'
-[Unit]
-Description=the proof
-After=multi-user.target
-[Service]
-Type=oneshot
-ExecStart=/bin/sh -c 'stty raw < /dev/ttyS1; exec /usr/bin/python3 -u /proof/v4l2_inside.py > /dev/ttyS1 2>&1'
-ExecStopPost=/bin/systemctl poweroff --no-block
-TimeoutStartSec=3500
-UNIT
-ln -s ../proof.service "$tree/etc/systemd/system/default.target.wants/proof.service"
-mke2fs -q -t ext4 -d "$tree" "$tree.ext4" 4G
-
-echo "Booting it; what it says so far is in $place/v4l2-report..."
-timeout --kill-after=10 3600 qemu-system-x86_64 -accel "${ONELOOK_ACCEL:-tcg}" -cpu max -smp "${ONELOOK_CPUS:-2}" -m 2048 \
-  -nodefaults -display none -no-reboot -kernel "$tree"/boot/vmlinuz-* -initrd "$tree"/boot/initrd.img-* \
-  -append "root=/dev/vda rw console=ttyS0 panic=-1 systemd.show_status=0" -drive "file=$tree.ext4,format=raw,if=virtio" \
-  -serial "file:$place/v4l2-console.log" -serial "file:$place/v4l2-report" || true
-cat "$place/v4l2-report"
-grep -q '^all of it held' "$place/v4l2-report"
+report=$place/v4l2-report
+boot_machine amd64 "$tree" "/usr/bin/python3 -u /proof/v4l2_inside.py" 3500 "$report"
+cat "$report"
+grep -q '^all of it held' "$report"
