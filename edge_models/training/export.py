@@ -21,10 +21,8 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_quantizer import quantizer, recipe
 from edge_models.training import data, losses
-from edge_models.training.dense import Dense
 from edge_models.training.graph import patches
 from edge_models.training.network import EMBEDDING, GRID, MAP_STRIDE, STRIDES, OneLook
-from edge_models.training.train import NETWORKS
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
@@ -32,7 +30,7 @@ from onelook import align
 from onelook.spec import Detector, Labels, Map, ModelSpec, Threshold, Training
 
 WIDTH, HEIGHT = 640, 480
-AT_ONCE = 16
+AT_ONCE = 20
 """Most faces a call of the `faces` signature: large enough for good matrix products, small enough for the cache."""
 LABELS = Labels(
     attributes=[],  # filled from the data
@@ -45,7 +43,7 @@ LABELS = Labels(
 class Frame(nn.Module):
     """Signature `frame`."""
 
-    def __init__(self, network: OneLook | Dense) -> None:
+    def __init__(self, network: OneLook) -> None:
         """Channels last outside, as cameras deliver."""
         super().__init__()
         self.network = network
@@ -66,7 +64,7 @@ class Describe(nn.Module):
     remap a tenth of it. No reshape holds the number of faces, so that the runtime can change it.
     """
 
-    def __init__(self, network: OneLook | Dense) -> None:
+    def __init__(self, network: OneLook) -> None:
         """Shares its weights with nothing of `frame`."""
         super().__init__()
         self.network = network
@@ -113,7 +111,7 @@ def stored(pixels: Tensor, cell: int) -> Tensor:
     return image.permute(0, 2, 3, 1).reshape(1, image.shape[2], image.shape[3] // cell, cell * 3).contiguous()
 
 
-def calibration(network: OneLook | Dense, cell: int, faces: data.Faces, scenes: data.Scenes, frames: int
+def calibration(network: OneLook, cell: int, faces: data.Faces, scenes: data.Scenes, frames: int
                 ) -> dict[str, list[dict[str, np.ndarray]]]:
     """Frames as the daemon sees them: crowds, composed faces, large and small."""
     torch.manual_seed(7)
@@ -157,11 +155,11 @@ def main() -> None:
     options = ask.parse_args()
     kept = torch.load(options.run / "last.pt", map_location="cpu", weights_only=True)
     run = json.loads((options.run / "run.json").read_text())
-    network = NETWORKS[run.get("network", "depthwise")]()
+    network = OneLook()
     network.load_state_dict(kept["network"])
     network = folded(network.eval())
     stem = network.stem[0]
-    cell = stem.stride[1] if stem.stride == stem.kernel_size else 1
+    cell = stem.stride[1]
     network.stem[0] = by_cells(stem, cell)
     options.out.mkdir(parents=True, exist_ok=True)
 
@@ -185,7 +183,7 @@ def main() -> None:
 
     names = next(np.load(f)["attribute_names"] for f in options.faces if "attribute_names" in np.load(f))
     described = ModelSpec(
-        name="onelook", version="0.3.0", sha256=hashlib.sha256(small).hexdigest(), input_size=(WIDTH, HEIGHT),
+        name="onelook", version="0.4.0", sha256=hashlib.sha256(small).hexdigest(), input_size=(WIDTH, HEIGHT),
         input_mean=128, input_scale=1 / 128, patches=patches(bytes(small), HEIGHT),
         maps={"features": Map(stride=MAP_STRIDE, channels=network.features, samples=GRID)}, faces_at_once=AT_ONCE,
         embedding_size=EMBEDDING, traits=network.traits,

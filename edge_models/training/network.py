@@ -1,11 +1,14 @@
 """The one-pass network: a frame is read once; each face then costs a small head.
 
 `OneLook.frame` is fully convolutional and runs at any size that is a multiple of 32.
-`OneLook.describe` reads the shared feature map on a 14x14 grid laid over each face by
+`OneLook.describe` reads the shared feature map on a grid of 12x12 points laid over each face by
 its five landmarks, as a recogniser would align the pixels (`onelook.align`).
 
-Layers are chosen for int8 under XNNPACK: plain and depthwise convolutions, ReLU, adds
-and bilinear doubling. No PReLU, no normalisation and no square root inside the graph.
+Layers are chosen for int8 under XNNPACK on a CPU, where time is not arithmetic: a dense 3x3
+convolution does 200 MMAC/ms on one x86 core, a 1x1 150, a depthwise one 20, the first of a
+frame 60 (measured; on Arm cores the order is the same). So there is no depthwise layer, the stem
+goes to a quarter of the frame's size at once, and what remains is bottlenecks of 1x1, 3x3, 1x1
+(He et al. 2016), ReLU, adds and doubling. No PReLU, normalisation or square root inside the graph.
 """
 
 from __future__ import annotations
@@ -13,60 +16,39 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 MAP_STRIDE = 4
 """Pixels a cell of the shared map."""
-GRID = 14
-"""Samples a side laid over a face."""
+GRID = 12
+"""Samples a side laid over a face. 14, as recognisers have it, is a third more to compute for each face."""
 STRIDES = (8, 16, 32)
 """Pixels a cell, for each level of the detector."""
 EMBEDDING = 256
 
 
-class Conv(nn.Conv2d):
-    """A convolution that is quick to train on a CPU as well.
-
-    oneDNN has no fast backward pass in bfloat16 for depthwise convolutions that stride or are 5x5
-    (measured: 50 ms against 5 ms in float32), so these few are done in float32.
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) as usual."""
-        if x.dtype == torch.bfloat16 and not x.is_cuda and self.groups > 1 and (self.stride[0] > 1 or self.kernel_size[0] > 3):
-            with torch.autocast("cpu", enabled=False):
-                return super().forward(x.float()).to(x.dtype)
-        return super().forward(x)
-
-
-def conv(inputs: int, outputs: int, size: int = 1, stride: int = 1, groups: int = 1, act: bool = True,
-         padding: int | None = None) -> nn.Sequential:
+def conv(inputs: int, outputs: int, size: int = 1, stride: int = 1, act: bool = True, padding: int | None = None
+         ) -> nn.Sequential:
     """Convolution, batch norm (folded away at export) and ReLU."""
     layers: list[nn.Module] = [
-        Conv(inputs, outputs, size, stride, size // 2 if padding is None else padding, groups=groups,
-                  bias=False),
+        nn.Conv2d(inputs, outputs, size, stride, size // 2 if padding is None else padding, bias=False),
         nn.BatchNorm2d(outputs, momentum=0.03),
     ]
     return nn.Sequential(*layers, *([nn.ReLU(inplace=True)] if act else []))
 
 
-class Inverted(nn.Module):
-    """Inverted bottleneck (MobileNetV2): widen, look around in each channel, narrow."""
+class Bottleneck(nn.Module):
+    """Narrow, look around, widen, add (He et al. 2016)."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, widen: int = 3, size: int = 3) -> None:
-        """`size` is the depthwise kernel's side."""
+    def __init__(self, channels: int, inner: int) -> None:
+        """`inner` channels see the 3x3 neighbourhood."""
         super().__init__()
-        inner = inputs * widen
-        self.body = nn.Sequential(
-            conv(inputs, inner), conv(inner, inner, size, stride, groups=inner), conv(inner, outputs, act=False)
-        )
-        self.keeps = stride == 1 and inputs == outputs
+        self.body = nn.Sequential(conv(channels, inner), conv(inner, inner, 3), conv(inner, channels, act=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, inputs, H, W) -> (N, outputs, H/stride, W/stride)."""
-        return x + self.body(x) if self.keeps else self.body(x)
+        """(N, channels, H, W) in and out."""
+        return functional.relu(x + self.body(x))
 
 
 class Level(nn.Module):
@@ -76,7 +58,7 @@ class Level(nn.Module):
         """`bias`: the score logit to start from, so that early steps are not all false alarms."""
         super().__init__()
         inner = 48
-        self.look = nn.Sequential(conv(channels, channels, 3, groups=channels), conv(channels, inner))
+        self.look = conv(channels, inner)
         self.score = nn.Conv2d(inner, 1, 1)
         self.place = nn.Conv2d(inner, 14, 1)
         nn.init.constant_(self.score.bias, bias)
@@ -90,39 +72,42 @@ class Level(nn.Module):
 class OneLook(nn.Module):
     """Backbone, detector and face head."""
 
-    features = 40
-    """Channels of the shared map."""
+    features = 32
+    """Channels of the shared map. Its cells are of 4 pixels: read from a map of 8 alone, identity was learnt more slowly
+    (a face of 48 px has six cells there, and what they hold turns with where the face happens to lie)."""
     traits: ClassVar = {"attributes": 40, "gender": 1, "age": 1, "ethnicity": 5, "emotion": 7, "quality": 1, "race7": 7}
     """Outputs beside the embedding -> how many numbers, in the order of the `traits` tensor."""
 
     def __init__(self) -> None:
         """Weights start random."""
         super().__init__()
-        self.stem = conv(3, 16, 3, 2)
-        self.quarter = nn.Sequential(conv(16, 24, 3, 2), Inverted(24, 24, widen=2))
-        self.eighth = nn.Sequential(Inverted(24, 64, 2), Inverted(64, 64, widen=2), Inverted(64, 64, widen=2))
-        self.sixteenth = nn.Sequential(Inverted(64, 96, 2, widen=2), Inverted(96, 96, widen=2),
-                                       Inverted(96, 96, widen=2, size=5))
-        self.thirtysecond = nn.Sequential(Inverted(96, 128, 2, widen=2), Inverted(128, 128, widen=2, size=5))
-        width = 64
-        self.from_sixteenth = conv(96, width, act=False)
-        self.from_thirtysecond = conv(128, width, act=False)
-        self.join_sixteenth = conv(width, width, 3, groups=width)
-        self.join_eighth = conv(width, width, 3, groups=width)
-        self.levels = nn.ModuleList(Level(width, -math.log((1 - 0.01) / 0.01)) for _ in STRIDES)
-        self.share_coarse = conv(width, self.features, act=False)
-        self.share_fine = conv(24, self.features, act=False)
-        self.share = nn.Sequential(conv(self.features, self.features, 3, groups=self.features), conv(self.features, self.features))
+        self.quarter = nn.Sequential(conv(3, 32, 4, 4, padding=0), Bottleneck(32, 16))
+        wide = 80
+        self.eighth = nn.Sequential(conv(32, wide, 2, 2, padding=0), Bottleneck(wide, 32), Bottleneck(wide, 32))
+        self.sixteenth = nn.Sequential(conv(wide, 128, 2, 2, padding=0), Bottleneck(128, 64), Bottleneck(128, 64))
+        self.thirtysecond = nn.Sequential(conv(128, 192, 2, 2, padding=0), Bottleneck(192, 64), Bottleneck(192, 64))
+        self.from_sixteenth = conv(128, wide, act=False)
+        self.from_thirtysecond = conv(192, wide)
+        self.join_sixteenth = Bottleneck(wide, 32)
+        self.join_eighth = Bottleneck(wide, 32)
+        self.levels = nn.ModuleList(Level(wide, -math.log((1 - 0.01) / 0.01)) for _ in STRIDES)
+        self.share_coarse = conv(wide, self.features, act=False)
+        self.share_fine = conv(32, self.features, act=False)
 
-        trunk = 80
-        self.trunk = nn.Sequential(conv(self.features, trunk, 2, 2, padding=0), Inverted(trunk, trunk, widen=2))
-        # A 7x7 convolution without padding is a dense layer that still resizes with the batch.
-        self.identity = nn.Sequential(
-            Inverted(trunk, trunk, widen=2), conv(trunk, 40), nn.Conv2d(40, EMBEDDING, 7)
-        )
+        trunk, inner, narrow = 112, 48, 48
+        self.trunk = nn.Sequential(conv(self.features, trunk, 2, 2, padding=0), Bottleneck(trunk, inner))
+        # A convolution of the map's own size without padding is a dense layer that still resizes with the batch.
+        self.identity = nn.Sequential(Bottleneck(trunk, inner), Bottleneck(trunk, inner), conv(trunk, narrow),
+                                      nn.Conv2d(narrow, EMBEDDING, GRID // 2))
         self.looks = nn.Sequential(
-            conv(trunk, 32), conv(32, 128, 7, padding=0), nn.Dropout(0.2), nn.Conv2d(128, sum(self.traits.values()), 1)
+            conv(trunk, 32), conv(32, 128, GRID // 2, padding=0), nn.Dropout(0.2),
+            nn.Conv2d(128, sum(self.traits.values()), 1)
         )
+
+    @property
+    def stem(self) -> nn.Sequential:
+        """What sees the picture itself."""
+        return self.quarter[0]
 
     def frame(self, image: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Look at whole pictures.
@@ -131,7 +116,7 @@ class OneLook(nn.Module):
         Returns per level score logits (N, 1, h, w), per level places (N, 14, h, w), and
         the shared features (N, features, H/4, W/4).
         """
-        quarter = self.quarter(self.stem(image))
+        quarter = self.quarter(image)
         eighth = self.eighth(quarter)
         sixteenth = self.sixteenth(eighth)
         coarse = self.from_thirtysecond(self.thirtysecond(sixteenth))
@@ -139,14 +124,14 @@ class OneLook(nn.Module):
         fine = self.join_eighth(functional.relu(eighth + double(middle)))
         shared = functional.relu(self.share_fine(quarter) + double(self.share_coarse(fine)))
         found = [level(x) for level, x in zip(self.levels, (fine, middle, coarse), strict=True)]
-        return [score for score, _ in found], [place for _, place in found], self.share(shared)
+        return [score for score, _ in found], [place for _, place in found], shared
 
     def describe(self, aligned: Tensor) -> tuple[Tensor, Tensor]:
         """Describe faces.
 
         aligned: (K, features, GRID, GRID), the shared features sampled over each face.
-        Returns embeddings (K, EMBEDDING), not normalised, and traits (K, 55) as logits,
-        with age in centuries.
+        Returns embeddings (K, EMBEDDING), not normalised, and traits (K, 62) as logits,
+        with age as `losses.AGE_STEP` has it.
         """
         trunk = self.trunk(aligned)
         return self.identity(trunk).flatten(1), self.looks(trunk).flatten(1)
