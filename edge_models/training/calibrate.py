@@ -1,6 +1,6 @@
-"""Similarity thresholds for stated false accept rates, by size of face, into MODEL/model.json.
+"""Similarity thresholds for stated false accept rates, by size of face, and temperatures, into MODEL/model.json.
 
-    python -m edge_models.training.calibrate MODEL --data faces.npz [fairface.npz ...]
+    python -m edge_models.training.calibrate MODEL --data faces.npz [fairface.npz ...] [--expressions fer.npz]
 
 A face on a frame is compared with a photo that somebody was enrolled from: so the pairs here are a face at
 each of SIZES against one at REFERENCE pixels, through the exported file and onelook's own FaceModel.
@@ -9,6 +9,9 @@ A rate is only given where at least EXCEED impostor pairs lie beyond it; a stric
 
 People are enrolled from several photos, and a track is many faces: `averaging` measures what means do to the
 similarities of strangers.
+
+Temperatures: one number a head, by which its logits are divided so that probabilities mean what they say (Guo et al.
+2017). The split of EXPRESSIONS that is `val` serves for emotion, the held-out faces for the rest.
 """
 
 from __future__ import annotations
@@ -31,6 +34,8 @@ if TYPE_CHECKING:
 FARS = (1e-2, 1e-3, 1e-4, 1e-5)
 SIZES = (112, 80, 48, 32, 24)
 """Sides, in pixels of the network's input, of the faces' aligned 112 template."""
+SIZE = 80
+"""Of the faces that temperatures are found with."""
 REFERENCE = 112
 """The same of the enrolled photo, which enrolment looks at from nearby."""
 EXCEED = 20
@@ -130,6 +135,47 @@ def averaging(held: dict[int, Held], identity: np.ndarray, size: int = 80, refer
     return float(min(np.arange(0, 1.01, 0.02), key=miss))
 
 
+def temperature(logits: Floats, truth: np.ndarray) -> float:
+    """What to divide logits by for the least negative log-likelihood (Guo et al. 2017), by trying.
+
+    logits: (N, C) of classes, truth (N,) which; or (N,) of yes or no, truth (N,) bool.
+    """
+    def cost(divisor: float) -> float:
+        x = logits / divisor
+        if x.ndim == 1:
+            return float(np.logaddexp(0, np.where(truth, -x, x)).mean())
+        return float((np.logaddexp.reduce(x, 1) - x[np.arange(len(x)), truth]).mean())
+
+    return round(float(min(np.geomspace(0.5, 4, 209), key=cost)), 3)
+
+
+def logits(chances: Floats) -> Floats:
+    """What a probability of yes, or of each class along the last axis where it is one of several, was made from."""
+    sure = np.clip(chances.astype(np.float64), 1e-7, 1 - 1e-7)
+    return np.log(sure) - np.log1p(-sure) if chances.ndim == 1 else np.log(sure)
+
+
+def temperatures(model: FaceModel, packed: Packed, expressions: Packed | None) -> dict[str, float]:
+    """Of each head, given a model that divides by none."""
+    from edge_models.training.evaluate import describe  # needs torch
+
+    rows = packed.rows("test")
+    faces, found = describe(model, packed, rows, SIZE, "temperatures")
+    known = {name: packed.table[name][rows] for name in ("attributes", "male", "ethnicity")}
+    told = (known["attributes"] != 0) & found[:, None]
+    sex, origin = found & (known["male"] >= 0), found & (known["ethnicity"] >= 0)
+    out = {
+        "attributes": temperature(logits(faces.attributes[told]), known["attributes"][told] > 0),
+        "gender": temperature(logits(faces.gender[sex]), known["male"][sex] == 1),
+        "ethnicity": temperature(logits(faces.ethnicity[origin]), known["ethnicity"][origin]),
+    }
+    if expressions is not None:
+        rows = expressions.rows("val")
+        faces, found = describe(model, expressions, rows, SIZE, "temperatures")
+        out["emotion"] = temperature(logits(faces.emotion[found]), expressions.table["emotion"][rows][found])
+    return out
+
+
 def held_out(model: FaceModel, packs: Sequence[Packed], sizes: Sequence[int]
              ) -> tuple[dict[int, Held], np.ndarray, np.ndarray]:
     """The packs' test faces at each size; their identities (N,), '' where unknown; their teacher's view (N, 256)."""
@@ -155,12 +201,16 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("model", type=Path)
     ask.add_argument("--data", type=Path, nargs="+", required=True, help="packed .npz files with a test split")
+    ask.add_argument("--expressions", type=Path, help="a packed .npz with emotions and a val split")
     ask.add_argument("--threads", type=int, default=1)
     options = ask.parse_args()
     model = FaceModel(options.model, threads=options.threads)
+    model.spec = model.spec.model_copy(update={"temperature": {}})
+    divisors = temperatures(model, Packed(options.data[0]), Packed(options.expressions) if options.expressions else None)
+    print("temperatures:", divisors)
     held, identity, teacher = held_out(model, [Packed(file) for file in options.data], SIZES)
     rows = thresholds(held, identity, different(identity, teacher))
-    spec = model.spec.model_copy(update={"thresholds": rows})
+    spec = model.spec.model_copy(update={"thresholds": rows, "temperature": divisors})
     (options.model / "model.json").write_text(ModelSpec.model_validate(spec.model_dump()).model_dump_json(indent=1) + "\n")
     for row in rows:
         print(f"{row.size:4} px  FAR {row.far:g}  similarity {row.similarity:.4f}  TAR {row.tar:.4f}  of {row.pairs} pairs")

@@ -120,6 +120,19 @@ def interval(values: np.ndarray, statistic: Callable[[np.ndarray], float] = np.m
             "n": len(values)}
 
 
+def calibration_error(confidence: np.ndarray, right: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error (Naeini et al. 2015): mean distance of confidence from accuracy, over equal bins."""
+    which = np.minimum((confidence * bins).astype(int), bins - 1)
+    gaps = np.bincount(which, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(right))
+
+
+def confident(chances: np.ndarray, right: np.ndarray) -> dict[str, float | int]:
+    """Calibration error of answers, by the chance (N,) of each answer given and whether it was right (N,)."""
+    chances, right = np.asarray(chances, np.float64), np.asarray(right, np.float64)
+    return interval(np.arange(len(right)), lambda v: calibration_error(chances[v.astype(int)], right[v.astype(int)]))
+
+
 def folds(similarity: np.ndarray, same: np.ndarray) -> np.ndarray:
     """LFW's protocol: for each of ten folds, the threshold that is best on the other nine. Returns hits, as many as pairs."""
     hits = np.empty(len(same), bool)
@@ -165,6 +178,12 @@ def measure(path: Path, threads: int, data: dict[str, Packed]) -> dict[str, dict
     majority = np.maximum((table["attributes"][has] > 0).mean(0), (table["attributes"][has] < 0).mean(0))
     male = ((faces.gender > 0.5) == (table["male"] == 1)) & found
     utk = table["source"] == "utk"
+    sure = found & (table["male"] >= 0)
+    out["gender.ece"] = confident(np.maximum(faces.gender, 1 - faces.gender)[sure], male[sure])
+    sure = found & (table["ethnicity"] >= 0)
+    out["ethnicity.ece"] = confident(faces.ethnicity.max(1)[sure], (faces.ethnicity.argmax(1) == table["ethnicity"])[sure])
+    sure = known & found[:, None]
+    out["celeba40.ece"] = confident(np.maximum(faces.attributes, 1 - faces.attributes)[sure], hit[sure])
     out["gender.accuracy.utkface"] = interval(male[utk & (table["male"] >= 0)])
     out["gender.accuracy.celeba"] = interval(male[~utk & (table["male"] >= 0)])
     out["age.mae"] = interval(np.where(found, np.abs(faces.age - table["age"]), 40.0)[table["age"] >= 0])
@@ -187,6 +206,7 @@ def measure(path: Path, threads: int, data: dict[str, Packed]) -> dict[str, dict
         want = data[name].table["emotion"][rows]
         key = {"fer": "fer2013", "rafdb": "rafdb"}[name]
         out[f"emotion.accuracy.{key}"] = interval((faces.emotion.argmax(1) == want) & found)
+        out[f"emotion.ece.{key}"] = confident(faces.emotion.max(1)[found], (faces.emotion.argmax(1) == want)[found])
     if "fairface" in data and "race7" in model.spec.traits:
         table = data["fairface"].table
         rows = data["fairface"].rows("test")
