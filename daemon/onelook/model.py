@@ -26,6 +26,9 @@ Stage: TypeAlias = Callable[[str], AbstractContextManager[object]]
 RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 """Tried in this order: the successor has the int8 kernels on every board."""
 
+SAMPLED = 16
+"""Faces whose features are read off the maps at once: few enough to be in the cache still when they are stored."""
+
 
 class ModelError(OwnerError):
     """The network cannot be run."""
@@ -109,7 +112,7 @@ class _Map:
     real: NDArray[np.float32]
     """(H, W, channels) the map as numbers that can be interpolated: still as `frame` stores them."""
     sampled: NDArray[np.float32]
-    """(faces at once, samples * samples, channels)"""
+    """(SAMPLED, samples * samples, channels)"""
 
 
 class FaceModel:
@@ -188,7 +191,7 @@ class FaceModel:
         return _Map(
             shape, self._outputs[name], next(iter(inputs.values())) if len(inputs) == 1 else inputs[name],
             np.empty((height // shape.stride, width // shape.stride, shape.channels), np.float32),
-            np.empty((self.spec.faces_at_once, shape.samples**2, shape.channels), np.float32),
+            np.empty((SAMPLED, shape.samples**2, shape.channels), np.float32),
         )
 
     def _check(self) -> None:
@@ -319,11 +322,10 @@ class FaceModel:
             self._room(at_once)
             for start in range(0, count, at_once):
                 part = slice(start, min(start + at_once, count))
-                n = part.stop - start
                 for each, (x, y) in zip(self._maps, grids, strict=True):
-                    self._restore(each, align.sample(each.real, x[part], y[part], each.sampled[:n]))
+                    self._fill(each, x[part], y[part])
                 for name, told in self._faces().items():
-                    stored[name][part] = told.reshape(at_once, -1)[:n]
+                    stored[name][part] = told.reshape(at_once, -1)[: part.stop - start]
         embeddings, traits = (self._described[name].quantisation.real(stored[name]) for name in ("embedding", "traits"))
         embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-6)
         return embeddings, traits
@@ -334,18 +336,21 @@ class FaceModel:
             self._faces.resize({each.input: (faces, *each.input.shape[1:]) for each in self._maps})
             self._at_once = faces
 
-    def _restore(self, to: _Map, sampled: NDArray[np.float32]) -> None:
-        """Sampled features, still numbers as `frame` stores them, as `faces` stores them, into its input."""
+    def _fill(self, to: _Map, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
+        """The features at the points (N, samples * samples), as `faces` stores them, into the first rows of its input."""
         was, becomes = to.output.quantisation, to.input.quantisation
-        there = self._faces.lies(to.input)[: len(sampled)]
-        if becomes.scale == 0:
-            there[:] = sampled
-            return
-        flat = sampled.reshape(len(sampled), -1)
-        scale = was.scale / becomes.scale
-        shift = becomes.zero_point - was.zero_point * scale
-        # Scales, rounds and clips in one go; its second picture is there because it wants one.
-        cv2.addWeighted(flat, scale, flat, 0.0, shift, dst=there.reshape(flat.shape), dtype=cv2.CV_8S)
+        there = self._faces.lies(to.input)
+        for start in range(0, len(x), SAMPLED):
+            part = slice(start, min(start + SAMPLED, len(x)))
+            sampled = align.sample(to.real, x[part], y[part], to.sampled[: part.stop - start])
+            if becomes.scale == 0:
+                there[part] = sampled
+                continue
+            flat = sampled.reshape(len(sampled), -1)
+            scale = was.scale / becomes.scale
+            shift = becomes.zero_point - was.zero_point * scale
+            # Scales, rounds and clips in one go; its second picture is there because it wants one.
+            cv2.addWeighted(flat, scale, flat, 0.0, shift, dst=there[part].reshape(flat.shape), dtype=cv2.CV_8S)
 
     def _read(
         self, found: Found, embeddings: NDArray[np.float32], traits: NDArray[np.float32], scale: float

@@ -30,7 +30,7 @@ from onelook import align
 from onelook.spec import Detector, Labels, Map, ModelSpec, Threshold, Training
 
 WIDTH, HEIGHT = 640, 480
-AT_ONCE = 20
+AT_ONCE = 50
 """Most faces a call of the `faces` signature: large enough for good matrix products, small enough for the cache."""
 LABELS = Labels(
     attributes=[],  # filled from the data
