@@ -337,7 +337,7 @@ class FaceModel:
             self._at_once = faces
 
     def _fill(self, to: _Map, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
-        """The features at the points (N, samples * samples), as `faces` stores them, into the first rows of its input."""
+        """The features at the points (N, samples * samples), as `faces` stores them, into its input's first rows."""
         was, becomes = to.output.quantisation, to.input.quantisation
         there = self._faces.lies(to.input)
         for start in range(0, len(x), SAMPLED):
