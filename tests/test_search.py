@@ -55,3 +55,10 @@ def test_the_manual_tells_how_many_are_identified_rightly() -> None:
     spec, _ = load(shipped())
     told = card.identification(Path(search.__file__).parent.parent / "edge_models" / "onelook", spec)
     assert f"{card.BEGIN}\n{told}\n{card.END}" in card.DOCS.read_text(), "run edge_models.training.card"
+
+
+def test_the_model_card_tells_with_whom_it_fails_more() -> None:
+    folder = Path(search.__file__).parent.parent / "edge_models" / "onelook"
+    told = card.grouped(folder, load(folder)[0])
+    assert "false match rate" in told, "run edge_models.training.groups"
+    assert told in (folder / "MODEL_CARD.md").read_text(), "run edge_models.training.card"

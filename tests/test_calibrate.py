@@ -1,0 +1,37 @@
+"""Probabilities that mean what they say: temperatures and calibration errors against known samples."""
+
+import numpy as np
+import pytest
+from edge_models.training.calibrate import logits, temperature
+from edge_models.training.evaluate import calibration_error
+
+
+@pytest.mark.parametrize("divisor", [0.6, 1.0, 2.5])
+def test_the_temperature_is_found_that_answers_were_drawn_with(divisor: float) -> None:
+    random = np.random.default_rng(1)
+    yes = random.normal(0, 2, 20_000)
+    truth = random.random(len(yes)) < 1 / (1 + np.exp(-yes))
+    assert temperature(yes * divisor, truth) == pytest.approx(divisor, rel=0.06)
+
+    classes = random.normal(0, 2, (20_000, 5))
+    chances = np.exp(classes) / np.exp(classes).sum(1, keepdims=True)
+    which = (random.random((len(classes), 1)) > chances.cumsum(1)).sum(1).clip(max=4)
+    assert temperature(classes * divisor, which) == pytest.approx(divisor, rel=0.06)
+
+
+def test_logits_are_what_chances_were_made_from() -> None:
+    yes = np.array([-3.0, 0.0, 5.0])
+    np.testing.assert_allclose(logits(1 / (1 + np.exp(-yes))), yes, atol=1e-6)
+    classes = np.array([[1.0, 2.0, -4.0]])
+    found = logits(np.exp(classes) / np.exp(classes).sum(1, keepdims=True))
+    np.testing.assert_allclose(found - found[0, 0], classes - classes[0, 0], atol=1e-6)
+
+
+def test_the_calibration_error_is_how_far_confidence_is_from_accuracy() -> None:
+    right = np.array([1, 1, 1, 0] * 100, float)
+    assert calibration_error(np.full(400, 0.75), right) == pytest.approx(0)
+    assert calibration_error(np.full(400, 0.95), right) == pytest.approx(0.2)
+    # Errors of two bins do not undo each other.
+    both = np.concatenate([np.full(200, 0.65), np.full(200, 0.85)])
+    assert calibration_error(both, right) == pytest.approx(0.1)
+    assert calibration_error(np.ones(4), np.ones(4)) == 0
