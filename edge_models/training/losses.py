@@ -76,8 +76,9 @@ def detection(score: Tensor, place: Tensor, at: Cells, boxes: Tensor, marks: Ten
     """Losses of the detector.
 
     score (N, P, 1) logits, place (N, P, 14); boxes (N, G, 4), marks (N, G, 5, 2) in pixels;
-    real (N, G): whether the row holds a face. The score learns the IoU that its box
-    reaches (quality focal loss, Li et al. 2020), so that NMS keeps the best box.
+    real (N, G): whether the row holds a face. The score learns the root of the IoU that its box reaches (after
+    the quality focal loss, Li et al. 2020), so that NMS keeps the best box. The root, because a small face's box
+    never fits as well as a large one's, and one threshold serves both.
     """
     # Only the real faces, one row each: a canvas has room for far more than most hold.
     of, row = real.nonzero(as_tuple=True)
@@ -112,7 +113,7 @@ def detection(score: Tensor, place: Tensor, at: Cells, boxes: Tensor, marks: Ten
     want_box, want_marks = boxes[pick], marks[pick]
     overlap, general = iou(found_box[positive], want_box)
     target = torch.zeros_like(score[..., 0], dtype=torch.float32)
-    target[positive] = overlap.detach().clamp(min=0.1)
+    target[positive] = overlap.detach().clamp(min=0.1).sqrt()
     logits = score[..., 0].float()
     focal = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     focal = focal * (target - logits.sigmoid()).abs().pow(2)
