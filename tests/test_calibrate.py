@@ -1,9 +1,16 @@
 """Probabilities that mean what they say: temperatures and calibration errors against known samples."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
-from edge_models.training.calibrate import logits, temperature
-from edge_models.training.evaluate import calibration_error
+from edge_models.training.calibrate import false_boxes, logits, temperature
+from edge_models.training.evaluate import calibration_error, covered
+from PIL import Image
+
+from clip import EILEEN
+from onelook.model import FaceModel, shipped
 
 
 @pytest.mark.parametrize("divisor", [0.6, 1.0, 2.5])
@@ -35,3 +42,25 @@ def test_the_calibration_error_is_how_far_confidence_is_from_accuracy() -> None:
     both = np.concatenate([np.full(200, 0.65), np.full(200, 0.85)])
     assert calibration_error(both, right) == pytest.approx(0.1)
     assert calibration_error(np.ones(4), np.ones(4)) == 0
+
+
+def test_boxes_are_false_where_the_labels_tell_of_no_face_nor_of_a_doubt(tmp_path: Path) -> None:
+    portrait = Image.open(EILEEN).convert("RGB")
+    size = (-(-portrait.width // 32) * 32, -(-portrait.height // 32) * 32)
+    faces = FaceModel(threads=1, size=size)(np.asarray(portrait))
+    [box] = faces.boxes.tolist()
+    told = ({"faces": [{"box": box}]}, {"faces": [], "ignore": [box]}, {"faces": []})
+    rows = []
+    for i, labels in enumerate(told):
+        portrait.save(tmp_path / f"{i}.png")
+        rows.append({"file": f"{i}.png", **labels})
+    for wanted, some in ((0, rows[:2]), (1, rows)):
+        (tmp_path / "labels.json").write_text(json.dumps(some))
+        scores, pictures = false_boxes(shipped(), [tmp_path])
+        assert pictures == len(some)
+        assert sum(scores > 0.4) == wanted
+
+
+def test_a_box_is_covered_as_far_as_another_lies_over_it() -> None:
+    a, b = np.array([[0, 0, 10, 10.0]]), np.array([[0, 0, 5, 10.0], [0, 0, 100, 100], [10, 0, 20, 10]])
+    assert covered(a, b)[0].tolist() == pytest.approx([0.5, 1, 0])

@@ -1,6 +1,7 @@
-"""Similarity thresholds for stated false accept rates, by size of face, and temperatures, into MODEL/model.json.
+"""Thresholds of likeness for stated false accept rates, of the detector, and temperatures, into MODEL/model.json.
 
     python -m edge_models.training.calibrate MODEL --data faces.npz [fairface.npz ...] [--expressions fer.npz]
+        [--scenes HELD_OUT ...]
 
 A face on a frame is compared with a photo that somebody was enrolled from: so the pairs here are a face at
 each of SIZES against one at REFERENCE pixels, through the exported file and onelook's own FaceModel.
@@ -12,16 +13,21 @@ similarities of strangers.
 
 Temperatures: one number a head, by which its logits are divided so that probabilities mean what they say (Guo et al.
 2017). The split of EXPRESSIONS that is `val` serves for emotion, the held-out faces for the rest.
+
+The detector's threshold: the least at which held-out photographs, each read at its own size, have no more than FALSE
+boxes where their labels.json tells of no face.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import cv2
 import numpy as np
 
 from onelook.face import Floats
@@ -39,6 +45,8 @@ SIZE = 80
 REFERENCE = 112
 """The same of the enrolled photo, which enrolment looks at from nearby."""
 EXCEED = 20
+FALSE = 0.7
+"""Boxes a picture. Some of them are faces that the labelling detector missed: tiny, blurred, turned away."""
 MISLABELLED = 0.45
 """Cosine of the teacher's embeddings from which two "different" people are taken for one with two labels.
 
@@ -176,6 +184,27 @@ def temperatures(model: FaceModel, packed: Packed, expressions: Packed | None) -
     return out
 
 
+def false_boxes(path: Path, folders: Sequence[Path]) -> tuple[Floats, int]:
+    """Scores (N,) of the boxes that hold no face on the pictures in `folders`, and how many pictures those are."""
+    from edge_models.training.evaluate import covered, overlap
+
+    models: dict[tuple[int, ...], FaceModel] = {}
+    found, pictures = [np.empty(0, np.float32)], 0
+    for folder in folders:
+        for row in json.loads((folder / "labels.json").read_text()):
+            image = cv2.imread(str(folder / row["file"]))[:, :, ::-1]
+            size = tuple(max(128, -(-side // 32) * 32) for side in image.shape[1::-1])
+            if size not in models:
+                models[size] = FaceModel(path, size=size, score=0.2)
+            faces = models[size](image)
+            there = np.array([face["box"] for face in row["faces"]], np.float64).reshape(-1, 4)
+            unsure = np.array(row.get("ignore", []), np.float64).reshape(-1, 4)
+            wrong = (overlap(faces.boxes, there).max(1, initial=0) < 0.4) & (covered(faces.boxes, unsure).max(1, initial=0) < 0.5)
+            found.append(faces.scores[wrong])
+            pictures += 1
+    return np.concatenate(found), pictures
+
+
 def held_out(model: FaceModel, packs: Sequence[Packed], sizes: Sequence[int]
              ) -> tuple[dict[int, Held], np.ndarray, np.ndarray]:
     """The packs' test faces at each size; their identities (N,), '' where unknown; their teacher's view (N, 256)."""
@@ -202,15 +231,22 @@ def main() -> None:
     ask.add_argument("model", type=Path)
     ask.add_argument("--data", type=Path, nargs="+", required=True, help="packed .npz files with a test split")
     ask.add_argument("--expressions", type=Path, help="a packed .npz with emotions and a val split")
+    ask.add_argument("--scenes", type=Path, nargs="*", default=[], help="folders of held-out photographs, labelled")
     ask.add_argument("--threads", type=int, default=1)
     options = ask.parse_args()
     model = FaceModel(options.model, threads=options.threads)
     model.spec = model.spec.model_copy(update={"temperature": {}})
     divisors = temperatures(model, Packed(options.data[0]), Packed(options.expressions) if options.expressions else None)
     print("temperatures:", divisors)
+    detector = model.spec.detector
+    if options.scenes:
+        wrong, pictures = false_boxes(options.model, options.scenes)
+        allowed = np.sort(wrong)[::-1][: int(FALSE * pictures) + 1]
+        detector = detector.model_copy(update={"score": round(float(np.ceil(allowed[-1] * 100)) / 100, 2)})
+        print(f"detector: {detector.score} for {FALSE} false boxes on each of {pictures} pictures")
     held, identity, teacher = held_out(model, [Packed(file) for file in options.data], SIZES)
     rows = thresholds(held, identity, different(identity, teacher))
-    spec = model.spec.model_copy(update={"thresholds": rows, "temperature": divisors})
+    spec = model.spec.model_copy(update={"thresholds": rows, "temperature": divisors, "detector": detector})
     (options.model / "model.json").write_text(ModelSpec.model_validate(spec.model_dump()).model_dump_json(indent=1) + "\n")
     for row in rows:
         print(f"{row.size:4} px  FAR {row.far:g}  similarity {row.similarity:.4f}  TAR {row.tar:.4f}  of {row.pairs} pairs")

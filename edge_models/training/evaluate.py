@@ -228,6 +228,13 @@ def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return inner / (areas[0][:, None] + areas[1][None] - inner + 1e-9)
 
 
+def covered(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Share of boxes (N, 4) that lies within boxes (M, 4) -> (N, M)."""
+    low = np.maximum(a[:, None, :2], b[None, :, :2])
+    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
+    return np.clip(high - low, 0, None).prod(2) / (np.clip(a[:, 2:] - a[:, :2], 0, None).prod(1)[:, None] + 1e-9)
+
+
 def matched(boxes: np.ndarray, scores: np.ndarray, truth: np.ndarray, unsure: np.ndarray | None = None, at: float = 0.5
             ) -> tuple[np.ndarray, np.ndarray, int]:
     """Which boxes of a picture are right at an IoU (Everingham et al. 2010): each of `truth` (M, 4) is found once.

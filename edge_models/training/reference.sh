@@ -5,6 +5,7 @@
 #
 # DATA holds faces.npz, fer2013.npz, lfw.npz (+ .bin) and scenes/; the other shards are made by prepare.py, scenes2/ by
 # label_scenes.py (1,963 pictures: masks, streets and CelebA in the wild), backgrounds are pictures without faces.
+# scenestest/ is the last tenth of scenes/, which training leaves out, scenes2test/ are 103 more that it never saw.
 # Needs: torch 2.13, litert-torch 0.10, ai-edge-quantizer 0.10, ai-edge-litert 2.3.
 #
 # The shipped run was made on two cores, with these interruptions (its log is edge_models/checkpoints/log/fifth.csv):
@@ -28,7 +29,8 @@ train small --plans small --rate 1.2e-3 --steps SMALL_STEP --decay SMALL_STEP
 train last --weights "$RUNS/small/last.pt" --plans last --freeze-norms --rate LAST_RATE --warm 60 --steps LAST_COUNT --decay LAST_COUNT
 python -m edge_models.training.export "$RUNS/last" edge_models/onelook --faces "$DATA/faces.npz" "$DATA/fer.npz" \
   --scenes "$DATA/scenes"
-python -m edge_models.training.calibrate edge_models/onelook --data "$DATA"/{faces,fairface}.npz --expressions "$DATA/fer.npz"
+python -m edge_models.training.calibrate edge_models/onelook --data "$DATA"/{faces,fairface}.npz --expressions "$DATA/fer.npz" \
+  --scenes "$DATA"/{scenes2test,scenestest}
 [ -f "$DATA/reference_detections.json" ] || python -m edge_models.training.consensus "$RAW/testdata" \
   "$DATA/reference_detections.json" --scrfd "$WEIGHTS/scrfd_2.5g.onnx" --yunet "$WEIGHTS/yunet_n_dynamic.onnx"
 python -m edge_models.training.evaluate edge_models/onelook --data "$DATA"/{lfw,faces,fer,rafdb,fairface}.npz \
