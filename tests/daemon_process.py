@@ -42,7 +42,7 @@ def write_config(folder: Path, *streams: dict[str, Any], broker: Broker | None =
         "gallery": {"path": "gallery.db", "key_file": "gallery.key"},
         "metrics": {"port": free_port()},
         "tracking": {"lost": 0.8},
-        "report": {"settle": 0.5, "far": 0.01},
+        "report": {"settle": 0.5},
     }
     if broker is None:
         tree["publish"] = "stdout"

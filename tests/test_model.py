@@ -246,29 +246,31 @@ def changed(folder: Path, change: Callable[[Any, Any], None], **spec: object) ->
     return FaceModel(folder)
 
 
-def test_a_network_may_take_several_pixels_as_one_cell(tmp_path: Path, crowd: Image, model: FaceModel) -> None:
-    """The same bytes in wider cells suit a convolution with a large stride."""
-    def widen(network: Any, graph: Any) -> None:
-        wide, reshape, code = schema.TensorT(), schema.OperatorT(), schema.OperatorCodeT()
-        narrow = int(graph.inputs[0])
-        wide.shape, wide.type, wide.buffer = [1, 480, 160, 12], graph.tensors[narrow].type, 0
-        wide.name, wide.quantization = "wide", graph.tensors[narrow].quantization
-        graph.tensors.append(wide)
+def test_a_network_may_take_pixels_one_by_one(tmp_path: Path, crowd: Image, model: FaceModel) -> None:
+    """The shipped one takes the same bytes in cells of four pixels, as suits a convolution with a large stride."""
+    assert model._image.shape == (1, 480, 160, 12)
+
+    def narrow(network: Any, graph: Any) -> None:
+        single, reshape, code = schema.TensorT(), schema.OperatorT(), schema.OperatorCodeT()
+        wide = int(graph.inputs[0])
+        single.shape, single.type, single.buffer = [1, 480, 640, 3], graph.tensors[wide].type, 0
+        single.name, single.quantization = "single", graph.tensors[wide].quantization
+        graph.tensors.append(single)
         shape, data = schema.TensorT(), schema.BufferT()
-        data.data = np.frombuffer(np.array([1, 480, 640, 3], np.int32).tobytes(), np.uint8)
+        data.data = np.frombuffer(np.array([1, 480, 160, 12], np.int32).tobytes(), np.uint8)
         network.buffers.append(data)
         shape.shape, shape.type, shape.buffer = [4], schema.TensorType.INT32, len(network.buffers) - 1
         graph.tensors.append(shape)
         code.builtinCode = code.deprecatedBuiltinCode = schema.BuiltinOperator.RESHAPE
         network.operatorCodes.append(code)
         reshape.opcodeIndex = len(network.operatorCodes) - 1
-        reshape.inputs, reshape.outputs = [len(graph.tensors) - 2, len(graph.tensors) - 1], [narrow]
+        reshape.inputs, reshape.outputs = [len(graph.tensors) - 2, len(graph.tensors) - 1], [wide]
         graph.operators.insert(0, reshape)
         graph.inputs = [len(graph.tensors) - 2]
         signature = next(s for s in network.signatureDefs if s.signatureKey == b"frame")
         signature.inputs[0].tensorIndex = graph.inputs[0]
 
-    found, wanted = changed(tmp_path, widen, patches=[])(crowd), model(crowd)
+    found, wanted = changed(tmp_path, narrow, patches=[])(crowd), model(crowd)
 
     for each in fields(found):
         assert np.array_equal(getattr(found, each.name), getattr(wanted, each.name))
@@ -310,20 +312,17 @@ def test_a_network_of_other_dimensions_is_refused(tmp_path: Path) -> None:
         changed(tmp_path, flat)
 
 
-def test_a_network_may_take_pixels_as_they_are(tmp_path: Path, crowd: Image, model: FaceModel) -> None:
-    """Less 128, that is: a scale of 1/128, which costs no look-up."""
-    def plain(network: Any, graph: Any) -> None:
-        padded = next(op.outputs[0] for op in graph.operators if op.inputs[0] == graph.inputs[0])
-        for number in (graph.inputs[0], padded):
-            graph.tensors[number].quantization.scale = np.array([1 / 128], np.float32)
-            graph.tensors[number].quantization.zeroPoint = np.array([0], np.int64)
+def test_a_network_may_take_pixels_in_any_scale(tmp_path: Path, crowd: Image, model: FaceModel) -> None:
+    """The shipped one takes them as they are, less 128, which costs no look-up."""
+    def other(_: Any, graph: Any) -> None:
+        graph.tensors[graph.inputs[0]].quantization.scale = np.array([2 / 255], np.float32)
 
-    turned = changed(tmp_path, plain, input_mean=128.0, input_scale=1 / 128)
+    scaled = changed(tmp_path, other, input_mean=127.0, input_scale=2 / 255)
     ramp = np.resize(np.arange(256, dtype=np.uint8), (480, 640, 3))
-    turned._preprocess(ramp)
-
-    assert np.array_equal(turned._frame.lies(turned._image)[0], ramp.astype(int) - 128)
-    found, wanted = turned(crowd), model(crowd)
+    for each, stored in ((model, ramp - 128.0), (scaled, np.minimum(ramp - 127.0, 127))):
+        each._preprocess(ramp)
+        assert np.array_equal(each._frame.lies(each._image).reshape(480, 640, 3), stored)
+    found, wanted = scaled(crowd), model(crowd)
     assert len(found) == len(wanted)
     assert np.median((found.embeddings * wanted.embeddings).sum(1)) > 0.9  # half a grey level apart
 

@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from onelook import service
 from onelook.capture import masked, read_picture
-from onelook.config import Config, Gallery, Metrics, Mqtt, Report, stream_of
+from onelook.config import Config, Gallery, Metrics, Mqtt, stream_of
 from onelook.draw import Captions, drawn
 from onelook.errors import OwnerError
 from onelook.event import Event
@@ -79,7 +79,6 @@ def demo(
             gallery=Gallery(path=scratch / "gallery.db", key_file=scratch / "gallery.key"),
             mqtt=Mqtt(host=host, port=port, protocol="5" if broker else "3.1.1", outbox=scratch / "outbox.db"),
             metrics=Metrics(port=_free_port()),
-            report=Report(far=1e-2),  # one person enrolled, before an audience of one
         )
         if made_up:
             for verdict in service.enroll(config, {ENROLLED: [PORTRAITS / "eileen_collins.jpg"]})[ENROLLED]:
