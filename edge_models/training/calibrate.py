@@ -25,17 +25,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+from edge_models.training.evaluate import Packed, at_own_size, covered, describe, overlap
 
 from onelook.face import Floats
 from onelook.model import FaceModel
 from onelook.spec import ModelSpec, Threshold
-
-if TYPE_CHECKING:
-    from edge_models.training.evaluate import Packed
 
 FARS = (1e-2, 1e-3, 1e-4, 1e-5)
 SIZES = (112, 80, 48, 32, 24)
@@ -165,8 +162,6 @@ def logits(chances: Floats) -> Floats:
 
 def temperatures(model: FaceModel, packed: Packed, expressions: Packed | None) -> dict[str, float]:
     """Of each head, given a model that divides by none."""
-    from edge_models.training.evaluate import describe  # needs torch
-
     rows = packed.rows("test")
     faces, found = describe(model, packed, rows, SIZE, "temperatures")
     known = {name: packed.table[name][rows] for name in ("attributes", "male", "ethnicity")}
@@ -186,17 +181,12 @@ def temperatures(model: FaceModel, packed: Packed, expressions: Packed | None) -
 
 def false_boxes(path: Path, folders: Sequence[Path]) -> tuple[Floats, int]:
     """Scores (N,) of the boxes that hold no face on the pictures in `folders`, and how many pictures those are."""
-    from edge_models.training.evaluate import covered, overlap
-
-    models: dict[tuple[int, ...], FaceModel] = {}
+    find = at_own_size(path, 0.2)
     found, pictures = [np.empty(0, np.float32)], 0
     for folder in folders:
         for row in json.loads((folder / "labels.json").read_text()):
             image = cv2.imread(str(folder / row["file"]))[:, :, ::-1]
-            size = tuple(max(128, -(-side // 32) * 32) for side in image.shape[1::-1])
-            if size not in models:
-                models[size] = FaceModel(path, size=size, score=0.2)
-            faces = models[size](image)
+            faces = find(image)
             there = np.array([face["box"] for face in row["faces"]], np.float64).reshape(-1, 4)
             unsure = np.array(row.get("ignore", []), np.float64).reshape(-1, 4)
             wrong = (overlap(faces.boxes, there).max(1, initial=0) < 0.4) & (covered(faces.boxes, unsure).max(1, initial=0) < 0.5)
@@ -208,8 +198,6 @@ def false_boxes(path: Path, folders: Sequence[Path]) -> tuple[Floats, int]:
 def held_out(model: FaceModel, packs: Sequence[Packed], sizes: Sequence[int]
              ) -> tuple[dict[int, Held], np.ndarray, np.ndarray]:
     """The packs' test faces at each size; their identities (N,), '' where unknown; their teacher's view (N, 256)."""
-    from edge_models.training.evaluate import describe  # needs torch
-
     identity = np.concatenate([
         p.table["identity"][p.rows("test")] if "identity" in p.table else np.full(len(p.rows("test")), "") for p in packs])
     teacher = np.concatenate([
@@ -225,8 +213,6 @@ def held_out(model: FaceModel, packs: Sequence[Packed], sizes: Sequence[int]
 
 def main() -> None:
     """Describe, calibrate, write."""
-    from edge_models.training.evaluate import Packed
-
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("model", type=Path)
     ask.add_argument("--data", type=Path, nargs="+", required=True, help="packed .npz files with a test split")

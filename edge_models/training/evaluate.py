@@ -219,20 +219,27 @@ def measure(path: Path, threads: int, data: dict[str, Packed]) -> dict[str, dict
     return out
 
 
-def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """IoU of boxes (N, 4) with boxes (M, 4) -> (N, M)."""
+def area(boxes: np.ndarray) -> np.ndarray:
+    """Of boxes (N, 4) -> (N,)."""
+    return np.clip(boxes[:, 2:] - boxes[:, :2], 0, None).prod(1)
+
+
+def common(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Area that boxes (N, 4) and (M, 4) have in common -> (N, M)."""
     low = np.maximum(a[:, None, :2], b[None, :, :2])
     high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    inner = np.clip(high - low, 0, None).prod(2)
-    areas = [np.clip(x[:, 2:] - x[:, :2], 0, None).prod(1) for x in (a, b)]
-    return inner / (areas[0][:, None] + areas[1][None] - inner + 1e-9)
+    return np.clip(high - low, 0, None).prod(2)
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """IoU of boxes (N, 4) with boxes (M, 4) -> (N, M)."""
+    inner, (ours, theirs) = common(a, b), map(area, (a, b))
+    return inner / (ours[:, None] + theirs[None] - inner + 1e-9)
 
 
 def covered(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Share of boxes (N, 4) that lies within boxes (M, 4) -> (N, M)."""
-    low = np.maximum(a[:, None, :2], b[None, :, :2])
-    high = np.minimum(a[:, None, 2:], b[None, :, 2:])
-    return np.clip(high - low, 0, None).prod(2) / (np.clip(a[:, 2:] - a[:, :2], 0, None).prod(1)[:, None] + 1e-9)
+    return common(a, b) / (area(a)[:, None] + 1e-9)
 
 
 def matched(boxes: np.ndarray, scores: np.ndarray, truth: np.ndarray, unsure: np.ndarray | None = None, at: float = 0.5
@@ -283,16 +290,22 @@ def wanted(reference: dict, name: str, smallest: float = 16) -> tuple[np.ndarray
     return sure[large], np.concatenate([sure[~large], boxes("scrfd_doubt")])
 
 
-def detection(path: Path, folder: Path, reference: dict | None, yunet: Path | None = None) -> dict[str, dict]:
-    """Detection on real photographs, each read at its own size; by YuNet as well, if it is given."""
-    models: dict[tuple[int, int], FaceModel] = {}
+def at_own_size(path: Path, score: float) -> Callable[[np.ndarray], Faces]:
+    """The model, reading every picture at about that picture's own size; faces from `score` on."""
+    models: dict[tuple[int, ...], FaceModel] = {}
 
     def find(image: np.ndarray) -> Faces:
         size = tuple(max(128, -(-n // 32) * 32) for n in image.shape[1::-1])
         if size not in models:
-            models[size] = FaceModel(path, size=size, score=0.02)
+            models[size] = FaceModel(path, size=size, score=score)
         return models[size](image)
 
+    return find
+
+
+def detection(path: Path, folder: Path, reference: dict | None, yunet: Path | None = None) -> dict[str, dict]:
+    """Detection on real photographs, each read at its own size; by YuNet as well, if it is given."""
+    find = at_own_size(path, 0.02)
     out: dict[str, dict] = {}
     rows = []
     for file in ("training.xml", "testing.xml"):

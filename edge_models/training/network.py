@@ -104,11 +104,6 @@ class OneLook(nn.Module):
             nn.Conv2d(128, sum(self.traits.values()), 1)
         )
 
-    @property
-    def stem(self) -> nn.Sequential:
-        """What sees the picture itself."""
-        return self.quarter[0]
-
     def frame(self, image: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Look at whole pictures.
 
