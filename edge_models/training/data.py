@@ -388,6 +388,12 @@ PLANS = {
         (0.12, 128, ((1, 8), (2, 5), (4, 2)), 6, 2),
         (0.08, 256, ((1, 2), (2, 2)), 3, 1),
     ),
+    # To tell people apart: as "small", and fewer faces of under 30 pixels, which hold too little to be told apart by.
+    "people": (
+        (0.84, 64, ((1, 84), (2, 10), (3, 1)), 10, 3),
+        (0.10, 128, ((1, 8), (2, 8), (4, 1)), 6, 2),
+        (0.06, 256, ((1, 2), (2, 2)), 3, 1),
+    ),
     # To end with: more of real photographs at large, so that walls and coats are not taken for faces.
     "scenes": (
         (0.55, 96, ((1, 32), (2, 12), (3, 3), (4, 2)), 12, 4),
