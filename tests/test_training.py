@@ -114,7 +114,7 @@ def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_pat
     assert second.returncode == 0, said
     done = torch.load(run / "last.pt", weights_only=True)
     assert done["step"] == kept + 4
-    assert all(torch.isfinite(v).all() for v in done["network"].values())
+    assert all(torch.isfinite(v).all() for v in done["average"].values())
     with (run / "log.csv").open() as table:
         assert any("held out" in row for row in csv.reader(table))
 

@@ -156,7 +156,7 @@ def main() -> None:
     kept = torch.load(options.run / "last.pt", map_location="cpu", weights_only=True)
     run = json.loads((options.run / "run.json").read_text())
     network = OneLook()
-    network.load_state_dict(kept["network"])
+    network.load_state_dict(kept["average"])
     network = folded(network.eval())
     network.quarter[0][0] = by_cells(network.quarter[0][0])
     options.out.mkdir(parents=True, exist_ok=True)

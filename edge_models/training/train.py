@@ -15,6 +15,7 @@ last `--decay` steps, so that a run can be lengthened without starting again.
 from __future__ import annotations
 
 import argparse
+import copy
 import csv
 import itertools
 import json
@@ -37,6 +38,10 @@ from torch.utils.data import DataLoader
 
 from onelook.align import TEMPLATE
 
+MEMORY = 500
+"""Steps whose weights are averaged. A step is mostly the noise of its few faces: the mean is spared it, without the rate
+having to fall, and is what is validated and exported."""
+
 
 def arguments() -> argparse.Namespace:
     """The command line."""
@@ -50,6 +55,7 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("--cache", type=Path, default=Path("runs/cache"))
     ask.add_argument("--steps", type=int, default=20_000)
     ask.add_argument("--decay", type=int, default=6_000)
+    ask.add_argument("--momentum", type=float, default=0.95, help="Muon's")
     ask.add_argument("--warm", type=int, default=500)
     ask.add_argument("--rate", type=float, default=2e-3)
     ask.add_argument("--times", type=int, default=1, help="batches this many times larger (for a GPU)")
@@ -144,9 +150,10 @@ def main() -> None:
     bank = faces.labels["teacher"]
     bank = bank[bank.abs().sum(1) > 0]
     network = OneLook().to(device, memory_format=torch.channels_last)
-    optimisers = optimise(network, options.rate, options.optimiser)
+    optimisers = optimise(network, options.rate, options.optimiser, options.momentum)
+    average = copy.deepcopy(network)
     last = options.run / "last.pt"
-    step, seen = begin(last, options.weights, network, optimisers, device)
+    step, seen = begin(last, options.weights, network, average, optimisers, device)
     (options.run / "run.json").write_text(json.dumps(
         {"processes": processes, **{k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()
             if k not in ("faces", "scenes", "seconds")},
@@ -185,7 +192,7 @@ def main() -> None:
         loss = sum(losses.WEIGHTS[name] * value for name, value in terms.items())
         network.zero_grad(set_to_none=True)
         loss.backward()
-        average([p.grad for p in network.parameters()], processes)
+        share([p.grad for p in network.parameters()], processes)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         for optimiser in optimisers:
             optimiser.step()
@@ -193,6 +200,7 @@ def main() -> None:
         seen += len(where) * processes
         if rank:
             continue
+        follow(average, network, step)
         for name, value in terms.items():
             means.setdefault(name, []).append(float(value.detach()))
         if step % 200 == 0:
@@ -203,16 +211,16 @@ def main() -> None:
             log.flush()
             means = {}
         if step % options.save_every == 0 or step == options.steps:
-            save(last, network, optimisers, step, seen)
+            save(last, network, average, optimisers, step, seen)
         if step % 2500 == 0 or step == options.steps:
-            found = validate(network, held, device)
+            found = validate(average, held, device)
             print("held out", step, found, flush=True)
             table.writerow([step, seen, "held out", *itertools.chain(*found.items())])
     if not rank:
-        save(last, network, optimisers, step, seen)
+        save(last, network, average, optimisers, step, seen)
 
 
-def optimise(network: OneLook, rate: float, kind: str) -> list[torch.optim.Optimizer]:
+def optimise(network: OneLook, rate: float, kind: str, momentum: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices between the picture and the outputs, AdamW for what is left."""
     final = {id(m.weight) for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.bias is not None}
     inner = [p for p in network.parameters() if p.ndim > 1 and id(p) not in final and p.shape[1] > 3] if kind == "muon" else []
@@ -221,10 +229,10 @@ def optimise(network: OneLook, rate: float, kind: str) -> list[torch.optim.Optim
     adam = torch.optim.AdamW(
         [{"params": [p for p in rest if p.ndim > 1], "weight_decay": 0.02},
          {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0}], lr=rate, fused=True)
-    return [adam, Muon(inner, rate)] if inner else [adam]
+    return [adam, Muon(inner, rate, momentum)] if inner else [adam]
 
 
-def average(gradients: list[Tensor], processes: int) -> None:
+def share(gradients: list[Tensor], processes: int) -> None:
     """Over all processes, in place."""
     if processes == 1:
         return
@@ -234,18 +242,33 @@ def average(gradients: list[Tensor], processes: int) -> None:
         gradient.copy_(part.view_as(gradient) / processes)
 
 
-def begin(last: Path, weights: Path | None, network: OneLook, optimisers: list[torch.optim.Optimizer],
-          device: torch.device) -> tuple[int, int]:
-    """Go on where `last` was kept, or begin with `weights`. Returns the steps done and the faces seen."""
+@torch.no_grad()
+def follow(average: OneLook, network: OneLook, step: int) -> None:
+    """Bring the running mean of the weights up to `step`, the first being 1."""
+    for mean, now in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+        if mean.is_floating_point():
+            mean.lerp_(now, max(1 / MEMORY, 1 / step))
+        else:
+            mean.copy_(now)
+
+
+def begin(last: Path, weights: Path | None, network: OneLook, average: OneLook,
+          optimisers: list[torch.optim.Optimizer], device: torch.device) -> tuple[int, int]:
+    """Go on where `last` was kept, or begin with the mean of `weights`. Returns the steps done and the faces seen."""
     if last.exists():
         kept = torch.load(last, map_location=device, weights_only=True)
         for optimiser, state in zip(optimisers, kept["optimisers"], strict=True):
+            asked = optimiser.param_groups
             optimiser.load_state_dict(state)
+            for group, now in zip(optimiser.param_groups, asked, strict=True):
+                group |= {name: value for name, value in now.items() if name != "params"}
     elif weights:
-        kept = {**torch.load(weights, map_location=device, weights_only=True), "step": 0}
+        kept = torch.load(weights, map_location=device, weights_only=True)
+        kept |= {"step": 0, "network": kept["average"]}
     else:
         return 0, 0
     network.load_state_dict(kept["network"])
+    average.load_state_dict(kept["average"])
     return kept["step"], kept["seen"]
 
 
@@ -255,11 +278,12 @@ def named(network: OneLook, traits: Tensor) -> dict[str, Tensor]:
     return dict(zip(network.traits, traits.float().split(widths, 1), strict=True))
 
 
-def save(path: Path, network: OneLook, optimisers: list[torch.optim.Optimizer], step: int, seen: int) -> None:
+def save(path: Path, network: OneLook, average: OneLook, optimisers: list[torch.optim.Optimizer], step: int,
+         seen: int) -> None:
     """Write a checkpoint that a kill cannot halve."""
     part = path.with_suffix(".part")
-    torch.save({"network": network.state_dict(), "optimisers": [optimiser.state_dict() for optimiser in optimisers],
-                "step": step, "seen": seen}, part)
+    torch.save({"network": network.state_dict(), "average": average.state_dict(),
+                "optimisers": [optimiser.state_dict() for optimiser in optimisers], "step": step, "seen": seen}, part)
     part.replace(path)
 
 
