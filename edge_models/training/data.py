@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,8 +40,7 @@ class Faces:
 
     def __init__(self, files: list[Path], cache: Path, split: str) -> None:
         """Read NPZ+BIN pairs; decoded pixels are kept under `cache` as .npy."""
-        columns = {name: [] for name in
-                   ("landmarks", "teacher", "attributes", "male", "age", "ethnicity", "race7", "emotion")}
+        columns: dict[str, list[np.ndarray]] = defaultdict(list)
         self.source: list[str] = []
         held: set[str] = set()  # one picture may be in two files, in other sizes
         for file in files:
@@ -67,6 +67,8 @@ class Faces:
                 ("ethnicity", np.full(n, -1)), ("race7", np.full(n, -1)), ("emotion", np.full(n, -1)),
             ):
                 columns[name].append(table[name][rows] if name in table else empty)
+            for end in ("age_low", "age_high"):  # where an age is exact, that twice
+                columns[end].append(table[end][rows] if end in table else columns["age"][-1])
         self._store, self._row = np.concatenate(store), np.concatenate(row)
         self.identity = np.concatenate(people)
         """Who it is, "" where unknown."""

@@ -21,7 +21,7 @@ OTHERS = 2048
 """How many they are."""
 WEIGHTS = {
     "score": 1.5, "box": 1.5, "landmarks": 12.0, "embedding": 8.0, "relation": 16.0, "choice": 0.6, "attributes": 1.5,
-    "gender": 0.4, "age": 0.25, "ethnicity": 0.4, "race7": 0.3, "emotion": 0.8, "quality": 0.5,
+    "gender": 0.4, "age": 0.5, "ethnicity": 0.4, "race7": 0.3, "emotion": 0.8, "quality": 0.5,
 }
 
 
@@ -133,7 +133,8 @@ def description(embedding: Tensor, part: dict[str, Tensor], labels: dict[str, Te
     """Losses of the face head; each label may be missing on any face.
 
     embedding (K, 256), part: the traits by name, each (K, its width); labels: `teacher` (K, 256) unit length or zero rows,
-    `attributes` (K, 40) -1, 0 unknown, 1; `male`, `age`, `ethnicity`, `race7`, `emotion` (K,) -1 unknown.
+    `attributes` (K, 40) -1, 0 unknown, 1; `male`, `age_low` and `age_high`, `ethnicity`, `race7`, `emotion` (K,) -1 unknown.
+    Of some faces the decade alone is known: any age in it is right.
     others (M, 256): teachers of other faces, drawn at random.
     """
     losses: dict[str, Tensor] = {}
@@ -155,15 +156,17 @@ def description(embedding: Tensor, part: dict[str, Tensor], labels: dict[str, Te
         losses["attributes"] = functional.binary_cross_entropy_with_logits(
             part["attributes"][known], (labels["attributes"][known] > 0).float()
         )
-    for name in ("male", "age", "ethnicity", "race7", "emotion"):
+    for name in ("male", "age_low", "ethnicity", "race7", "emotion"):
         has = labels[name] >= 0
         if not has.any():
             continue
         want = labels[name][has]
         if name == "male":
             losses["gender"] = functional.binary_cross_entropy_with_logits(part["gender"][has, 0], want.float())
-        elif name == "age":
-            losses["age"] = functional.smooth_l1_loss(part["age"][has, 0], (want.float() - AGE_MIDDLE) / AGE_STEP)
+        elif name == "age_low":
+            age = part["age"][has, 0]
+            low, high = ((labels[end][has].float() - AGE_MIDDLE) / AGE_STEP for end in ("age_low", "age_high"))
+            losses["age"] = functional.smooth_l1_loss(age, age.detach().clamp(low, high))
         else:
             losses[name] = functional.cross_entropy(part[name][has], want.long(), label_smoothing=0.05)
     return losses

@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-COLUMNS = ("landmarks", "teacher", "attributes", "male", "age", "ethnicity", "race7", "emotion", "split", "name",
-           "identity", "source")
+COLUMNS = ("landmarks", "teacher", "attributes", "male", "age", "age_low", "age_high", "ethnicity", "race7", "emotion",
+           "split", "name", "identity", "source")
 """What `data.Faces` and `evaluate` read."""
 
 
