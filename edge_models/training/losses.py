@@ -24,6 +24,14 @@ WEIGHTS = {
     "gender": 0.4, "age": 0.5, "ethnicity": 0.4, "race7": 0.3, "emotion": 0.8, "quality": 0.5,
 }
 
+TASKS = {
+    "detection": ("score", "box", "landmarks"),
+    "identity": ("embedding", "relation", "choice", "quality"),
+    "looks": ("attributes", "gender", "age", "ethnicity", "race7"),
+    "emotion": ("emotion",),
+}
+"""Task -> its losses."""
+
 
 @dataclass
 class Cells:

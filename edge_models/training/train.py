@@ -49,6 +49,7 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("run", type=Path)
     ask.add_argument("--faces", type=Path, nargs="+", required=True)
     ask.add_argument("--scenes", type=Path, nargs="+", required=True)
+    ask.add_argument("--tasks", choices=tuple(losses.TASKS), nargs="+", default=list(losses.TASKS), help="learn these alone")
     ask.add_argument("--plans", choices=tuple(data.PLANS), default="faces", help="the mix of canvases")
     ask.add_argument("--optimiser", choices=("adamw", "muon"), default="muon")
     ask.add_argument("--backgrounds", type=Path)
@@ -160,6 +161,7 @@ def main() -> None:
          "faces": [f.name for f in options.faces], "scenes": [f.name for f in options.scenes], "commit": commit(), "parameters":
          sum(p.numel() for p in network.parameters()), "train": len(faces)}, indent=1))
 
+    learnt = {name for task in options.tasks for name in losses.TASKS[task]}
     torch.manual_seed(options.seed + step + 1_000_000 * rank)
     endless = data.Batches(faces, scenes, device, options.seed + step, options.times, options.plans, rank)
     batches = iter(DataLoader(endless, batch_size=None, num_workers=options.workers,
@@ -189,10 +191,11 @@ def main() -> None:
                                  batch.boxes, batch.landmarks, batch.real)
         others = bank[torch.randint(len(bank), (losses.OTHERS,), device=bank.device)].float()
         terms |= losses.description(embedding, named(network, traits), batch.labels, others)
+        terms = {name: value for name, value in terms.items() if name in learnt}
         loss = sum(losses.WEIGHTS[name] * value for name, value in terms.items())
         network.zero_grad(set_to_none=True)
         loss.backward()
-        share([p.grad for p in network.parameters()], processes)
+        share([p.grad for p in network.parameters() if p.grad is not None], processes)
         torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         for optimiser in optimisers:
             optimiser.step()
