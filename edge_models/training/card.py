@@ -14,7 +14,7 @@ from typing import Any
 from onelook.spec import ModelSpec
 
 DOCS = Path(__file__).resolve().parents[2] / "docs" / "identity.md"
-TRIALS = Path(__file__).resolve().parents[1] / "checkpoints" / "log" / "trials"
+LOGS = Path(__file__).resolve().parents[1] / "checkpoints" / "log"
 SPEED = ("<!-- benchmarks: written by benchmarks/tables.py -->", "<!-- end of benchmarks -->")
 """Marks of a part of the card that is not ours: it is carried over."""
 BEGIN, END = "<!-- figures: written by edge_models/training/card.py -->", "<!-- end of figures -->"
@@ -108,7 +108,32 @@ def grouped(model: Path, spec: ModelSpec) -> str:
     return "\n".join(lines)
 
 
-def trials(folder: Path = TRIALS) -> str:
+def alone(folder: Path = LOGS / "tasks") -> str:
+    """What each task learns alone, and with all the others, on one budget, as Markdown; from the runs' logs."""
+    held = ("cosine", "tar@0.01", "attributes", "gender", "age", "race7", "emotion")
+    lines = ["| learnt | loss of box | cosine to the teacher | TAR at FAR 1 % | attributes | gender | age, years off | ethnicity (7) | emotion |",
+             "|---|---|---|---|---|---|---|---|---|"]
+    of = {"cosine": "identity", "tar@0.01": "identity", "emotion": "emotion"}
+    for name in ("together", "detection", "identity", "looks", "emotion"):
+        rows = [dict(zip(row[3::2], row[4::2], strict=True)) for row in csv.reader((folder / f"{name}.csv").open())]
+        last, found = next(row for row in reversed(rows) if "cosine" not in row), rows[-1]
+        cells = [found[what] if name in ("together", of.get(what, "looks")) else "" for what in held]
+        lines.append(f"| {name}{'' if name == 'together' else ' alone'} | {' | '.join([last.get('box', ''), *cells])} |")
+    return "\n".join(lines)
+
+
+def balanced(file: Path = LOGS / "balance.json") -> str:
+    """How hard each task pulls at what all share, as Markdown."""
+    parts = json.loads(file.read_text())["parts"]
+    tasks = list(next(iter(parts.values())))
+    lines = [f"| layers | {' | '.join(tasks)} |", f"|---|{'---|' * len(tasks)}"]
+    for part, of in parts.items():
+        cells = [f"{of[task]['pull']} ({of[task]['towards']:+.2f})" for task in tasks]
+        lines.append(f"| `{part}` | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def trials(folder: Path = LOGS / "trials") -> str:
     """What short runs of equal budget taught, as Markdown, from their logs."""
     lines = ["| trial | steps | loss of embedding | of box | of attributes | of emotion | held out: cosine | TAR at FAR 1 % |",
              "|---|---|---|---|---|---|---|---|"]
@@ -216,6 +241,19 @@ Runs of 2,000 steps (240,000 faces), the rate falling over the last 600, on the 
 training losses of the 200 steps before the one named, and what held-out faces of 80 px gave at the end:
 
 {trials()}
+
+### Each task alone
+
+Runs of 1,200 steps from random weights (77,000 faces, one process), the rate falling over the last 400, on the same pictures in
+the same order: all tasks at once, or one of them with the whole network to itself. Held-out faces of 80 px; the loss of boxes is
+that of training.
+
+{alone()}
+
+What each task pulls at the layers that they share, by `edge_models/training/balance.py`: root mean square of its gradient over
+batches, the weights of the losses included, and in brackets the cosine of its mean gradient with identity's.
+
+{balanced()}
 
 ## Not for
 

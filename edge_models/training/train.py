@@ -178,20 +178,7 @@ def main() -> None:
         rate = rate_at(step, options.steps, options.decay, options.rate, options.warm)
         for group in itertools.chain(*(optimiser.param_groups for optimiser in optimisers)):
             group["lr"] = rate
-        # The detector's landmarks will not be exact either.
-        width = (batch.where.amax(1) - batch.where.amin(1)).mean(1)
-        where = batch.where + torch.randn_like(batch.where) * width[:, None, None] * 0.035
-        side = batch.image.shape[-1]
-        with torch.autocast(device.type, torch.bfloat16):
-            score, place, features = network.frame(batch.image.contiguous(memory_format=torch.channels_last))
-            # In float32: a grid that is rounded to bfloat16 misses by a pixel.
-            sampled = sample(features.float(), on_grid(where, side // MAP_STRIDE), batch.owner)
-            embedding, traits = network.describe(sampled)
-        terms = losses.detection(losses.flat(score), losses.flat(place), losses.cells(side, side, device),
-                                 batch.boxes, batch.landmarks, batch.real)
-        others = bank[torch.randint(len(bank), (losses.OTHERS,), device=bank.device)].float()
-        terms |= losses.description(embedding, named(network, traits), batch.labels, others)
-        terms = {name: value for name, value in terms.items() if name in learnt}
+        terms = {name: value for name, value in off(network, batch, bank).items() if name in learnt}
         loss = sum(losses.WEIGHTS[name] * value for name, value in terms.items())
         network.zero_grad(set_to_none=True)
         loss.backward()
@@ -200,7 +187,7 @@ def main() -> None:
         for optimiser in optimisers:
             optimiser.step()
         step += 1
-        seen += len(where) * processes
+        seen += len(batch.where) * processes
         if rank:
             continue
         follow(average, network, step)
@@ -221,6 +208,23 @@ def main() -> None:
             table.writerow([step, seen, "held out", *itertools.chain(*found.items())])
     if not rank:
         save(last, network, average, optimisers, step, seen)
+
+
+def off(network: OneLook, batch: data.Batch, bank: Tensor) -> dict[str, Tensor]:
+    """How far the network is off on a batch, loss by loss. bank (M, 256): teachers, of which some are drawn."""
+    # The detector's landmarks will not be exact either.
+    width = (batch.where.amax(1) - batch.where.amin(1)).mean(1)
+    where = batch.where + torch.randn_like(batch.where) * width[:, None, None] * 0.035
+    side, device = batch.image.shape[-1], batch.image.device
+    with torch.autocast(device.type, torch.bfloat16):
+        score, place, features = network.frame(batch.image.contiguous(memory_format=torch.channels_last))
+        # In float32: a grid that is rounded to bfloat16 misses by a pixel.
+        sampled = sample(features.float(), on_grid(where, side // MAP_STRIDE), batch.owner)
+        embedding, traits = network.describe(sampled)
+    others = bank[torch.randint(len(bank), (losses.OTHERS,), device=device)].float()
+    return losses.detection(
+        losses.flat(score), losses.flat(place), losses.cells(side, side, device), batch.boxes, batch.landmarks, batch.real
+    ) | losses.description(embedding, named(network, traits), batch.labels, others)
 
 
 def optimise(network: OneLook, rate: float, kind: str, momentum: float) -> list[torch.optim.Optimizer]:
