@@ -179,7 +179,8 @@ def main() -> None:
         for group in itertools.chain(*(optimiser.param_groups for optimiser in optimisers)):
             group["lr"] = rate
         terms = {name: value for name, value in off(network, batch, bank).items() if name in learnt}
-        loss = sum(losses.WEIGHTS[name] * value for name, value in terms.items())
+        nothing = 0 * next(network.parameters()).sum()  # a batch may hold no label of the tasks asked for
+        loss = sum((losses.WEIGHTS[name] * value for name, value in terms.items()), nothing)
         network.zero_grad(set_to_none=True)
         loss.backward()
         share([p.grad for p in network.parameters() if p.grad is not None], processes)
