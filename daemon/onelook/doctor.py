@@ -153,7 +153,8 @@ def _kernels(model: config.Model) -> Finding:
     ratio = _median(plain, picture, 0.6) / _median(fast, picture, 0.6)
     features = _cpu_features()
     if ratio < 1.3:
-        return Finding(name, "warning", f"the runtime has none for this CPU ({features})",
+        return Finding(name, "warning", f"no faster than plain code ({features}): the runtime has none for this CPU, "
+                       "or the CPU is emulated",
                        "use ai-edge-litert on a 64-bit system; frames take several times longer without")
     return Finding(name, "ok", f"{ratio:.1f} times as fast as plain code ({features})")
 
