@@ -20,7 +20,7 @@ SHARP = 0.07
 OTHERS = 2048
 """How many they are."""
 WEIGHTS = {
-    "score": 1.5, "box": 1.5, "landmarks": 12.0, "embedding": 8.0, "relation": 16.0, "choice": 0.6, "attributes": 1.5,
+    "score": 1.5, "box": 1.5, "landmarks": 20.0, "embedding": 8.0, "relation": 16.0, "choice": 0.6, "attributes": 1.5,
     "gender": 0.4, "age": 0.5, "ethnicity": 0.4, "race7": 0.3, "emotion": 0.8, "quality": 0.5,
 }
 

@@ -8,12 +8,17 @@
 # scenestest/ is the last tenth of scenes/, which training leaves out, scenes2test/ are 103 more that it never saw.
 # Needs: torch 2.13, litert-torch 0.10, ai-edge-quantizer 0.10, ai-edge-litert 2.3.
 #
-# The shipped run was made on two cores, with these interruptions (its log is edge_models/checkpoints/log/fifth.csv):
+# The shipped run was made on two cores, with these interruptions (its logs are edge_models/checkpoints/log/fifth.csv and sixth.csv):
 #   A  faces, fer, rafdb, fairface, fairface2, fairface3, utk; plan "faces"; 2e-3, from step 2,800 in two processes 2.5e-3
 #   B  from 7,200: plan "last", the norms' figures still, 2e-3 falling to 4.8e-4 at step 11,200
 #   C  + utk2, aaf (130,836 faces); plan "small"; 1.2e-3 falling to 1e-3 at step 16,000, then 8e-4 falling to 2.7e-4 at step 20,400
 #   D  plan "last", the norms' figures still, the score learning the root of the overlap; 3.2e-4 falling to nothing at step 24,200
-# Run from nothing it is two calls; the weights will be as good but not the same. Between C's two halves the head was tried with
+#      (this was 0.4.0)
+#   E  plan "people", the norms' figures still; 8e-4, from step 25,400 with a running mean of the weights, then with identity
+#      counted twice; 5e-4 from step 26,700, with the decades of FairFace's ages from 29,000; steps 25,400 to 26,700 and 27,800 to
+#      28,800 were trials of one process (momentum 0.98, 4e-4, other weights of identity's losses: none was better)
+#   F  plan "last"; FINALRATE falling to nothing at step FINALSTEP
+# Run from nothing it is three calls; the weights will be as good but not the same. Between C's two halves the head was tried with
 # 12x12 points in the place of 14x14, which costs three quarters: after 1.2 million faces more the embedding's loss was still
 # 0.03 above, and it was dropped. The networks before (0.1.0 to 0.3.0) had depthwise layers; their runs are in this file's history.
 set -euo pipefail
@@ -26,8 +31,17 @@ train() {  # run, then more
     "$DATA/scenes2" --backgrounds "$RAW/nonfaces" --threads 1 --workers 0 --seed 1 "${@:2}"
 }
 train small --plans small --rate 1.2e-3 --steps 20400 --decay 20400
-train last --weights "$RUNS/small/last.pt" --plans last --freeze-norms --rate 3.2e-4 --warm 60 \
-  --steps 3800 --decay 3800
+train people --weights "$RUNS/small/last.pt" --plans people --freeze-norms --rate 5e-4 --warm 60 --steps PEOPLE --decay 1
+train last --weights "$RUNS/people/last.pt" --plans last --freeze-norms --rate FINALRATE --warm 60 \
+  --steps LAST --decay LAST
+python -m edge_models.training.balance "$RUNS/last/last.pt" edge_models/checkpoints/log/balance.json --faces "${shards[@]}" \
+  --scenes "$DATA/scenes" "$DATA/scenes2" --backgrounds "$RAW/nonfaces"
+for task in "together detection identity looks emotion" detection identity looks emotion; do  # each task alone, for the card
+  name=${task%% *}
+  python -m edge_models.training.train "$RUNS/$name" --faces "${shards[@]}" --scenes "$DATA/scenes" "$DATA/scenes2" --backgrounds \
+    "$RAW/nonfaces" --threads 1 --workers 0 --plans people --rate 2e-3 --warm 200 --steps 1200 --decay 400 --tasks ${task#together }
+  cp "$RUNS/$name/log.csv" "edge_models/checkpoints/log/tasks/$name.csv"
+done
 python -m edge_models.training.export "$RUNS/last" edge_models/onelook --faces "$DATA/faces.npz" "$DATA/fer.npz" \
   --scenes "$DATA/scenes"
 python -m edge_models.training.calibrate edge_models/onelook --data "$DATA"/{faces,fairface}.npz --expressions "$DATA/fer.npz" \

@@ -38,6 +38,8 @@ from torch.utils.data import DataLoader
 
 from onelook.align import TEMPLATE
 
+SURE = 0.3
+"""Score from which the detector's landmarks are good enough to read a face by."""
 MEMORY = 500
 """Steps whose weights are averaged. A step is mostly the noise of its few faces: the mean is spared it, without the rate
 having to fall, and is what is validated and exported."""
@@ -213,19 +215,33 @@ def main() -> None:
 
 def off(network: OneLook, batch: data.Batch, bank: Tensor) -> dict[str, Tensor]:
     """How far the network is off on a batch, loss by loss. bank (M, 256): teachers, of which some are drawn."""
-    # The detector's landmarks will not be exact either.
-    width = (batch.where.amax(1) - batch.where.amin(1)).mean(1)
-    where = batch.where + torch.randn_like(batch.where) * width[:, None, None] * 0.035
     side, device = batch.image.shape[-1], batch.image.device
+    at = losses.cells(side, side, device)
     with torch.autocast(device.type, torch.bfloat16):
         score, place, features = network.frame(batch.image.contiguous(memory_format=torch.channels_last))
+        score, place = losses.flat(score), losses.flat(place)
         # In float32: a grid that is rounded to bfloat16 misses by a pixel.
+        where = as_found(score.detach().float(), losses.decode(place.detach().float(), at)[1], batch)
         sampled = sample(features.float(), on_grid(where, side // MAP_STRIDE), batch.owner)
         embedding, traits = network.describe(sampled)
     others = bank[torch.randint(len(bank), (losses.OTHERS,), device=device)].float()
     return losses.detection(
-        losses.flat(score), losses.flat(place), losses.cells(side, side, device), batch.boxes, batch.landmarks, batch.real
+        score, place, at, batch.boxes, batch.landmarks, batch.real
     ) | losses.description(embedding, named(network, traits), batch.labels, others)
+
+
+def as_found(score: Tensor, marks: Tensor, batch: data.Batch) -> Tensor:
+    """Landmarks (K, 5, 2) of the batch's faces as the detector has them, for the head must read by these.
+
+    score (N, P, 1) logits and marks (N, P, 5, 2) in pixels of all cells. Of a face that is not found, and of a quarter of the
+    others, the true ones, shaken.
+    """
+    width = (batch.where.amax(1) - batch.where.amin(1)).mean(1)
+    shaken = batch.where + torch.randn_like(batch.where) * width[:, None, None] * 0.035
+    away = (marks.mean(2)[batch.owner] - batch.where.mean(1, keepdim=True)).norm(dim=-1)  # (K, P)
+    near, best = score[batch.owner, :, 0].masked_fill(away > 0.4 * width[:, None], -torch.inf).max(1)
+    taken = (near.sigmoid() > SURE) & (torch.rand_like(width) < 0.75)
+    return torch.where(taken[:, None, None], marks[batch.owner, best], shaken)
 
 
 def optimise(network: OneLook, rate: float, kind: str, momentum: float) -> list[torch.optim.Optimizer]:
