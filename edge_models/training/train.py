@@ -52,6 +52,7 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("--faces", type=Path, nargs="+", required=True)
     ask.add_argument("--scenes", type=Path, nargs="+", required=True)
     ask.add_argument("--tasks", choices=tuple(losses.TASKS), nargs="+", default=list(losses.TASKS), help="learn these alone")
+    ask.add_argument("--detection", type=float, default=1.0, help="detection's losses count for so many times as much")
     ask.add_argument("--plans", choices=tuple(data.PLANS), default="faces", help="the mix of canvases")
     ask.add_argument("--optimiser", choices=("adamw", "muon"), default="muon")
     ask.add_argument("--backgrounds", type=Path)
@@ -164,6 +165,8 @@ def main() -> None:
          sum(p.numel() for p in network.parameters()), "train": len(faces)}, indent=1))
 
     learnt = {name for task in options.tasks for name in losses.TASKS[task]}
+    weights = {name: weight * (options.detection if name in losses.TASKS["detection"] else 1)
+               for name, weight in losses.WEIGHTS.items()}
     torch.manual_seed(options.seed + step + 1_000_000 * rank)
     endless = data.Batches(faces, scenes, device, options.seed + step, options.times, options.plans, rank)
     batches = iter(DataLoader(endless, batch_size=None, num_workers=options.workers,
@@ -182,7 +185,7 @@ def main() -> None:
             group["lr"] = rate
         terms = {name: value for name, value in off(network, batch, bank).items() if name in learnt}
         nothing = 0 * next(network.parameters()).sum()  # a batch may hold no label of the tasks asked for
-        loss = sum((losses.WEIGHTS[name] * value for name, value in terms.items()), nothing)
+        loss = sum((weights[name] * value for name, value in terms.items()), nothing)
         network.zero_grad(set_to_none=True)
         loss.backward()
         share([p.grad for p in network.parameters() if p.grad is not None], processes)
