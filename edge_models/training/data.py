@@ -199,7 +199,8 @@ class Scenes:
             source = self._by_source[int(random.choice(len(self._by_source), p=self._share))]
             which = int(source[random.integers(len(source))])
             picture, box, mark = self.pictures[which], self.boxes[which], self.marks[which]
-            scale = float(np.exp(random.uniform(np.log(0.5), np.log(2.5))))
+            # Far enough in that a blurred back or a coat fills a large canvas, which must not be taken for a face.
+            scale = float(np.exp(random.uniform(np.log(0.5), np.log(max(2.5, side / 45)))))
             height, width = picture.shape[:2]
             window = min(side / scale, height, width)
             scale = side / window
@@ -393,8 +394,8 @@ PLANS = {
     # To tell people apart: as "small", and fewer faces of under 30 pixels, which hold too little to be told apart by.
     "people": (
         (0.84, 64, ((1, 84), (2, 10), (3, 1)), 10, 3),
-        (0.10, 128, ((1, 8), (2, 8), (4, 1)), 6, 2),
-        (0.06, 256, ((1, 2), (2, 2)), 3, 1),
+        (0.10, 128, ((1, 8), (2, 8), (4, 1)), 8, 2),
+        (0.06, 256, ((1, 2), (2, 2)), 5, 1),
     ),
     # To end with: more of real photographs at large, so that walls and coats are not taken for faces.
     "scenes": (
