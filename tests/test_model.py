@@ -138,6 +138,9 @@ def test_a_crowd_is_described_in_batches_as_it_would_be_one_by_one(crowd: Image)
         assert len(some) == most
         for each in fields(some):
             np.testing.assert_array_equal(getattr(some, each.name), getattr(everybody, each.name)[:most])
+    few = FaceModel()
+    few.spec = few.spec.model_copy(update={"faces_at_once": 7})
+    np.testing.assert_array_equal(few(crowd).embeddings, everybody.embeddings)
     # The same two heads all over: whichever batch a face came into, it looks like its own kind.
     alike = everybody.embeddings @ everybody.embeddings.T
     column = np.rint((everybody.boxes[:, 0] + everybody.boxes[:, 2]) / 256 - 0.5).astype(int)

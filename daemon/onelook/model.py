@@ -26,8 +26,9 @@ Stage: TypeAlias = Callable[[str], AbstractContextManager[object]]
 RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 """Tried in this order: the successor has the int8 kernels on every board."""
 
-SAMPLED = 16
-"""Faces whose features are read off the maps at once: few enough to be in the cache still when they are stored."""
+SAMPLED = 8
+"""Faces whose features are read off the maps at once: few enough to be in the cache still when they are stored, and to
+lie on few rows of a map."""
 
 
 class ModelError(OwnerError):
@@ -97,7 +98,7 @@ class _Signature:
         return {name: self.lies(tensor) for name, tensor in self.outputs.items()}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Map:
     """A feature map: where it comes from and goes to, and room that is kept from frame to frame.
 
@@ -109,10 +110,20 @@ class _Map:
     """Of `frame`."""
     input: _Tensor
     """Of `faces`."""
-    real: NDArray[np.float32]
-    """(H, W, channels) the map as numbers that can be interpolated: still as `frame` stores them."""
     sampled: NDArray[np.float32]
     """(SAMPLED, samples * samples, channels)"""
+    _real: NDArray[np.float32]
+    """Room for as many rows of the map as were read at once so far."""
+
+    def rows(self, stored: NDArray[Any], y: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
+        """What points at `y` are read from, of the map (H, W, channels) as `frame` stores it: some of its rows, as
+        numbers that can be interpolated, and which is the first."""
+        first, last = (int(np.clip(row, 0, len(stored) - 1)) for row in (y.min(), y.max() + 1))
+        count = last + 1 - first
+        if len(self._real) < count:
+            self._real = np.empty((count, *stored.shape[1:]), np.float32)
+        np.copyto(self._real[:count], stored[first : last + 1])
+        return self._real[:count], first
 
 
 class FaceModel:
@@ -186,12 +197,11 @@ class FaceModel:
 
     def _map(self, name: str, shape: Map) -> _Map:
         """How faces are read from the map of that name; where there is but one, `faces` may call it otherwise."""
-        width, height = self.size
         inputs = self._faces.inputs
         return _Map(
             shape, self._outputs[name], next(iter(inputs.values())) if len(inputs) == 1 else inputs[name],
-            np.empty((height // shape.stride, width // shape.stride, shape.channels), np.float32),
             np.empty((SAMPLED, shape.samples**2, shape.channels), np.float32),
+            np.empty((0, self.size[0] // shape.stride, shape.channels), np.float32),
         )
 
     def _check(self) -> None:
@@ -309,23 +319,23 @@ class FaceModel:
         self, out: dict[str, NDArray[np.generic]], landmarks: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Embeddings (N, D) of unit length and traits (N, T) of the faces at `landmarks` (N, 5, 2)."""
-        count, stored, grids = len(landmarks), {}, []
+        count, stored = len(landmarks), {}
         for name, tensor in self._described.items():
             stored[name] = np.empty((count, tensor.shape[-1]), tensor.kind)
         if count:
-            for name, each in zip(self.spec.maps, self._maps, strict=True):
-                np.copyto(each.real, out[name][0])
-                grids.append(align.grid(landmarks, each.shape.stride, each.shape.samples))
+            # From top to bottom, so that those which are read at once lie on few rows of the maps.
+            order = landmarks[:, 2, 1].argsort()
+            grids = [align.grid(landmarks[order], each.shape.stride, each.shape.samples) for each in self._maps]
             # As many in every call: another number takes the runtime as long as two faces. In the last call, rows
             # that are left over are described and not looked at.
             at_once = -(-count // -(-count // self.spec.faces_at_once))
             self._room(at_once)
             for start in range(0, count, at_once):
                 part = slice(start, min(start + at_once, count))
-                for each, (x, y) in zip(self._maps, grids, strict=True):
-                    self._fill(each, x[part], y[part])
+                for name, each, (x, y) in zip(self.spec.maps, self._maps, grids, strict=True):
+                    self._fill(each, out[name][0], x[part], y[part])
                 for name, told in self._faces().items():
-                    stored[name][part] = told.reshape(at_once, -1)[: part.stop - start]
+                    stored[name][order[part]] = told.reshape(at_once, -1)[: part.stop - start]
         embeddings, traits = (self._described[name].quantisation.real(stored[name]) for name in ("embedding", "traits"))
         embeddings /= np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-6)
         return embeddings, traits
@@ -336,13 +346,15 @@ class FaceModel:
             self._faces.resize({each.input: (faces, *each.input.shape[1:]) for each in self._maps})
             self._at_once = faces
 
-    def _fill(self, to: _Map, x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
-        """The features at the points (N, samples * samples), as `faces` stores them, into its input's first rows."""
+    def _fill(self, to: _Map, stored: NDArray[Any], x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
+        """The features at the points (N, samples * samples) of a map (H, W, channels), as `frame` stores it, into the
+        first rows of the input of `faces`."""
         was, becomes = to.output.quantisation, to.input.quantisation
         there = self._faces.lies(to.input)
         for start in range(0, len(x), SAMPLED):
             part = slice(start, min(start + SAMPLED, len(x)))
-            sampled = align.sample(to.real, x[part], y[part], to.sampled[: part.stop - start])
+            real, first = to.rows(stored, y[part])
+            sampled = align.sample(real, x[part], y[part] - np.float32(first), to.sampled[: part.stop - start])
             if becomes.scale == 0:
                 there[part] = sampled
                 continue
