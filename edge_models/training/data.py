@@ -199,15 +199,20 @@ class Scenes:
             source = self._by_source[int(random.choice(len(self._by_source), p=self._share))]
             which = int(source[random.integers(len(source))])
             picture, box, mark = self.pictures[which], self.boxes[which], self.marks[which]
-            # Far enough in that a blurred back or a coat fills a large canvas, which must not be taken for a face.
-            scale = float(np.exp(random.uniform(np.log(0.5), np.log(max(2.5, side / 45)))))
             height, width = picture.shape[:2]
-            window = min(side / scale, height, width)
-            scale = side / window
-            if len(box) and random.random() < 0.8:  # look where people are
-                centre = box[random.integers(len(box))].reshape(2, 2).mean(0) + random.uniform(-0.4, 0.4, 2) * window
+            # As near as that a blurred back or a coat fills a large canvas, which is none; but whole faces shall fit.
+            tall = box[:, 3] - box[:, 1]
+            most = min(max(2.5, side / 45), side / (1.2 * tall.max(initial=1)))
+            look = random.random() if len(box) else 1.0
+            face = int(random.integers(len(box))) if len(box) else 0
+            if 0.5 < look < 0.8:  # beneath a face
+                window = min(max(tall[face] * random.uniform(1.5, 5), side / most), height, width)
+                away = np.array([random.uniform(-1.5, 1.5) * tall[face], random.uniform(0.5, 1) * tall[face] + window / 2])
             else:
-                centre = random.uniform(0, 1, 2) * (width, height)
+                window = min(side / float(np.exp(random.uniform(np.log(0.5), np.log(max(0.5, most))))), height, width)
+                away = random.uniform(-0.4, 0.4, 2) * window
+            scale = side / window
+            centre = away + (box[face].reshape(2, 2).mean(0) if look < 0.8 else random.uniform(0, 1, 2) * (width, height))
             x, y = np.clip(centre - window / 2, 0, (width - window, height - window))
             crop = picture[int(y):int(y + window), int(x):int(x + window)]
             canvases[i] = cv2.resize(crop, (side, side),
@@ -393,9 +398,9 @@ PLANS = {
     ),
     # To tell people apart: as "small", and fewer faces of under 30 pixels, which hold too little to be told apart by.
     "people": (
-        (0.84, 64, ((1, 84), (2, 10), (3, 1)), 10, 3),
-        (0.10, 128, ((1, 8), (2, 8), (4, 1)), 8, 2),
-        (0.06, 256, ((1, 2), (2, 2)), 5, 1),
+        (0.81, 64, ((1, 84), (2, 10), (3, 1)), 10, 3),
+        (0.11, 128, ((1, 8), (2, 8), (4, 1)), 8, 2),
+        (0.08, 256, ((1, 2), (2, 2)), 6, 1),
     ),
     # To end with: more of real photographs at large, so that walls and coats are not taken for faces.
     "scenes": (
