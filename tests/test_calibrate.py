@@ -5,12 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from edge_models.training.calibrate import false_boxes, logits, temperature
+from edge_models.training.calibrate import enrollable, false_boxes, logits, temperature
 from edge_models.training.evaluate import calibration_error, covered
 from PIL import Image
 
 from clip import EILEEN
+from onelook.face import Faces
 from onelook.model import FaceModel, shipped
+
+
+def test_bars_are_set_by_photos_that_somebody_could_be_enrolled_from() -> None:
+    frontal = np.array([[-30, 0], [30, 0], [0, 35], [-20, 70], [20, 70]], np.float32)
+    profile = frontal + np.array([[0, 0], [-50, 0], [30, 0], [10, 0], [-20, 0]], np.float32)
+    landmarks = np.stack([frontal, profile, frontal, frontal])
+    four = {name: np.zeros((4, *getattr(Faces.none(), name).shape[1:]), np.float32) for name in Faces.__slots__}
+    faces = Faces(**four | {"landmarks": landmarks, "quality": np.array([0.5, 0.5, 0.1, 0.5], np.float32)})
+
+    assert enrollable(faces, np.array([True, True, True, False])).tolist() == [True, False, False, False]
 
 
 @pytest.mark.parametrize("divisor", [0.6, 1.0, 2.5])

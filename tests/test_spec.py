@@ -91,7 +91,7 @@ def test_thresholds_hold_their_rates_on_other_people() -> None:
     near, far = people(500, 3, 0.8, seed=1)
     identity = np.repeat(np.arange(500).astype(str), 3)
     everybody = np.ones(len(near), bool)
-    held = {112: Held(near, everybody), 32: Held(far, everybody)}
+    held = {112: Held(near, everybody, everybody), 32: Held(far, everybody, everybody)}
     rows = thresholds(held, identity, different(identity))
     assert [(row.size, row.far) for row in rows] == [(s, f) for s in (112, 32) for f in (1e-2, 1e-3, 1e-4, 1e-5)]
     assert rows[0].pairs == 1500 * 1497
@@ -108,7 +108,7 @@ def test_thresholds_hold_their_rates_on_other_people() -> None:
 def test_a_rate_that_too_few_pairs_tell_of_is_left_out() -> None:
     near, _ = people(60, 1, 0.8, seed=1)
     identity = np.full(60, "")
-    rows = thresholds({112: Held(near, np.ones(60, bool))}, identity, different(identity))
+    rows = thresholds({112: Held(near, np.ones(60, bool), np.ones(60, bool))}, identity, different(identity))
     assert [row.far for row in rows] == [1e-2]
 
 
@@ -125,7 +125,7 @@ def test_what_averaging_does_is_measured() -> None:
     near, far = people(300, 9, 1.2, seed=3)
     identity = np.repeat(np.arange(300).astype(str), 9)
     everybody = np.ones(len(near), bool)
-    held = {112: Held(near, everybody), 80: Held(far, everybody)}
+    held = {112: Held(near, everybody, everybody), 80: Held(far, everybody, everybody)}
     # In made-up embeddings chance is as wide as looks are: means are no nearer to strangers than faces.
     assert averaging(held, identity) < 0.1
 

@@ -47,6 +47,8 @@ TILTED = (0.25, 0.85)
 SHARP = 0.02
 """Least share of fine detail. Of 2,000 portraits not 1 in 200 has less; blurred (Gaussian) by a
 thirtieth of the face's width, 99 in 100 have."""
+USEFUL = 0.2
+"""Least quality that the model must think a photo of."""
 SAME_PHOTO = 0.98
 """Cosine from which two photos are one, saved twice: it would count double and add nothing."""
 PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
@@ -94,7 +96,7 @@ def enroll(
     gallery: Gallery,
     *,
     threshold: float,
-    quality: float = 0.2,
+    quality: float = USEFUL,
     note: Note | None = None,
 ) -> list[Verdict]:
     """Adds what is usable of `photos` to the person `name`; returns a verdict for each, in order.
@@ -182,7 +184,7 @@ class Migrated:
 
 
 def migrate(
-    folder: Path, model: Model, gallery: Gallery, model_sha: str, *, quality: float = 0.2
+    folder: Path, model: Model, gallery: Gallery, model_sha: str, *, quality: float = USEFUL
 ) -> list[Migrated]:
     """Enrols everybody anew with `model` from the photos in `folder` that they were enrolled from, by name.
 
@@ -291,6 +293,12 @@ def _sha256(photo: Path) -> str:
         raise _Refusal(f"cannot be read: {error.strerror}") from None
 
 
+def looks_away(landmarks: Floats) -> bool:
+    """Whether a face (5, 2) is turned or tilted too far for others to be known by it; see TURNED and TILTED."""
+    turn, tilt = _pose(landmarks)
+    return abs(turn) > TURNED or not TILTED[0] <= tilt <= TILTED[1]
+
+
 def _face(image: Image, model: Model, quality: float) -> Faces:
     """The one face that `image` is a photo of. Raises _Refusal."""
     faces = model(image)
@@ -312,8 +320,7 @@ def _face(image: Image, model: Model, quality: float) -> Faces:
     box, landmarks = face.boxes[0], face.landmarks[0]
     if _side(box) < SMALLEST:
         raise _Refusal(f"shows a face of {_side(box)} pixels, and at least {SMALLEST} are needed")
-    turn, tilt = _pose(landmarks)
-    if abs(turn) > TURNED or not TILTED[0] <= tilt <= TILTED[1]:
+    if looks_away(landmarks):
         raise _Refusal("shows a face that looks away: take one that looks into the camera")
     if _sharpness(image, box) < SHARP:
         raise _Refusal("shows a blurred face: take a sharper photo")

@@ -4,7 +4,8 @@
         [--scenes HELD_OUT ...]
 
 A face on a frame is compared with a photo that somebody was enrolled from: so the pairs here are a face at
-each of SIZES against one at REFERENCE pixels, through the exported file and onelook's own FaceModel.
+each of SIZES against one at REFERENCE pixels that `onelook enroll` would take for a photo, through the exported file and
+onelook's own FaceModel. (Faces in full profile are alike to any network: had they been enrolled, they would set the bars.)
 Impostors: all pairs of held-out faces of different people. Genuine: all pairs within a held-out identity.
 A rate is only given where at least EXCEED impostor pairs lie beyond it; a stricter one would be a guess.
 
@@ -30,11 +31,12 @@ import cv2
 import numpy as np
 from edge_models.training.evaluate import Packed, at_own_size, covered, describe, overlap
 
-from onelook.face import Floats
+from onelook.enroll import USEFUL, looks_away
+from onelook.face import Faces, Floats
 from onelook.model import FaceModel
 from onelook.spec import ModelSpec, Threshold
 
-FARS = (1e-2, 1e-3, 1e-4, 1e-5)
+FARS = (1e-2, 1e-3, 1e-4, 1e-5, 1e-6)
 SIZES = (112, 80, 48, 32, 24)
 """Sides, in pixels of the network's input, of the faces' aligned 112 template."""
 SIZE = 80
@@ -60,6 +62,14 @@ class Held:
     """(N, D) unit length."""
     found: np.ndarray
     """(N,) whether the network found the face at all."""
+    photos: np.ndarray
+    """(N,) whether somebody could be enrolled from it, see `enrollable`."""
+
+
+def enrollable(faces: Faces, found: np.ndarray) -> np.ndarray:
+    """(N,) which of the `found` faces `onelook enroll` takes: such as look into the camera and are of use."""
+    away = np.array([looks_away(landmarks) for landmarks in faces.landmarks], bool)
+    return found & ~away & (faces.quality >= USEFUL)
 
 
 def different(identity: np.ndarray, teacher: Floats | None = None) -> np.ndarray:
@@ -82,7 +92,7 @@ def thresholds(
     """A threshold for each size and false accept rate, the sizes largest first.
 
     held: size -> the same N faces described at it; `reference` among the sizes. identity: (N,) labels, '' where
-    unknown. apart: (N, N), see `different`. Found faces alone are counted: what is not found is not accepted.
+    unknown. apart: (N, N), see `different`. Found faces alone are counted, and photos that could be enrolled.
     """
     photos = held[reference]
     together = (identity[:, None] == identity[None]) & (identity != "")[:, None]
@@ -90,7 +100,7 @@ def thresholds(
     rows = []
     for size in sorted(held, reverse=True):
         faces = held[size]
-        both = faces.found[:, None] & photos.found[None]
+        both = faces.found[:, None] & photos.photos[None]
         similarity = faces.embeddings @ photos.embeddings.T
         impostor, genuine = np.sort(similarity[apart & both]), similarity[together & both]
         for far in fars:
@@ -109,7 +119,7 @@ def averaging(held: dict[int, Held], identity: np.ndarray, size: int = 80, refer
     the product of the two means' lengths. Found by trying: least squares of the thresholds at two rates.
     """
     photos, faces = held[reference], held[size]
-    usable = photos.found & faces.found & (identity != "")
+    usable = photos.photos & faces.found & (identity != "")
     trials = []
     for of_photos, of_faces in ((1, 1), (1, 4), (3, 1), (3, 4), (5, 1), (5, 4)):
         people, tracks, owner = [], [], []
@@ -207,7 +217,8 @@ def held_out(model: FaceModel, packs: Sequence[Packed], sizes: Sequence[int]
     for size in sizes:
         parts = [describe(model, p, p.rows("test"), size, "held out") for p in packs]
         held[size] = Held(np.concatenate([faces.embeddings for faces, _ in parts]),
-                          np.concatenate([found for _, found in parts]))
+                          np.concatenate([found for _, found in parts]),
+                          np.concatenate([enrollable(faces, found) for faces, found in parts]))
     return held, identity, teacher
 
 

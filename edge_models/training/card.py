@@ -108,6 +108,22 @@ def grouped(model: Path, spec: ModelSpec) -> str:
     return "\n".join(lines)
 
 
+def resized(model: Path, spec: ModelSpec) -> str:
+    """What sizes.json tells of this network, as Markdown."""
+    held = model / "sizes.json"
+    if not held.exists() or (record := json.loads(held.read_text()))["model"] != spec.sha256:
+        return "Not measured for this network: run `edge_models/training/sizes.py`."
+    sizes = list(next(iter(record["inputs"].values()))["faces"])
+    lines = [f"| input | MMAC a frame | time, 640x480 = 1 | {' | '.join(f'{size} px' for size in sizes)} |",
+             f"|---|---|---|{'---|' * len(sizes)}"]
+    for name, row in record["inputs"].items():
+        what = f"{record['tiles']} tiles of 640x480, {record['overlap']} px shared" if name == "tiles" else name
+        cells = [f"{100 * of['found']['value']:.0f} %" + (f" ({of['cosine']['value']:.2f})" if "cosine" in of else "")
+                 for of in row["faces"].values()]
+        lines.append(f"| {what} | {row['mmac']:,.0f} | {row['time']:.2f} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def alone(folder: Path = LOGS / "tasks") -> str:
     """What each task learns alone, and with all the others, on one budget, as Markdown; from the runs' logs."""
     held = ("cosine", "tar@0.01", "attributes", "gender", "age", "race7", "emotion")
@@ -167,7 +183,7 @@ def main(model: Path, readme: Path, docs: Path = DOCS) -> None:
     figures = table(record["metrics"])
     thresholds = "\n".join(f"| {t.size:g} | {t.far:g} | {t.similarity:.3f} | {100 * t.tar:.1f} % |" for t in spec.thresholds)
     card = model / "MODEL_CARD.md"
-    identified, groups = identification(model, spec), grouped(model, spec)
+    identified, groups, sizes = identification(model, spec), grouped(model, spec), resized(model, spec)
     _, begin, after = (card.read_text() if card.exists() else "").partition(SPEED[0])
     speed = SPEED[0] + (after.partition(SPEED[1])[0] if begin else "\n") + SPEED[1]
     card.write_text(f"""# Model card: onelook {spec.version}
@@ -194,6 +210,15 @@ Against cascades of separate networks, by `python -m benchmarks`; what they are 
 `benchmarks/README.md`.
 
 {speed}
+
+## At other input sizes
+
+By `edge_models/training/sizes.py`: faces of these sizes in the pixels of a camera of 1920x1080, whose frames the network
+reads scaled down to its input, whole (`model.input_width: 1920`, `model.input_height: 1088`) or, which the daemon does not do,
+tile by tile. Share found, and in brackets the mean cosine of the embedding to the teacher's of those found. The
+time is the median of ratios, turn by turn, on frames of twenty faces.
+
+{sizes}
 
 ## Thresholds
 

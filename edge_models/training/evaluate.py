@@ -56,13 +56,14 @@ class Packed:
         return np.flatnonzero(self.table["split"] == split)
 
 
-def frames_of(packed: Packed, rows: np.ndarray, size: int) -> Iterator[tuple[np.ndarray, list[tuple[int, float, float, float]]]]:
-    """640x480 frames with the faces laid in rows; and of each its row, x, y of the template, and scale."""
+def frames_of(packed: Packed, rows: np.ndarray, size: int, canvas: tuple[int, int] = (WIDTH, HEIGHT)
+              ) -> Iterator[tuple[np.ndarray, list[tuple[int, float, float, float]]]]:
+    """Frames of `canvas` pixels with the faces laid in rows; and of each its row, x, y of the template, and scale."""
     margin = round(size * 16 / 112 * 1.1)
     cell = size + 2 * margin
-    across, down = WIDTH // cell, HEIGHT // cell
+    across, down = canvas[0] // cell, canvas[1] // cell
     for start in range(0, len(rows), across * down):
-        frame = np.full((HEIGHT, WIDTH, 3), 110, np.uint8)
+        frame = np.full((canvas[1], canvas[0], 3), 110, np.uint8)
         placed = []
         for k, row in enumerate(rows[start:start + across * down]):
             patch = packed.patch(int(row))
@@ -72,17 +73,19 @@ def frames_of(packed: Packed, rows: np.ndarray, size: int) -> Iterator[tuple[np.
             small = cv2.resize(patch, (side, side), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
             x, y = k % across * cell + (cell - side) // 2, k // across * cell + (cell - side) // 2
             x, y = max(x, 0), max(y, 0)
-            part = small[: HEIGHT - y, : WIDTH - x]
+            part = small[: canvas[1] - y, : canvas[0] - x]
             frame[y:y + part.shape[0], x:x + part.shape[1]] = part
             placed.append((int(row), x + border * side / patch.shape[0], y + border * side / patch.shape[0],
                            side / patch.shape[0]))
         yield frame, placed
 
 
-def describe(model: FaceModel, packed: Packed, rows: np.ndarray, size: int, name: str) -> tuple[Faces, np.ndarray]:
-    """Describe the faces of `rows`; returns one row each, and whether it was found."""
+def describe(model: Callable[[np.ndarray], Faces], packed: Packed, rows: np.ndarray, size: int, name: str,
+             canvas: tuple[int, int] = (WIDTH, HEIGHT)) -> tuple[Faces, np.ndarray]:
+    """Describe the faces of `rows` on frames of `canvas` pixels; returns one row each, zeros where it was not found, and
+    whether it was."""
     kept: dict[int, tuple[Faces, int]] = {}
-    for frame, placed in tqdm(frames_of(packed, rows, size), f"{name} {size}px", disable=None):
+    for frame, placed in tqdm(frames_of(packed, rows, size, canvas), f"{name} {size}px", disable=None):
         faces = model(frame)
         if not len(faces):
             continue
@@ -95,8 +98,9 @@ def describe(model: FaceModel, packed: Packed, rows: np.ndarray, size: int, name
             if len(near):
                 kept[row] = (faces, int(near[faces.scores[near].argmax()]))
     found = np.array([int(row) in kept for row in rows])
-    some = next(iter(kept.values()))[0]
-    picked = [kept[int(r)][0].take([kept[int(r)][1]]) if int(r) in kept else some.take([0]) for r in rows]
+    like = next((faces for faces, _ in kept.values()), Faces.none())
+    nothing = Faces(*(np.zeros((1, *getattr(like, f).shape[1:]), np.float32) for f in Faces.__slots__))
+    picked = [kept[int(r)][0].take([kept[int(r)][1]]) if int(r) in kept else nothing for r in rows]
     whole = Faces(*(np.concatenate([getattr(p, f) for p in picked]) for f in Faces.__slots__))
     return whole, found
 

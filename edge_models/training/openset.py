@@ -4,7 +4,7 @@
 
 FOLDER holds the packed faces: faces.npz, and fairface.npz and rafdb.npz for padding.
 
-Held-out people with several photos are enrolled from one to three of them (112 px); their other photos come to the
+Held-out people with several photos are enrolled from one to three of them (112 px) that `onelook enroll` would take; their other photos come to the
 door, at 80 px, and so do held-out people who are not enrolled. The gallery is padded to each of ENROLLED with real
 templates of others, of one photo each: first the people of the training split, then FairFace's, then RAF-DB's (where
 some may be there twice, under no name). Each photo comes once as a single frame, and once as a track: FRAMES frames of the same photo,
@@ -26,7 +26,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from edge_models.training.calibrate import MISLABELLED
+from edge_models.training.calibrate import MISLABELLED, enrollable
 from edge_models.training.evaluate import Packed, describe
 
 from onelook.face import Floats
@@ -118,10 +118,10 @@ def padding(
         one_each[first] = True
         others = others[one_each]
         apart = (data.table["teacher"][others].astype(np.float32) @ teacher.T).max(1) < MISLABELLED
-        # A few more than are needed, as some faces are not found.
-        others = np.random.default_rng(3).permutation(others[apart])[: short + short // 20 + 10]
+        # More than are needed, as some faces are not found and others look away.
+        others = np.random.default_rng(3).permutation(others[apart])[: 2 * short]
         faces, there = describe(model, data, others, REFERENCE, name)
-        looks.append(faces.embeddings[there][:short])
+        looks.append(faces.embeddings[enrollable(faces, there)][:short])
         told[name] = len(looks[-1])
     return np.concatenate(looks), told
 
@@ -143,20 +143,21 @@ def main() -> None:
     found &= np.all([ok for _, ok in shaken], axis=0)
     track = np.mean([faces.embeddings for faces, _ in shaken], axis=0)
     usable = found & seen
+    enrolled = usable & enrollable(photos, seen)
 
     people, names, left = [], [], {}
     for name in np.unique(identity[usable & (identity != "")]):
         mine = np.flatnonzero(usable & (identity == name))
-        if len(mine) < 2:
+        if len(mine) < 2 or not enrolled[mine].any():
             continue
-        count = min(TEMPLATES, len(mine) - 1)
-        people.append(photos.embeddings[mine[:count]].mean(0))
-        left[len(names)] = mine[count:]
+        taken = mine[enrolled[mine]][: min(TEMPLATES, len(mine) - 1)]
+        people.append(photos.embeddings[taken].mean(0))
+        left[len(names)] = np.setdiff1d(mine, taken)
         names.append(name)
-    taken = np.isin(identity, names)
-    strangers = np.flatnonzero(usable & ~taken)
+    known_by_name = np.isin(identity, names)
+    strangers = np.flatnonzero(usable & ~known_by_name)
     # Labels name some people twice: whom the teacher takes for an enrolled person is no stranger.
-    strangers = strangers[(teacher[strangers] @ teacher[taken].T).max(1) < MISLABELLED]
+    strangers = strangers[(teacher[strangers] @ teacher[known_by_name].T).max(1) < MISLABELLED]
 
     padding_looks, padded = padding(model, packed, options.data, teacher, max(ENROLLED) - min(len(names), *ENROLLED))
 
