@@ -200,7 +200,7 @@ class Scenes:
             which = int(source[random.integers(len(source))])
             picture, box, mark = self.pictures[which], self.boxes[which], self.marks[which]
             height, width = picture.shape[:2]
-            # As near as that a blurred back or a coat fills a large canvas, which is none; but whole faces shall fit.
+            # Near enough that a blurred back or a coat fills a large canvas: neither is a face. But whole faces shall fit.
             tall = box[:, 3] - box[:, 1]
             most = min(max(2.5, side / 45), side / (1.2 * tall.max(initial=1)))
             look = random.random() if len(box) else 1.0

@@ -32,6 +32,8 @@ from onelook.model import FaceModel
 
 WIDTH, HEIGHT = 640, 480
 SIZES = (112, 80, 48, 32)
+MOST = 200
+"""Faces laid on a frame: of more, the daemon describes the best alone."""
 random = np.random.default_rng(5)
 
 
@@ -62,10 +64,11 @@ def frames_of(packed: Packed, rows: np.ndarray, size: int, canvas: tuple[int, in
     margin = round(size * 16 / 112 * 1.1)
     cell = size + 2 * margin
     across, down = canvas[0] // cell, canvas[1] // cell
-    for start in range(0, len(rows), across * down):
+    room = min(across * down, MOST)
+    for start in range(0, len(rows), room):
         frame = np.full((canvas[1], canvas[0], 3), 110, np.uint8)
         placed = []
-        for k, row in enumerate(rows[start:start + across * down]):
+        for k, row in enumerate(rows[start:start + room]):
             patch = packed.patch(int(row))
             border = (patch.shape[0] - 112) / 2
             scale = size / 112
