@@ -90,9 +90,9 @@ def main() -> None:
     ask.add_argument("--threads", type=int, default=2)
     options = ask.parse_args()
     systems: dict[str, FaceModel | Tiled] = {
-        f"{width}x{height}": FaceModel(options.model, threads=options.threads, size=(width, height), most=1000)
+        f"{width}x{height}": FaceModel(options.model, threads=options.threads, size=(width, height))
         for width, height in INPUTS}
-    own = FaceModel(options.model, threads=options.threads, most=1000)
+    own = FaceModel(options.model, threads=options.threads)
     tiles = Tiled(own)
     systems["tiles"] = tiles
     packed = Packed(options.data)
