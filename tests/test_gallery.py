@@ -453,6 +453,7 @@ def test_another_users_gallery_is_refused(two: Path, forbid: str, told: str) -> 
         "UPDATE template SET sealed = substr(sealed, 1, 40) || x'00000000' || substr(sealed, 45) WHERE id = 2",
         "UPDATE template SET sealed = substr(sealed, 1, 20) WHERE id = 2",
         "UPDATE template SET sealed = 'text' WHERE id = 2",
+        "UPDATE template SET sealed = CAST(x'ff0aff' AS TEXT) WHERE id = 2",
         "UPDATE template SET person = 2 WHERE id = 1",
         "UPDATE template SET sealed = (SELECT sealed FROM template WHERE id = 3) WHERE id = 1",
         "UPDATE person SET sealed = (SELECT sealed FROM person WHERE id = 2) WHERE id = 1",

@@ -850,8 +850,10 @@ class Gallery:
             raise self._damaged(f"{kind} {number} is not as it was sealed") from None
 
     def _damaged(self, what: object) -> GalleryError:
+        # Of text that is none, SQLite quotes every byte, line breaks among them: they are of no use to the owner.
+        why = str(what).partition(" with text ")[0]
         return GalleryError(
-            f"The gallery {self.path} is damaged or was tampered with ({what}): put back a copy, or move it "
+            f"The gallery {self.path} is damaged or was tampered with ({why}): put back a copy, or move it "
             f"away and enroll everybody again."
         )
 
