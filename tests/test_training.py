@@ -95,10 +95,10 @@ def command(module: str, *words: str | Path) -> subprocess.Popen[str]:
 @pytest.mark.timeout(600)
 def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_path: Path) -> None:
     faces, street, run = pack(tmp_path / "faces"), scenes(tmp_path / "scenes"), tmp_path / "run"
-    words = (run, "--faces", faces, "--scenes", street, "--cache", tmp_path / "cache", "--plans", "tiny",
-             "--workers", "0", "--threads", "1", "--warm", "2", "--decay", "4", "--save-every", "2")
+    words = (run, "--scenes", street, "--cache", tmp_path / "cache", "--plans", "tiny",
+             "--threads", "1", "--warm", "2", "--decay", "4", "--save-every", "2")
 
-    first = command("train", *words, "--steps", "1000")
+    first = command("train", *words, "--faces", faces, "--steps", "1000")
     patience = time.monotonic() + 120
     while not (run / "last.pt").exists() and time.monotonic() < patience and first.poll() is None:
         time.sleep(0.1)
@@ -108,8 +108,17 @@ def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_pat
 
     import torch  # noqa: PLC0415  only here when it is installed
 
+    # It goes on as on another machine: with the faces in pieces, and processes that cut the scenes.
+    cut = command("shard", tmp_path / "pieces", faces)
+    said = cut.communicate(timeout=100)[0]
+    assert cut.returncode == 0, said
+    pieces = tmp_path / "pieces" / "faces-00.npz"
+    before, after = np.load(faces), np.load(pieces)
+    assert sorted(after["identity"]) == sorted(before["identity"]), "both its faces and those it holds out"
+    assert (after["split"] == "test").sum() == 4
+
     kept = torch.load(run / "last.pt", weights_only=True)["step"]
-    second = command("train", *words, "--steps", str(kept + 4))
+    second = command("train", *words, "--faces", pieces, "--workers", "2", "--steps", str(kept + 4))
     said = second.communicate(timeout=200)[0]
     assert second.returncode == 0, said
     done = torch.load(run / "last.pt", weights_only=True)

@@ -15,13 +15,14 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 from onelook.align import FACE_BOX
@@ -42,19 +43,12 @@ class Faces:
         """Read NPZ+BIN pairs; decoded pixels are kept under `cache` as .npy."""
         columns: dict[str, list[np.ndarray]] = defaultdict(list)
         self.source: list[str] = []
-        held: set[str] = set()  # one picture may be in two files, in other sizes
-        for file in files:
-            table = np.load(file, allow_pickle=False)
-            if "name" in table:
-                held |= set(table["name"][table["split"] == "test"].tolist())
+        held = held_out(files)
         self._stores: list[list[np.ndarray]] = []
         store, row, people = [], [], []
         for file in files:
             table = np.load(file, allow_pickle=False)
-            wanted = table["split"] == split
-            if split != "test" and "name" in table:
-                wanted &= ~np.isin(table["name"], list(held))
-            rows = np.flatnonzero(wanted)
+            rows = np.flatnonzero(of_split(table, split, held))
             store.append(np.full(len(rows), len(self._stores)))
             row.append(rows)
             self._stores.append([_decoded(file, table, cache, shrunk) for shrunk in SHRUNK])
@@ -73,6 +67,7 @@ class Faces:
         self.identity = np.concatenate(people)
         """Who it is, "" where unknown."""
         self._kept: list[Tensor] = []
+        columns["teacher"] = [_units(part) if part.dtype == np.int8 else part for part in columns["teacher"]]
         self.labels = {name: torch.from_numpy(np.concatenate(parts)) for name, parts in columns.items()}
         self.landmarks = self.labels.pop("landmarks").float()
         # Labelled faces are few beside the merely taught: see them about as often.
@@ -116,6 +111,26 @@ class Faces:
         return patches.permute(0, 3, 1, 2).float().div_(255), self.landmarks[rows].to(device), labels
 
 
+def held_out(files: list[Path]) -> set[str]:
+    """Names of the pictures that any of `files` holds out: one picture may be in two files, in other sizes."""
+    tables = (np.load(file, allow_pickle=False) for file in files)
+    return {name for table in tables if "name" in table for name in table["name"][table["split"] == "test"].tolist()}
+
+
+def of_split(table: np.lib.npyio.NpzFile, split: str, held: set[str]) -> np.ndarray:
+    """Which rows of a packed file (N,) are of the split; what is `held` out anywhere is in "test" alone."""
+    wanted = table["split"] == split
+    if split != "test" and "name" in table:
+        wanted &= ~np.isin(table["name"], list(held))
+    return wanted
+
+
+def _units(coded: np.ndarray) -> np.ndarray:
+    """What `shard.as_bytes` made of unit vectors (N, E), as float16 of length 1 again; zero rows stay."""
+    numbers = coded.astype(np.float32)
+    return (numbers / np.maximum(np.linalg.norm(numbers, axis=1, keepdims=True), 1)).astype(np.float16)
+
+
 def _decoded(file: Path, table: np.lib.npyio.NpzFile, cache: Path, shrunk: int) -> np.ndarray:
     """All patches of a packed file as one (N, S, S, 3) RGB array on disk, S = PATCH / shrunk."""
     count, side = len(table["offset"]), PATCH // shrunk
@@ -127,8 +142,10 @@ def _decoded(file: Path, table: np.lib.npyio.NpzFile, cache: Path, shrunk: int) 
         whole = None if shrunk == 1 else _decoded(file, table, cache, 1)
         blob = np.memmap(file.with_suffix(".bin"), np.uint8)
         for i, (start, length) in enumerate(zip(table["offset"], tqdm(table["length"], kept.stem, disable=None), strict=True)):
-            out[i] = cv2.imdecode(blob[start:start + length], cv2.IMREAD_COLOR)[:, :, ::-1] if whole is None else \
-                cv2.resize(whole[i], (side, side), interpolation=cv2.INTER_AREA)
+            picture = cv2.imdecode(blob[start:start + length], cv2.IMREAD_COLOR)[:, :, ::-1] if whole is None else whole[i]
+            if len(picture) != side:
+                picture = cv2.resize(picture, (side, side), interpolation=cv2.INTER_AREA if len(picture) > side else cv2.INTER_CUBIC)
+            out[i] = picture
         out.flush()
         part.rename(kept)
     return np.asarray(np.load(kept, mmap_mode="r"))
@@ -189,7 +206,7 @@ class Scenes:
         self.empty = [picture[:, :, ::-1] for picture in read if picture is not None]
 
     def crowd(self, count: int, side: int, random: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Random crops of photographs, at random scale: canvases (count, 3, side, side) and
+        """Random crops of photographs, at random scale: canvases (count, side, side, 3) uint8 and
         what is on them, as `compose` gives it."""
         canvases = np.empty((count, side, side, 3), np.uint8)
         boxes = np.zeros((count, MOST, 4), np.float32)
@@ -230,11 +247,10 @@ class Scenes:
                 boxes[i, :n, 1::2] = moved[inside][:, 1::2]
                 marks[i, :n, :, 0] = side - 1 - marks[i, :n, :, 0]
                 marks[i, :n] = marks[i, :n][:, MIRROR]
-        pixels = torch.from_numpy(canvases).permute(0, 3, 1, 2).float() / 255
-        return pixels, torch.from_numpy(boxes), torch.from_numpy(marks), torch.from_numpy(real)
+        return torch.from_numpy(canvases), torch.from_numpy(boxes), torch.from_numpy(marks), torch.from_numpy(real)
 
     def nothing(self, count: int, side: int, random: np.random.Generator) -> Tensor:
-        """Canvases (count, 3, side, side) without faces."""
+        """Canvases (count, side, side, 3) uint8 without faces."""
         out = np.empty((count, side, side, 3), np.uint8)
         for i in range(count):
             if self.empty and random.random() < 0.85:
@@ -249,7 +265,12 @@ class Scenes:
         if count:
             turn = random.integers(0, 4)
             out = np.rot90(out, turn, (1, 2)) if turn % 2 == 0 else out[:, :, ::-1]
-        return torch.from_numpy(np.ascontiguousarray(out)).permute(0, 3, 1, 2).float() / 255
+        return torch.from_numpy(np.ascontiguousarray(out))
+
+
+def lit(pixels: Tensor, device: torch.device) -> Tensor:
+    """(N, H, W, 3) uint8 -> (N, 3, H, W) 0 to 1, on the device."""
+    return pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
 
 
 def compose(
@@ -282,7 +303,8 @@ def compose(
     pivot = torch.tensor([(FACE_BOX[0] + FACE_BOX[2]) / 2, (FACE_BOX[1] + FACE_BOX[3]) / 2], device=device) + MARGIN
     room = (tile - face[:, None] * 0.85).clamp(min=0) / 2
     target = tile / 2 + (torch.rand(count, 2, device=device) * 2 - 1) * (room + 0.06 * tile)
-    inverse = torch.linalg.inv(forward)
+    (a, b), (c, d) = forward[:, 0].unbind(1), forward[:, 1].unbind(1)
+    inverse = torch.stack([d, -b, -c, a], 1).unflatten(1, (2, 2)) / (a * d - b * c)[:, None, None]
 
     axis = torch.arange(tile, device=device, dtype=torch.float32)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
@@ -378,7 +400,7 @@ def weather(canvases: Tensor) -> Tensor:
 @functools.cache
 def _noise(device: torch.device) -> Tensor:
     """Much normal noise in one row."""
-    return torch.randn(2**(24 if device.type == "cuda" else 22), device=device)
+    return torch.randn(2**(28 if device.type == "cuda" else 22), device=device)
 
 
 PLANS = {
@@ -415,6 +437,14 @@ PLANS = {
         (0.10, 320, ((1, 1), (2, 1), (5, 1)), 5, 1),
         (0.07, 448, ((2, 1), (6, 1)), 3, 0),
     ),
+    # For a GPU, where pixels cost little: people near and far at once, and frames.
+    "all": (
+        (0.46, 64, ((1, 84), (2, 10), (3, 1)), 10, 3),
+        (0.36, 96, ((1, 44), (2, 10), (3, 2), (4, 1)), 10, 3),
+        (0.09, 192, ((1, 8), (2, 6), (4, 1)), 10, 2),
+        (0.055, 320, ((1, 2), (2, 2), (5, 1)), 6, 1),
+        (0.035, 448, ((1, 1), (2, 2), (6, 1)), 4, 1),
+    ),
     # Frames as cameras give them: bodies, streets and rooms around the faces, at every size.
     "frames": (
         (0.42, 96, ((1, 32), (2, 12), (3, 3), (4, 2)), 12, 4),
@@ -445,47 +475,73 @@ class Batch:
     """See `losses.description`."""
 
 
-class Batches(IterableDataset[Batch]):
-    """Endless batches, a different stream of them for each seed and worker."""
+class Stage(NamedTuple):
+    """What a batch is laid on: a processor's work, where all that follows may be a GPU's."""
 
-    def __init__(self, faces: Faces, scenes: Scenes, device: torch.device, seed: int, times: int = 1,
-                 plans: str = "faces", rank: int = 0) -> None:
-        """`times` makes every batch that many times larger; `plans` names the mix of canvases; `rank`: of the process,
-        where several train together, with other faces on canvases of the same size."""
-        self.rank = rank
-        self.faces, self.scenes, self.device, self.seed, self.times = faces, scenes, device, seed, times
-        self.plans = PLANS[plans]
+    plan: int
+    """Row of the plans."""
+    backs: list[Tensor]
+    """(N, S, S, 3) uint8 for each of the plan's layouts."""
+    crowd: tuple[Tensor, Tensor, Tensor, Tensor]
+    """See `Scenes.crowd`."""
+    empty: Tensor
+    """(N, S, S, 3) uint8."""
 
-    def __iter__(self) -> Iterator[Batch]:
-        """Batches for ever."""
+
+class Stages(IterableDataset[Stage]):
+    """Endless stages, a different stream of them for each seed and worker."""
+
+    def __init__(self, scenes: Scenes, seed: int, times: int, plans: str, rank: int) -> None:
+        """See `Batches`."""
+        self.scenes, self.seed, self.times, self.plans, self.rank = scenes, seed, times, PLANS[plans], rank
+
+    def __iter__(self) -> Iterator[Stage]:
+        """Stages for ever."""
         worker = get_worker_info()
         seed = self.seed * 1000 + (worker.id if worker else 0)
         sizes = np.random.default_rng(seed)  # the same in all processes, so that none waits for another
-        seed += 1_000_000_000 * self.rank
+        random = np.random.default_rng(seed + 1_000_000_000 * self.rank)
         if worker:
-            torch.set_num_threads(1)
-        torch.manual_seed(seed)
-        random = np.random.default_rng(seed)
+            cv2.setNumThreads(1)
         while True:
-            plan = self.plans[int(sizes.choice(len(self.plans), p=[plan[0] for plan in self.plans]))]
-            yield self._make(plan, random)
+            plan = int(sizes.choice(len(self.plans), p=[plan[0] for plan in self.plans]))
+            _, side, layouts, crowd, empty = self.plans[plan]
+            yield Stage(plan, [self.scenes.nothing(count * self.times, side, random) for _, count in layouts],
+                        self.scenes.crowd(crowd * self.times, side, random), self.scenes.nothing(empty * self.times, side, random))
 
-    def _make(self, plan: tuple, random: np.random.Generator) -> Batch:
-        _, side, layout, crowd, empty = plan
+
+class Batches:
+    """Endless batches, a different stream of them for each seed."""
+
+    def __init__(self, faces: Faces, scenes: Scenes, device: torch.device, seed: int, times: int = 1,
+                 plans: str = "faces", rank: int = 0, workers: int = 0) -> None:
+        """`times` makes every batch that many times larger; `plans` names the mix of canvases; `rank`: of the process,
+        where several train together, with other faces on canvases of the same size; `workers`: processes that cut scenes."""
+        self.faces, self.device, self.plans, self.seed = faces, device, PLANS[plans], seed * 1000 + 1_000_000_000 * rank
+        self.stages = DataLoader(Stages(scenes, seed, times, plans, rank), batch_size=None, num_workers=workers,
+                                 prefetch_factor=3 if workers else None, pin_memory=device.type == "cuda")
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Batches for ever."""
+        torch.manual_seed(self.seed)
+        return map(self._make, self.stages)
+
+    def _make(self, stage: Stage) -> Batch:
+        _, side, layouts, _, _ = self.plans[stage.plan]
         parts, labels, owner, where, total = [], [], [], [], 0
-        for tiles, count in layout:
-            count *= self.times
+        for (tiles, _), back in zip(layouts, stage.backs, strict=True):
+            count = len(back)
             chosen = torch.multinomial(self.faces.weight, count * tiles * tiles, replacement=True)
             room = 112 / (side // tiles * 1.15)  # pixels of the patch for one of the canvas, where the face is largest
             patches, marks, known = self.faces.take(chosen, self.device, max(n for n in SHRUNK if n <= max(1, room)))
-            back = self.scenes.nothing(count, side, random).to(self.device)
-            parts.append(compose(patches, marks, tiles, back))
+            parts.append(compose(patches, marks, tiles, lit(back, self.device)))
             where.append(parts[-1][2].flatten(0, 1))
             owner.append(torch.arange(count, device=self.device).repeat_interleave(tiles * tiles) + total)
             labels.append(known)
             total += count
-        parts.append(tuple(x.to(self.device) for x in self.scenes.crowd(crowd * self.times, side, random)))
-        pixels = self.scenes.nothing(empty * self.times, side, random).to(self.device)
+        pixels, *found = (x.to(self.device, non_blocking=True) for x in stage.crowd)
+        parts.append((lit(pixels, self.device), *found))
+        pixels = lit(stage.empty, self.device)
         none = pixels.new_zeros(len(pixels), 1, 14)
         parts.append((pixels, none[..., :4], none[..., 4:].unflatten(-1, (5, 2)), none[..., 0] > 0))
         canvases, boxes, marks, real = zip(*parts, strict=True)

@@ -129,7 +129,7 @@ def calibration(network: OneLook, faces: data.Faces, scenes: data.Scenes, frames
             side = HEIGHT // tiles * tiles
             chosen = torch.multinomial(faces.weight, tiles * tiles, replacement=True)
             patches, where, _ = faces.take(chosen, torch.device("cpu"))
-            made = data.compose(patches, where, tiles, scenes.nothing(1, side, random))
+            made = data.compose(patches, where, tiles, data.lit(scenes.nothing(1, side, random), torch.device("cpu")))
             pixels = torch.zeros(1, 3, HEIGHT, WIDTH) + 0.5
             pixels[..., :side, :side] = made[0]
             pixels = data.weather(pixels)

@@ -116,19 +116,20 @@ def detection(score: Tensor, place: Tensor, at: Cells, boxes: Tensor, marks: Ten
     # A face's middle seen from the wrong level, and the rim around the middle, are left alone.
     unsure = on_canvas((inside & fits & ~small) | (near & ~fits)) & ~positive
 
-    pick = owner[positive]
+    chosen = positive.nonzero(as_tuple=True)
+    pick = owner[chosen]
     found_box, found_marks = decode(place.float(), at)
     want_box, want_marks = boxes[pick], marks[pick]
-    overlap, general = iou(found_box[positive], want_box)
+    overlap, general = iou(found_box[chosen], want_box)
     target = torch.zeros_like(score[..., 0], dtype=torch.float32)
-    target[positive] = overlap.detach().clamp(min=0.1).sqrt()
+    target[chosen] = overlap.detach().clamp(min=0.1).sqrt()
     logits = score[..., 0].float()
     focal = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
     focal = focal * (target - logits.sigmoid()).abs().pow(2)
     keep = ~ignored & ~unsure
-    count = positive.sum().clamp(min=1)
+    count = max(len(pick), 1)
     scale = root[pick][:, None, None]
-    off = functional.smooth_l1_loss(found_marks[positive] / scale, want_marks / scale, beta=0.02, reduction="sum")
+    off = functional.smooth_l1_loss(found_marks[chosen] / scale, want_marks / scale, beta=0.02, reduction="sum")
     return {
         "score": (focal * keep).sum() / count,
         "box": (1 - general).sum() / count,

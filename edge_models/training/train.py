@@ -34,7 +34,6 @@ from edge_models.training.muon import Muon
 from edge_models.training.network import GRID, MAP_STRIDE, OneLook
 from torch import Tensor, distributed
 from torch.nn import functional
-from torch.utils.data import DataLoader
 
 from onelook.align import TEMPLATE
 
@@ -63,7 +62,7 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("--warm", type=int, default=500)
     ask.add_argument("--rate", type=float, default=2e-3)
     ask.add_argument("--times", type=int, default=1, help="batches this many times larger (for a GPU)")
-    ask.add_argument("--workers", type=int, default=1, help="processes that compose batches; 0 on a GPU")
+    ask.add_argument("--workers", type=int, default=0, help="processes that cut scenes: for a GPU, one a core")
     ask.add_argument("--threads", type=int, default=2)
     ask.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ask.add_argument("--seed", type=int, default=1)
@@ -72,14 +71,15 @@ def arguments() -> argparse.Namespace:
                      "of a close face and of a street differ, and the daemon's frames are the latter")
     ask.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
     ask.add_argument("--seconds", type=float, default=math.inf, help="stop, resumable, after so long")
+    ask.add_argument("--cool", type=float, default=0.0, help="of those, the last in which the rate falls, whatever the step")
     return ask.parse_args()
 
 
-def rate_at(step: int, steps: int, decay: int, top: float, warm: int) -> float:
-    """Warm-up over `warm` steps, level, then a cosine down to 1 % over the last `decay`."""
-    if step > steps - decay:
-        return top * (0.01 + 0.99 * (1 + math.cos(math.pi * (1 - (steps - step) / decay))) / 2)
-    return top * min(1.0, (step + 1) / warm)
+def rate_at(top: float, risen: float, left: float) -> float:
+    """Warm-up as `risen` goes to 1, level, then a cosine down to 1 % as `left` of the fall goes from 1 to 0."""
+    if left < 1:
+        return top * (0.01 + 0.99 * (1 + math.cos(math.pi * (1 - max(left, 0)))) / 2)
+    return top * min(1.0, risen)
 
 
 def on_grid(landmarks: Tensor, map_side: int) -> Tensor:
@@ -157,7 +157,8 @@ def main() -> None:
     optimisers = optimise(network, options.rate, options.optimiser, options.momentum)
     average = copy.deepcopy(network)
     last = options.run / "last.pt"
-    step, seen = begin(last, options.weights, network, average, optimisers, device)
+    first, seen = begin(last, options.weights, network, average, optimisers, device)
+    step = first
     (options.run / "run.json").write_text(json.dumps(
         {"processes": processes, **{k: str(v) if isinstance(v, Path) else v for k, v in vars(options).items()
             if k not in ("faces", "scenes", "seconds")},
@@ -168,19 +169,21 @@ def main() -> None:
     weights = {name: weight * (options.detection if name in losses.TASKS["detection"] else 1)
                for name, weight in losses.WEIGHTS.items()}
     torch.manual_seed(options.seed + step + 1_000_000 * rank)
-    endless = data.Batches(faces, scenes, device, options.seed + step, options.times, options.plans, rank)
-    batches = iter(DataLoader(endless, batch_size=None, num_workers=options.workers,
-                              prefetch_factor=3 if options.workers else None))
+    batches = iter(data.Batches(faces, scenes, device, options.seed + step, options.times, options.plans, rank, options.workers))
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d) and options.freeze_norms]
     began, means = time.monotonic(), {}
     log = (options.run / "log.csv").open("a", newline="")
     table = csv.writer(log)
-    while step < options.steps and time.monotonic() - began < options.seconds:
+    over = step >= options.steps
+    while not over:
         network.train()
         for module in norms:
             module.eval()
         batch = next(batches)
-        rate = rate_at(step, options.steps, options.decay, options.rate, options.warm)
+        left = (options.steps - step) / options.decay
+        if options.cool:
+            left = min(left, (options.seconds - time.monotonic() + began) / options.cool)
+        rate = rate_at(options.rate, (step - first + 1) / options.warm, left)
         for group in itertools.chain(*(optimiser.param_groups for optimiser in optimisers)):
             group["lr"] = rate
         terms = {name: value for name, value in off(network, batch, bank).items() if name in learnt}
@@ -194,26 +197,26 @@ def main() -> None:
             optimiser.step()
         step += 1
         seen += len(batch.where) * processes
+        over = step == options.steps or time.monotonic() - began >= options.seconds
         if rank:
             continue
         follow(average, network, step)
         for name, value in terms.items():
-            means.setdefault(name, []).append(float(value.detach()))
+            means.setdefault(name, []).append(value.detach())
         if step % 200 == 0:
-            row = {k: round(sum(v) / len(v), 4) for k, v in means.items()}
+            row = {k: round(float(torch.stack(v).mean()), 4) for k, v in means.items()}
             print(step, seen, f"{seen / 1e6:.2f}M faces", f"{time.monotonic() - began:.0f}s",
                   f"{rate:.2e}", row, flush=True)
             table.writerow([step, seen, round(time.monotonic() - began), *itertools.chain(*row.items())])
             log.flush()
             means = {}
-        if step % options.save_every == 0 or step == options.steps:
+        if step % options.save_every == 0 or over:
             save(last, network, average, optimisers, step, seen)
-        if step % 2500 == 0 or step == options.steps:
+        if step % 2500 == 0 or over:
             found = validate(average, held, device)
             print("held out", step, found, flush=True)
             table.writerow([step, seen, "held out", *itertools.chain(*found.items())])
-    if not rank:
-        save(last, network, average, optimisers, step, seen)
+            log.flush()
 
 
 def off(network: OneLook, batch: data.Batch, bank: Tensor) -> dict[str, Tensor]:
@@ -272,11 +275,8 @@ def share(gradients: list[Tensor], processes: int) -> None:
 @torch.no_grad()
 def follow(average: OneLook, network: OneLook, step: int) -> None:
     """Bring the running mean of the weights up to `step`, the first being 1."""
-    for mean, now in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
-        if mean.is_floating_point():
-            mean.lerp_(now, max(1 / MEMORY, 1 / step))
-        else:
-            mean.copy_(now)
+    means, nows = ([x for x in of.state_dict().values() if x.is_floating_point()] for of in (average, network))
+    torch._foreach_lerp_(means, nows, max(1 / MEMORY, 1 / step))  # noqa: SLF001 - as torch's own optimisers do it
 
 
 def begin(last: Path, weights: Path | None, network: OneLook, average: OneLook,
