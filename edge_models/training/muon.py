@@ -43,11 +43,11 @@ class Muon(torch.optim.Optimizer):
             for shape, weights in alike.items():
                 gradients = [weight.grad for weight in weights]
                 speeds = [self.state[weight].setdefault("speed", torch.zeros_like(weight)) for weight in weights]
-                torch._foreach_lerp_(speeds, gradients, 1 - group["momentum"])  # noqa: SLF001
-                push = torch.stack(torch._foreach_lerp(gradients, speeds, group["momentum"])).flatten(2)  # noqa: SLF001 - Nesterov's
+                torch._foreach_lerp_(speeds, gradients, 1 - group["momentum"])
+                push = torch.stack(torch._foreach_lerp(gradients, speeds, group["momentum"])).flatten(2)
                 # Small products are quicker in float32 on a CPU.
                 push = orthogonal(push.bfloat16() if push.is_cuda or push[0].numel() > 50_000 else push).float()
                 length = 0.2 * max(push.shape[1:]) ** 0.5  # AdamW's root mean square
                 # One call for all: on a GPU, each costs its launch.
-                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])  # noqa: SLF001
-                torch._foreach_add_(weights, list(push.reshape(len(push), *shape)), alpha=-group["lr"] * length)  # noqa: SLF001
+                torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
+                torch._foreach_add_(weights, list(push.reshape(len(push), *shape)), alpha=-group["lr"] * length)

@@ -276,7 +276,7 @@ def share(gradients: list[Tensor], processes: int) -> None:
 def follow(average: OneLook, network: OneLook, step: int) -> None:
     """Bring the running mean of the weights up to `step`, the first being 1."""
     means, nows = ([x for x in of.state_dict().values() if x.is_floating_point()] for of in (average, network))
-    torch._foreach_lerp_(means, nows, max(1 / MEMORY, 1 / step))  # noqa: SLF001 - as torch's own optimisers do it
+    torch._foreach_lerp_(means, nows, max(1 / MEMORY, 1 / step))
 
 
 def begin(last: Path, weights: Path | None, network: OneLook, average: OneLook,
