@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float32]
 
-_AROUND = np.ones((3, 3), np.uint8)
-
 
 @dataclass(frozen=True, slots=True)
 class Quantisation:
@@ -68,6 +66,17 @@ class Cells:
     """(N, 1) side of each cell in pixels."""
 
 
+def _highest(scores: NDArray[Any]) -> NDArray[Any]:
+    """Of every cell of (h, w) and the eight around it. OpenCV's dilation is slower, and takes 1.2 MB."""
+    beside = scores.copy()
+    np.maximum(beside[:, 1:], scores[:, :-1], out=beside[:, 1:])
+    np.maximum(beside[:, :-1], scores[:, 1:], out=beside[:, :-1])
+    around = beside.copy()
+    np.maximum(around[1:], beside[:-1], out=around[1:])
+    np.maximum(around[:-1], beside[1:], out=around[:-1])
+    return around
+
+
 def level(
     scores: NDArray[Any], places: NDArray[Any], score_is: Quantisation, place_is: Quantisation,
     stride: int, threshold: float,
@@ -86,8 +95,7 @@ def level(
     least = logit if score_is.scale == 0 else logit / score_is.scale + score_is.zero_point
     cells = np.flatnonzero(stored >= least)
     if len(cells):
-        highest = cv2.dilate(scores[0, :, :, 0].astype(np.float32), _AROUND).reshape(-1)
-        cells = cells[stored[cells] == highest[cells]]
+        cells = cells[stored[cells] == _highest(scores[0, :, :, 0]).reshape(-1)[cells]]
     middles = (np.stack([cells % width, cells // width], 1).astype(np.float32) + 0.5) * stride
     return Cells(sigmoid(score_is.real(stored[cells])), place_is.real(places.reshape(-1, places.shape[-1])[cells]),
                  middles, np.full((len(cells), 1), stride, np.float32))
