@@ -259,6 +259,8 @@ class Scenes:
                 window = int(random.uniform(0.3, 1.0) * min(height, width))
                 y, x = int(random.integers(height - window + 1)), int(random.integers(width - window + 1))
                 out[i] = cv2.resize(picture[y:y + window, x:x + window], (side, side))
+            elif random.random() < 0.5:
+                out[i] = _shine(side, random)
             else:  # blots of colour: skin tones, walls, sky
                 small = random.integers(0, 256, (int(random.integers(1, 8)), int(random.integers(1, 8)), 3))
                 out[i] = cv2.resize(small.astype(np.uint8), (side, side), interpolation=cv2.INTER_CUBIC)
@@ -266,6 +268,19 @@ class Scenes:
             turn = random.integers(0, 4)
             out = np.rot90(out, turn, (1, 2)) if turn % 2 == 0 else out[:, :, ::-1]
         return torch.from_numpy(np.ascontiguousarray(out))
+
+
+def _shine(side: int, random: np.random.Generator) -> np.ndarray:
+    """A lamp's light on something dark, soft and maybe cut off, as on a visor or a door: (side, side, 3) uint8. It is round, and
+    brighter than what is around it, and no face."""
+    y, x = np.mgrid[:side, :side] / side
+    (x, y), (wide, high) = (x - random.uniform(0.2, 0.8), y - random.uniform(0.2, 0.8)), random.uniform(0.1, 0.4, 2)
+    light = np.exp(-(x / wide)**2 - (y / high)**2) * (1 + random.normal(0, random.uniform(0, 0.2), (side, side)))
+    if random.random() < 0.5:
+        angle = random.uniform(0, 2 * np.pi)
+        light *= np.cos(angle) * x + np.sin(angle) * y < random.uniform(0, 1) * min(wide, high)
+    dark, bright = random.uniform(0, 60, 3), random.uniform(60, 255) * random.uniform(0.8, 1, 3)
+    return np.clip(dark + light[..., None] * (bright - dark), 0, 255).astype(np.uint8)
 
 
 def lit(pixels: Tensor, device: torch.device) -> Tensor:
