@@ -128,7 +128,10 @@ def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_pat
         assert any("held out" in row for row in csv.reader(table))
 
     pytest.importorskip("litert_torch", reason="export needs litert-torch: make test-training")
-    export = command("export", run, tmp_path / "model", "--faces", faces, "--scenes", street,
+    blend = command("blend", tmp_path / "blend", run, run)
+    said = blend.communicate(timeout=100)[0]
+    assert blend.returncode == 0, said
+    export = command("export", tmp_path / "blend", tmp_path / "model", "--faces", faces, "--scenes", street,
                      "--cache", tmp_path / "cache", "--frames", "6")
     said = export.communicate(timeout=400)[0]
     assert export.returncode == 0, said

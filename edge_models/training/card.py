@@ -257,7 +257,7 @@ frames; and the thresholds can be made stricter (`report.far`) where the people 
   face-reidentification-retail-0095 and two MobileFaceNets); boxes of crowd photographs from SCRFD.
 - The exact commands: `edge_models/training/reference.sh`; the logs: `edge_models/checkpoints/log/`.
 - Training pictures are research data (CelebA, VGGFace2, UTKFace, FER2013, RAF-DB, FairFace, All-Age-Faces, ShanghaiTech
-  and others) with thin or non-commercial licences. LFW served for measuring alone; pictures whose teacher embedding
+  and others, some of them portraits of nobody that networks drew) with thin or non-commercial licences. LFW served for measuring alone; pictures whose teacher embedding
   lies close to one of LFW were left out, at a cosine of 0.75, so some LFW people surely remain as other pictures.
 
 ## What was tried
