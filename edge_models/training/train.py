@@ -5,6 +5,8 @@
 On a CPU, one process a core trains faster than threads do, as most of a step is small operations:
 `torchrun --nproc-per-node 2 -m edge_models.training.train … --workers 0 --threads 1`; each composes and learns
 from its own batches, and their gradients are averaged.
+On a GPU a step takes as long for many faces as for few: `--device cuda --times 48 --plans all --workers N`, N being the
+processor's cores, which cut the scenes; `--steps 9999999 --decay 1 --seconds 490 --cool 350` ends it in time, with the rate down.
 Batches are large arrays that come and go: with tcmalloc (LD_PRELOAD=libtcmalloc_minimal.so.4) a step takes an eighth less.
 
 Keeps RUN/last.pt (everything needed to go on after a kill), RUN/log.csv and TensorBoard
