@@ -130,8 +130,9 @@ def test_as_installed_both_runtimes_find_and_describe_the_same_person(
             again = overlap(these.boxes, those.boxes).max(1)
             assert (again[these.scores > clear] > 0.8).all(), f"{portrait.stem}: a face that one alone finds"
         one, other = (int(overlap(face(portrait)[None], faces.boxes)[0].argmax()) for faces in (here, there))
-        # One step of int8 is 3 % of a box's size, and another of its cells may be the best by a hair.
+        # One step of int8 is 3 % of a box's size, which moves one side alone by more than 2 pixels; all sides by 2
+        # would be an overlap of 0.92.
         common = float(overlap(here.boxes[one][None], there.boxes[other][None])[0, 0])
-        assert common > 0.9, f"{portrait.stem}: boxes overlap by {common}"
+        assert common > 0.95, f"{portrait.stem}: boxes overlap by {common}"
         alike = float(here.embeddings[one] @ there.embeddings[other])
         assert alike > 0.95, f"{portrait.stem}: similarity {alike}"
