@@ -12,8 +12,10 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL
+from functools import cache, partial
 from http import HTTPStatus
 from pathlib import Path
 from socketserver import TCPServer, ThreadingMixIn
@@ -65,6 +67,25 @@ AGES = (0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 
 DURATIONS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2, 0.5, 1, 2.5)
 
 
+@dataclass(slots=True)
+class _Span:
+    """Around one stage of one frame."""
+
+    clock: Clock
+    seconds: Histogram
+    cpu: Counter
+    began: float = 0.0
+    cpu_began: float = 0.0
+
+    def __enter__(self) -> None:
+        self.began, self.cpu_began = time.perf_counter(), self.clock()
+
+    def __exit__(self, *error: object) -> None:
+        cpu, seconds = self.clock() - self.cpu_began, time.perf_counter() - self.began
+        self.seconds.observe(seconds)
+        self.cpu.inc(cpu)
+
+
 class MetricsError(OwnerError):
     """The page cannot be served where the owner wants it."""
 
@@ -87,7 +108,7 @@ class Metrics:
         """Register everything in `registry`; `streams`, `stages` and `drop_reasons` start at zero."""
         disable_created_metrics()  # type: ignore[no-untyped-call]  # doubles the page, and nobody asks when a counter was made
         self._registry = registry
-        self._clocks = {"total": time.process_time, **stages}
+        clocks = {"total": time.process_time, **stages}
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"onelook_{name}", text, labels, registry=registry)
@@ -98,41 +119,43 @@ class Metrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(f"onelook_{name}", text, labels, registry=registry, buckets=buckets)
 
-        self._frames = counter("frames", "Frames looked at.", "stream")
-        self._dropped = counter(
+        # Kept by their labels, as to find one takes prometheus_client longer than to count.
+        self._frames = cache(counter("frames", "Frames looked at.", "stream").labels)
+        self._dropped = cache(counter(
             "frames_dropped", "Frames that a newer one replaced before they were looked at.", "stream"
-        )
+        ).labels)
         self._age = histogram(
             "frame_age_seconds", "From a frame's capture until its events were handed to the publisher.", AGES
         )
         self._event_age = histogram(
             "event_age_seconds", "From a frame's capture until the broker had its event.", AGES
         )
-        self._seconds = histogram("stage_seconds", "Time that a stage of a frame took.", DURATIONS, "stage")
-        self._cpu = counter("stage_cpu_seconds", "CPU time that a stage of all frames took.", "stage")
-        self._faces = gauge("faces", "Faces in the newest frame.", "stream")
-        self._tracks = gauge("tracks", "Confirmed tracks in the newest frame.", "stream")
-        self._events = counter("events", "Events that the broker took.", "type")
-        self._up = gauge("stream_up", "1 while the stream delivers frames.", "stream")
+        stage_seconds = histogram("stage_seconds", "Time that a stage of a frame took.", DURATIONS, "stage")
+        stage_cpu = counter("stage_cpu_seconds", "CPU time that a stage of all frames took.", "stage")
+        self._faces = cache(gauge("faces", "Faces in the newest frame.", "stream").labels)
+        self._tracks = cache(gauge("tracks", "Confirmed tracks in the newest frame.", "stream").labels)
+        self._events = cache(counter("events", "Events that the broker took.", "type").labels)
+        self._up = cache(gauge("stream_up", "1 while the stream delivers frames.", "stream").labels)
         self._connected = gauge("mqtt_connected", "1 while the broker is connected.")
         self._waiting = gauge("outbox_messages", "Events that wait for the broker.")
         self._disk_failing = gauge("outbox_disk_failing", "1 while events wait in memory only, as the disk fails.")
         self._disk_failures = counter("outbox_disk_failures", "Tries to write the outbox to the disk that failed.")
-        self._outbox_dropped = counter("outbox_dropped", "Events that were never delivered.", "reason")
+        self._outbox_dropped = cache(counter("outbox_dropped", "Events that were never delivered.", "reason").labels)
         self._model = Info("onelook_model", "The network in use.", registry=registry)
         # A scraper compares it with its own: a board without a clock of its own may be years off.
         gauge("time_seconds", "This machine's clock, since the epoch.").set_function(time.time)
 
         for stream in streams:
             for metric in (self._frames, self._dropped, self._faces, self._tracks, self._up):
-                metric.labels(stream)
-        for stage in self._clocks:
-            self._seconds.labels(stage)
-            self._cpu.labels(stage)
+                metric(stream)
+        self._stages = {
+            name: partial(_Span, clock, stage_seconds.labels(name), stage_cpu.labels(name))
+            for name, clock in clocks.items()
+        }
         for kind in KINDS:
-            self._events.labels(kind)
+            self._events(kind)
         for reason in drop_reasons:
-            self._outbox_dropped.labels(reason)
+            self._outbox_dropped(reason)
         registry.register(MemoryCollector())
         registry.register(BoardCollector())
         ProcessCollector(registry=registry)
@@ -146,40 +169,32 @@ class Metrics:
         """
         with self.stage("total"):
             yield
-        self._frames.labels(stream).inc()
+        self._frames(stream).inc()
         if captured is not None:
             self._age.observe(time.monotonic() - captured)
 
-    @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
+    def stage(self, name: str) -> AbstractContextManager[None]:
         """Around one stage of a frame: its seconds, and its CPU seconds by the clock of STAGES."""
-        clock = self._clocks.get(name, time.thread_time)
-        began, cpu_began = time.perf_counter(), clock()
-        try:
-            yield
-        finally:
-            cpu, seconds = clock() - cpu_began, time.perf_counter() - began
-            self._seconds.labels(name).observe(seconds)
-            self._cpu.labels(name).inc(cpu)
+        return self._stages[name]()
 
     def dropped(self, stream: str, count: int = 1) -> None:
         """`count` frames were replaced by newer ones before they were looked at."""
-        self._dropped.labels(stream).inc(count)
+        self._dropped(stream).inc(count)
 
     def seen(self, stream: str, *, faces: int, tracks: int) -> None:
         """The newest frame shows `faces` faces, which belong to `tracks` confirmed tracks."""
-        self._faces.labels(stream).set(faces)
-        self._tracks.labels(stream).set(tracks)
+        self._faces(stream).set(faces)
+        self._tracks(stream).set(tracks)
 
     def stream_up(self, stream: str, up: bool) -> None:
         """The stream delivers frames, or no longer; a lost stream shows no faces."""
-        self._up.labels(stream).set(up)
+        self._up(stream).set(up)
         if not up:
             self.seen(stream, faces=0, tracks=0)
 
     def published(self, event: Event, age: float | None = None) -> None:
         """The broker (or stdout) has the event, `age` seconds after its frame was captured."""
-        self._events.labels(event.kind).inc()
+        self._events(event.kind).inc()
         if age is not None:
             self._event_age.observe(age)
 
@@ -198,7 +213,7 @@ class Metrics:
 
     def outbox_dropped(self, reason: str, count: int = 1) -> None:
         """`count` events will never be delivered."""
-        self._outbox_dropped.labels(reason).inc(count)
+        self._outbox_dropped(reason).inc(count)
 
     def model(self, **labels: str) -> None:
         """Which network is in use: its version, runtime and whatever else tells two apart."""
