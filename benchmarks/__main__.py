@@ -61,8 +61,8 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("--kinds", default=",".join(accuracy.KINDS), help="some kinds of accuracy alone")
     ask.add_argument("--add-to", type=Path, metavar="FILE", help="measure some parts, sizes, systems or kinds anew in "
                      "a result, or begin it; it bears the date and the commit of its last piece")
-    ask.add_argument("--let-sleep", action="store_true", help="on a virtual machine, let idle cores halt: see "
-                     "machine.Awake")
+    ask.add_argument("--let-sleep", action="store_true", help="on a virtual machine, let idle cores halt and "
+                     "threads go where they may: see machine.Awake and machine.Apart")
     return ask.parse_args()
 
 
@@ -80,6 +80,7 @@ def measured(run: result.Result, part: str, names: list[str], options: argparse.
              ) -> None:
     """One part, into `run`."""
     batches = {name: system.batches for name, system in run.systems.items() if system.batches}
+    apart = machine.Apart(wanted=not options.let_sleep, threads=run.threads)
 
     def kept(rows: list[Row]) -> list[Row]:
         """What was measured before of systems that are not measured anew."""
@@ -92,14 +93,15 @@ def measured(run: result.Result, part: str, names: list[str], options: argparse.
             run.macs = {"frame": counted["frame"] * 1e6, "face": counted["faces"] * 1e6 / network.faces_at_once}
             sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",") if size] or chosen["sizes"]
             cells, batches = latency.run(names, threads=run.threads, sizes=sizes, crowds=chosen["crowds"],
-                                         budget=chosen["budget"], least=chosen["least"], batches=batches)
+                                         budget=chosen["budget"], least=chosen["least"], batches=batches,
+                                         apart=apart)
             run.latency = [cell for cell in run.latency if (cell.width, cell.height) not in sizes] + cells
             for name, tuned in batches.items():
                 run.systems[name].batches = tuned
         case "growth":
             run.growth = kept(run.growth) + latency.growth(names, threads=run.threads, budget=chosen["budget"],
                                                            least=chosen["least"], crowds=chosen["growth"],
-                                                           batches=batches)
+                                                           batches=batches, apart=apart)
         case "memory":
             run.memory = kept(run.memory) + memory.run(names, threads=run.threads, crowds=chosen["memory"],
                                                        batches=batches)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 
 import numpy as np
@@ -40,8 +40,8 @@ class Stages:
 
 
 def cell(systems: dict[str, System], stages: Stages, size: tuple[int, int], faces: int, budget: float,
-         least: int) -> Cell:
-    """All systems on one scene, for `budget` seconds and at least `least` rounds.
+         least: int, apart: AbstractContextManager[None]) -> Cell:
+    """All systems on one scene, for `budget` seconds and at least `least` rounds, within `apart`.
 
     Raises DifferentFacesError where one describes other faces than it was given.
     """
@@ -50,8 +50,10 @@ def cell(systems: dict[str, System], stages: Stages, size: tuple[int, int], face
         system.given = shown.faces
     require_same({name: system(shown.image) for name, system in systems.items()}, shown.faces)
     stages.seconds.clear()
-    taken = measure.interleaved({name: lambda system=system: system(shown.image) for name, system in systems.items()},
-                                budget=budget, least=least)
+    with apart:
+        taken = measure.interleaved(
+            {name: lambda system=system: system(shown.image) for name, system in systems.items()},
+            budget=budget, least=least)
     found = Cell(width=size[0], height=size[1], faces=faces, hertz=machine.hertz(),
                  samples={name: timing(samples) for name, samples in taken.items()}, stages=dict(stages.seconds))
     # And as they would by themselves: what each real detector misses or makes up is told, not averaged in.
@@ -71,7 +73,7 @@ def cell(systems: dict[str, System], stages: Stages, size: tuple[int, int], face
 
 
 def growth(names: Iterable[str], *, threads: int, budget: float, batches: dict[str, list[int]],
-           least: int = 5, crowds: tuple[int, int] = (1, 100)) -> list[Growth]:
+           apart: AbstractContextManager[None], least: int = 5, crowds: tuple[int, int] = (1, 100)) -> list[Growth]:
     """A small crowd and a large one in turn, each system by itself: the ratio that cells measured apart cannot give."""
     scenes = {str(faces): scene((640, 480), faces) for faces in crowds}
     rows = []
@@ -82,8 +84,11 @@ def growth(names: Iterable[str], *, threads: int, budget: float, batches: dict[s
             system.given = scenes[faces].faces
             system(scenes[faces].image)
 
-        taken = measure.interleaved({faces: partial(look, faces) for faces in scenes}, budget=budget, least=least,
-                                    most=150)
+        for faces in scenes:
+            look(faces)
+        with apart:
+            taken = measure.interleaved({faces: partial(look, faces) for faces in scenes}, budget=budget, least=least,
+                                        most=150)
         few, many = (timing(taken[str(faces)]) for faces in crowds)
         rows.append(Growth(system=name, faces=crowds, few=few, many=many))
     return rows
@@ -100,8 +105,9 @@ def peak(threads: int) -> float:
 
 
 def run(names: Iterable[str], *, threads: int, sizes: Iterable[tuple[int, int]], crowds: Iterable[int], budget: float,
-        least: int = 5, batches: dict[str, list[int]] | None = None) -> tuple[list[Cell], dict[str, list[int]]]:
-    """Every cell of the grid, and the batch sizes that were found best."""
+        apart: AbstractContextManager[None], least: int = 5, batches: dict[str, list[int]] | None = None,
+        ) -> tuple[list[Cell], dict[str, list[int]]]:
+    """Every cell of the grid, and the batch sizes that were found best. apart: what each cell is measured within."""
     grid = [(size, faces) for size in sizes for faces in crowds]
     cells, tuned, stages = [], dict(batches or {}), Stages()
     systems: dict[str, System] = {}
@@ -112,5 +118,5 @@ def run(names: Iterable[str], *, threads: int, sizes: Iterable[tuple[int, int]],
                                    **({"stage": stages} if name == "onelook" else {})) for name in names}
             tuned |= {name: system.batches for name, system in systems.items() if hasattr(system, "batches")}
             built = size
-        cells.append(cell(systems, stages, size, faces, budget, least))
+        cells.append(cell(systems, stages, size, faces, budget, least, apart))
     return cells, tuned

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 import zipfile
 from dataclasses import replace
@@ -368,6 +369,32 @@ def test_what_keeps_the_cores_awake_gives_way_and_is_no_disturbance(monkeypatch:
     assert all(process.returncode is not None for process in spinning)
     with machine.Awake(wanted=False) as asleep:
         assert not asleep._spinning
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has no other beside it")
+def test_on_a_virtual_machine_two_threads_are_held_apart_and_let_go_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    free, done = os.sched_getaffinity(0), threading.Event()
+    helper = threading.Thread(target=done.wait)
+    helper.start()
+    assert helper.native_id is not None
+    try:
+        monkeypatch.setattr(machine, "virtual", lambda: True)
+        for wanted, threads in ((False, 2), (True, 1), (True, 4)):
+            with machine.Apart(wanted, threads):
+                assert os.sched_getaffinity(0) == os.sched_getaffinity(helper.native_id) == free
+        apart = machine.Apart(wanted=True, threads=2)
+        for _ in range(2):
+            with apart:
+                main, other = os.sched_getaffinity(0), os.sched_getaffinity(helper.native_id)
+            assert len(main) == len(other) == 1
+            assert main.isdisjoint(other)
+            assert os.sched_getaffinity(0) == os.sched_getaffinity(helper.native_id) == free
+        monkeypatch.setattr(machine, "virtual", lambda: False)
+        with machine.Apart(wanted=True, threads=2):
+            assert os.sched_getaffinity(0) == free
+    finally:
+        done.set()
+        helper.join()
 
 
 def test_every_size_has_its_figures_and_energy_is_told_where_the_machine_tells_it() -> None:
