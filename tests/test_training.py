@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import cv2
@@ -126,6 +127,9 @@ def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_pat
     assert all(torch.isfinite(v).all() for v in done["average"].values())
     with (run / "log.csv").open() as table:
         assert any("held out" in row for row in csv.reader(table))
+    if find_spec("tensorboard"):
+        told = b"".join(file.read_bytes() for file in run.glob("events.out.tfevents.*"))
+        assert b"held out/cosine" in told
 
     pytest.importorskip("litert_torch", reason="export needs litert-torch: make test-training")
     blend = command("blend", tmp_path / "blend", run, run)

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import csv
 import itertools
 import json
 import math
@@ -32,6 +31,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from edge_models.training import data, losses
+from edge_models.training.log import Log
 from edge_models.training.muon import Muon
 from edge_models.training.network import GRID, MAP_STRIDE, OneLook
 from torch import Tensor, distributed
@@ -174,8 +174,7 @@ def main() -> None:
     batches = iter(data.Batches(faces, scenes, device, options.seed + step, options.times, options.plans, rank, options.workers))
     norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d) and options.freeze_norms]
     began, means = time.monotonic(), {}
-    log = (options.run / "log.csv").open("a", newline="")
-    table = csv.writer(log)
+    log = None if rank else Log(options.run, step)
     over = step >= options.steps
     while not over:
         network.train()
@@ -200,7 +199,7 @@ def main() -> None:
         step += 1
         seen += len(batch.where) * processes
         over = step == options.steps or time.monotonic() - began >= options.seconds
-        if rank:
+        if log is None:
             continue
         follow(average, network, step)
         for name, value in terms.items():
@@ -209,16 +208,14 @@ def main() -> None:
             row = {k: round(float(torch.stack(v).mean()), 4) for k, v in means.items()}
             print(step, seen, f"{seen / 1e6:.2f}M faces", f"{time.monotonic() - began:.0f}s",
                   f"{rate:.2e}", row, flush=True)
-            table.writerow([step, seen, round(time.monotonic() - began), *itertools.chain(*row.items())])
-            log.flush()
+            log.write("train", step, seen, round(time.monotonic() - began), row | {"rate": rate})
             means = {}
         if step % options.save_every == 0 or over:
             save(last, network, average, optimisers, step, seen)
         if step % 2500 == 0 or over:
             found = validate(average, held, device)
             print("held out", step, found, flush=True)
-            table.writerow([step, seen, "held out", *itertools.chain(*found.items())])
-            log.flush()
+            log.write("held out", step, seen, "held out", found)
 
 
 def off(network: OneLook, batch: data.Batch, bank: Tensor) -> dict[str, Tensor]:
