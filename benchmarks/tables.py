@@ -91,15 +91,16 @@ def growth(result: Result) -> str:
 
 def roofline(result: Result) -> str:
     """How far the one pass is from what its arithmetic alone would take."""
-    rows = []
-    for faces in (1, 100):
-        found = exact_roofline(result, faces)
-        if found is not None:
-            rows.append(f"{faces} face{'s' * (faces > 1)} {found[0] * 1e3:.1f} of {found[1] * 1e3:.1f} ms")
+    found = {faces: limit for faces in (1, 100) if (limit := exact_roofline(result, faces)) is not None}
+    rows = [f"{faces} face{'s' * (faces > 1)} {1e3 * limit:.1f} of {1e3 * whole:.1f} ms"
+            for faces, (limit, whole) in found.items()]
     if not rows or not result.peak:
         return ""
+    grown = ""
+    if len(rows) > 1:
+        grown = f" By that alone, a hundred faces take {found[100][0] / found[1][0]:.2f} times as long as one."
     return (f"Roofline: at this machine's int8 peak of {result.peak / 1e9:.0f} G multiply-adds a second, arithmetic "
-            f"alone would take: {', '.join(rows)}.")
+            f"alone would take: {', '.join(rows)}.{grown}")
 
 
 def saved(result: Result, size: tuple[int, int] = (640, 480)) -> str:

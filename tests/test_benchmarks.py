@@ -251,6 +251,19 @@ def timed(ours: float, theirs: float, faces: int) -> dict[str, object]:
             "samples": {"onelook": timing(ours), "plain": timing(theirs)}}
 
 
+def test_the_roofline_tells_what_the_arithmetic_alone_would_take() -> None:
+    run = a_result(latency=[timed(0.004, 0.1, 1), timed(0.01, 1.4, 100)], peak=200e9,
+                   macs={"frame": 600e6, "face": 8e6})
+
+    told = tables.roofline(run)
+
+    assert "peak of 200 G multiply-adds a second" in told
+    assert "1 face 3.0 of 4.0 ms, 100 faces 7.0 of 10.0 ms." in told
+    assert "a hundred faces take 2.30 times as long as one" in told
+    assert "hundred faces take" not in tables.roofline(run.model_copy(update={"latency": run.latency[:1]}))
+    assert tables.roofline(run.model_copy(update={"peak": None})) == ""
+
+
 def test_targets_are_computed_from_the_samples() -> None:
     def row(system: str, steady: int) -> dict[str, object]:
         return {"system": system, "faces": 100, "bare_pss": 10, "steady_pss": 10 + steady, "bare_rss": 0,
