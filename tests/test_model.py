@@ -17,9 +17,11 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from clip import EILEEN, FACES, GRACE, LANDMARKS, head
+from onelook import align
 from onelook import model as model_module
+from onelook.decode import Quantisation
 from onelook.face import Faces
-from onelook.model import FaceModel, ModelError, shipped
+from onelook.model import FaceModel, ModelError, _Map, _Tensor, shipped
 from onelook.picture import read_picture
 from onelook.spec import Map, load
 
@@ -341,3 +343,25 @@ def test_without_a_runtime_it_says_which_to_install(monkeypatch: pytest.MonkeyPa
 
     with pytest.raises(ModelError, match="No TFLite runtime is installed: pip install ai-edge-litert"):
         FaceModel()
+
+
+@pytest.mark.parametrize("becomes", [Quantisation(0.05, -128), Quantisation(0.04, -120), Quantisation(0.0, 0)])
+def test_faces_are_read_off_a_map_as_it_is_stored(becomes: Quantisation) -> None:
+    random, was = np.random.default_rng(3), Quantisation(0.05 if becomes.scale else 0.0, -128)
+    numbers = random.integers(-128, 60, (30, 40, 8)).astype(np.int8)
+    stored = numbers if was.scale else numbers.astype(np.float32)
+    x, y = (random.uniform(-1, side, (3, 16)).astype(np.float32) for side in (40, 30))
+    shape = Map(stride=4, channels=8, samples=4)
+    each = _Map.between(shape, _Tensor(0, stored.dtype, stored.shape, was),
+                        _Tensor(1, stored.dtype, (5, 4, 4, 8), becomes), 40)
+    there = np.full((5, 4, 4, 8), 77, stored.dtype)
+
+    each.fill(there, stored, x, y)
+    each.fill(there, stored, x, y)  # in the room of before
+
+    wanted = becomes.stored(align.sample(was.real(stored), x, y), stored.dtype)
+    off = np.abs(there[:3].astype(float) - wanted.astype(float))
+    # Rounded once, or where the numbers mean something else, once more.
+    assert off.max() <= {0.05: 1, 0.04: 2, 0.0: 1e-5}[becomes.scale]
+    assert off.mean() < 0.4
+    assert (there[3:] == 77).all(), "no more than there are faces"

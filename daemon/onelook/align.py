@@ -7,13 +7,14 @@ through the same similarity transform.
 
 import math
 from functools import cache
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Floats: TypeAlias = NDArray[np.float32]
+Number = TypeVar("Number", np.float32, np.uint8)
 
 TEMPLATE_SIZE = 112
 TEMPLATE: Floats = np.array(
@@ -56,18 +57,20 @@ def grid(landmarks: Floats, stride: int, samples: int) -> tuple[Floats, Floats]:
     return x, y
 
 
-def sample(features: Floats, x: Floats, y: Floats, out: Floats | None = None) -> Floats:
+def sample(
+    features: NDArray[Number], x: Floats, y: Floats, out: NDArray[Number] | None = None
+) -> NDArray[Number]:
     """The features at the points of a grid.
 
     Bilinear, by OpenCV's `remap`: positions are rounded to 1/32 of a cell, and points outside
     the map read its border.
 
-    features: (H, W, C). x, y: (K, samples * samples) in cells, K from 1 to 32,767. out: (K, samples * samples, C)
-    to write into. Returns (K, samples, samples, C).
+    features: (H, W, C) float32, or uint8, which are rounded. x, y: (K, samples * samples) in cells, K from 1 to
+    32,767. out: (K, samples * samples, C) to write into. Returns (K, samples, samples, C).
     """
     side = math.isqrt(x.shape[1])
     sampled = cv2.remap(features, x, y, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REPLICATE)
-    return np.asarray(sampled, np.float32).reshape(len(x), side, side, -1)
+    return sampled.reshape(len(x), side, side, -1)  # type: ignore[return-value]
 
 
 def _solution() -> NDArray[np.float64]:

@@ -26,11 +26,6 @@ Stage: TypeAlias = Callable[[str], AbstractContextManager[object]]
 RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 """Tried in this order: the successor has the int8 kernels on every board."""
 
-SAMPLED = 8
-"""Faces whose features are read off the maps at once: few enough to be in the cache still when they are stored, and to
-lie on few rows of a map."""
-
-
 class ModelError(OwnerError):
     """The network cannot be run."""
 
@@ -110,20 +105,39 @@ class _Map:
     """Of `frame`."""
     input: _Tensor
     """Of `faces`."""
-    sampled: NDArray[np.float32]
-    """(SAMPLED, samples * samples, channels)"""
-    _real: NDArray[np.float32]
+    _again: NDArray[np.uint8] | None
+    """(256,) what each number of the map is to `faces`; none: the same."""
+    _risen: NDArray[np.uint8]
     """Room for as many rows of the map as were read at once so far."""
 
-    def rows(self, stored: NDArray[Any], y: NDArray[np.float32]) -> tuple[NDArray[np.float32], int]:
-        """What points at `y` are read from, of the map (H, W, channels) as `frame` stores it: some of its rows, as
-        numbers that can be interpolated, and which is the first."""
+    @classmethod
+    def between(cls, shape: Map, output: _Tensor, input: _Tensor, width: int) -> _Map:
+        """width: of the map, in cells."""
+        again = None
+        if output.quantisation != input.quantisation:
+            numbers = output.quantisation.real(np.arange(-128, 128))
+            again = input.quantisation.stored(numbers, input.kind).view(np.uint8)
+        return cls(shape, output, input, again, np.empty((0, width, shape.channels), np.uint8))
+
+    def fill(self, there: NDArray[Any], stored: NDArray[Any], x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
+        """Read the points (N, samples * samples) off the map (H, W, channels), as `frame` stores it, into the first
+        rows of `there`, as `faces` wants them."""
+        there = there[: len(x)].reshape(len(x), -1, stored.shape[-1])
+        if stored.itemsize > 1:
+            align.sample(stored, x, y, there)
+            return
+        # OpenCV interpolates bytes without a sign, so the numbers are turned into such, and back with what comes of it.
         first, last = (int(np.clip(row, 0, len(stored) - 1)) for row in (y.min(), y.max() + 1))
         count = last + 1 - first
-        if len(self._real) < count:
-            self._real = np.empty((count, *stored.shape[1:]), np.float32)
-        np.copyto(self._real[:count], stored[first : last + 1])
-        return self._real[:count], first
+        if len(self._risen) < count:
+            self._risen = np.empty((count, *stored.shape[1:]), np.uint8)
+        risen, there = self._risen[:count], there.view(np.uint8)
+        np.bitwise_xor(stored[first : last + 1].view(np.uint8), np.uint8(128), out=risen)
+        align.sample(risen, x, y - np.float32(first), there)
+        if self._again is None:
+            np.bitwise_xor(there, np.uint8(128), out=there)
+        else:
+            cv2.LUT(there, self._again, dst=there)
 
 
 class FaceModel:
@@ -198,11 +212,8 @@ class FaceModel:
     def _map(self, name: str, shape: Map) -> _Map:
         """How faces are read from the map of that name; where there is but one, `faces` may call it otherwise."""
         inputs = self._faces.inputs
-        return _Map(
-            shape, self._outputs[name], next(iter(inputs.values())) if len(inputs) == 1 else inputs[name],
-            np.empty((SAMPLED, shape.samples**2, shape.channels), np.float32),
-            np.empty((0, self.size[0] // shape.stride, shape.channels), np.float32),
-        )
+        wanted = next(iter(inputs.values())) if len(inputs) == 1 else inputs[name]
+        return _Map.between(shape, self._outputs[name], wanted, self.size[0] // shape.stride)
 
     def _check(self) -> None:
         """That model.json tells of this network what is true."""
@@ -333,7 +344,7 @@ class FaceModel:
             for start in range(0, count, at_once):
                 part = slice(start, min(start + at_once, count))
                 for name, each, (x, y) in zip(self.spec.maps, self._maps, grids, strict=True):
-                    self._fill(each, out[name][0], x[part], y[part])
+                    each.fill(self._faces.lies(each.input), out[name][0], x[part], y[part])
                 for name, told in self._faces().items():
                     stored[name][order[part]] = told.reshape(at_once, -1)[: part.stop - start]
         embeddings, traits = (self._described[name].quantisation.real(stored[name]) for name in ("embedding", "traits"))
@@ -345,24 +356,6 @@ class FaceModel:
         if faces != self._at_once:
             self._faces.resize({each.input: (faces, *each.input.shape[1:]) for each in self._maps})
             self._at_once = faces
-
-    def _fill(self, to: _Map, stored: NDArray[Any], x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
-        """The features at the points (N, samples * samples) of a map (H, W, channels), as `frame` stores it, into the
-        first rows of the input of `faces`."""
-        was, becomes = to.output.quantisation, to.input.quantisation
-        there = self._faces.lies(to.input)
-        for start in range(0, len(x), SAMPLED):
-            part = slice(start, min(start + SAMPLED, len(x)))
-            real, first = to.rows(stored, y[part])
-            sampled = align.sample(real, x[part], y[part] - np.float32(first), to.sampled[: part.stop - start])
-            if becomes.scale == 0:
-                there[part] = sampled
-                continue
-            flat = sampled.reshape(len(sampled), -1)
-            scale = was.scale / becomes.scale
-            shift = becomes.zero_point - was.zero_point * scale
-            # Scales, rounds and clips in one go; its second picture is there because it wants one.
-            cv2.addWeighted(flat, scale, flat, 0.0, shift, dst=there[part].reshape(flat.shape), dtype=cv2.CV_8S)
 
     def _read(
         self, found: Found, embeddings: NDArray[np.float32], traits: NDArray[np.float32], scale: float

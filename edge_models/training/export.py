@@ -215,21 +215,24 @@ def widest(quant: quantizer.Quantizer, inputs: dict[str, list[dict[str, np.ndarr
 def known_ranges(seen: dict, network: bytes) -> dict:
     """Ranges that need no measuring.
 
-    A pixel is stored exactly. Every level's score logits have one range: few frames hold a very large face, and averaged
-    over frames, its level's range would end where sure and doubtful look alike.
+    A pixel is stored exactly. Every level's score logits have one range: few frames hold a very large face, and its
+    level's range might end where sure and doubtful look alike. The map has the range of what is read off it, so that
+    onelook can read it as it is stored; what the rest of a frame goes to beyond that is nobody's.
     """
-    model = schema.Model.GetRootAs(network)
+    model, of = schema.Model.GetRootAs(network), {}
     for i in range(model.SignatureDefsLength()):
         signature = model.SignatureDefs(i)
         graph = model.Subgraphs(signature.SubgraphIndex())
         ends = [signature.Inputs(k) for k in range(signature.InputsLength())]
         ends += [signature.Outputs(k) for k in range(signature.OutputsLength())]
         for end in ends:
+            of[end.Name()] = graph.Tensors(end.TensorIndex()).Name().decode()
             for name, low, high in ((b"image", -1.0, 127 / 128), (b"score", -9.0, 4.0)):
                 if end.Name().startswith(name):
-                    tensor = graph.Tensors(end.TensorIndex()).Name().decode()
+                    tensor = of[end.Name()]
                     seen[tensor] = {"min": np.full_like(seen[tensor]["min"], low),
                                     "max": np.full_like(seen[tensor]["max"], high)}
+    seen[of[b"features"]] = seen[of[b"aligned"]]
     return seen
 
 
