@@ -53,8 +53,6 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("--faces", type=Path, nargs="+", required=True)
     ask.add_argument("--scenes", type=Path, nargs="+", required=True)
     ask.add_argument("--tasks", choices=tuple(losses.TASKS), nargs="+", default=list(losses.TASKS), help="learn these alone")
-    ask.add_argument("--parts", nargs="+", metavar="NAME", help="learn these of the network alone, such as `looks`: the "
-                     "rest stays as it is, and is not learnt through, which takes a third of the time")
     ask.add_argument("--detection", type=float, default=1.0, help="detection's losses count for so many times as much")
     ask.add_argument("--plans", choices=tuple(data.PLANS), default="faces", help="the mix of canvases")
     ask.add_argument("--optimiser", choices=("adamw", "muon"), default="muon")
@@ -174,14 +172,13 @@ def main() -> None:
                for name, weight in losses.WEIGHTS.items()}
     torch.manual_seed(options.seed + step + 1_000_000 * rank)
     batches = iter(data.Batches(faces, scenes, device, options.seed + step, options.times, options.plans, rank, options.workers))
-    still = held_still(network, options.parts, norms=options.freeze_norms)
-    learning = [p for p in network.parameters() if p.requires_grad]
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d) and options.freeze_norms]
     began, means = time.monotonic(), {}
     log = None if rank else Log(options.run, step)
     over = step >= options.steps
     while not over:
         network.train()
-        for module in still:
+        for module in norms:
             module.eval()
         batch = next(batches)
         left = (options.steps - step) / options.decay
@@ -191,12 +188,12 @@ def main() -> None:
         for group in itertools.chain(*(optimiser.param_groups for optimiser in optimisers)):
             group["lr"] = rate
         terms = {name: value for name, value in off(network, batch, bank).items() if name in learnt}
-        nothing = 0 * learning[0].sum()  # a batch may hold no label of the tasks asked for
+        nothing = 0 * next(network.parameters()).sum()  # a batch may hold no label of the tasks asked for
         loss = sum((weights[name] * value for name, value in terms.items()), nothing)
         network.zero_grad(set_to_none=True)
         loss.backward()
-        share([p.grad for p in learning if p.grad is not None], processes)
-        torch.nn.utils.clip_grad_norm_(learning, 5.0)
+        share([p.grad for p in network.parameters() if p.grad is not None], processes)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 5.0)
         for optimiser in optimisers:
             optimiser.step()
         step += 1
@@ -224,18 +221,25 @@ def main() -> None:
 def off(network: OneLook, batch: data.Batch, bank: Tensor) -> dict[str, Tensor]:
     """How far the network is off on a batch, loss by loss. bank (M, 256): teachers, of which some are drawn."""
     side, device = batch.image.shape[-1], batch.image.device
-    at = losses.cells(side, side, device)
+    score, place, sampled = look(network, batch)
+    with torch.autocast(device.type, torch.bfloat16):
+        embedding, traits = network.describe(sampled)
+    others = bank[torch.randint(len(bank), (losses.OTHERS,), device=device)].float()
+    return losses.detection(
+        score, place, losses.cells(side, side, device), batch.boxes, batch.landmarks, batch.real
+    ) | losses.description(embedding, named(network, traits), batch.labels, others)
+
+
+def look(network: OneLook, batch: data.Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Score logits (N, P, 1) and places (N, P, 14) of all cells, and the features (K, C, GRID, GRID) read over each face."""
+    side, device = batch.image.shape[-1], batch.image.device
     with torch.autocast(device.type, torch.bfloat16):
         score, place, features = network.frame(batch.image.contiguous(memory_format=torch.channels_last))
         score, place = losses.flat(score), losses.flat(place)
         # In float32: a grid that is rounded to bfloat16 misses by a pixel.
-        where = as_found(score.detach().float(), losses.decode(place.detach().float(), at)[1], batch)
-        sampled = sample(features.float(), on_grid(where, side // MAP_STRIDE), batch.owner)
-        embedding, traits = network.describe(sampled)
-    others = bank[torch.randint(len(bank), (losses.OTHERS,), device=device)].float()
-    return losses.detection(
-        score, place, at, batch.boxes, batch.landmarks, batch.real
-    ) | losses.description(embedding, named(network, traits), batch.labels, others)
+        marks = losses.decode(place.detach().float(), losses.cells(side, side, device))[1]
+        where = as_found(score.detach().float(), marks, batch)
+        return score, place, sample(features.float(), on_grid(where, side // MAP_STRIDE), batch.owner)
 
 
 def as_found(score: Tensor, marks: Tensor, batch: data.Batch) -> Tensor:
@@ -262,18 +266,6 @@ def optimise(network: OneLook, rate: float, kind: str, momentum: float) -> list[
         [{"params": [p for p in rest if p.ndim > 1], "weight_decay": 0.02},
          {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0}], lr=rate, fused=True)
     return [adam, Muon(inner, rate, momentum)] if inner else [adam]
-
-
-def held_still(network: OneLook, learnt: list[str] | None, *, norms: bool) -> list[torch.nn.Module]:
-    """What of the network stays as it is: all parts but those `learnt`, if any are named, and if asked the `norms`' figures.
-
-    Raises SystemExit where a part is named that there is not.
-    """
-    still = [module for module in network.modules() if norms and isinstance(module, torch.nn.BatchNorm2d)]
-    parts = dict(network.named_children())
-    if unknown := set(learnt or ()) - parts.keys():
-        raise SystemExit(f"The network has no part named {', '.join(sorted(unknown))}; there are {', '.join(parts)}.")
-    return still + [part.requires_grad_(False) for name, part in parts.items() if learnt and name not in learnt]
 
 
 def share(gradients: list[Tensor], processes: int) -> None:
