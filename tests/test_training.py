@@ -1,4 +1,4 @@
-"""The training code end to end on a handful of pictures: pack, train, be killed, go on, blend, refit, export, run.
+"""The training code end to end on a handful of pictures: pack, train, be killed, go on, export, run.
 
 Needs what training needs (requirements/training.txt), which is too large for every test run:
 `make test-training` makes an environment for it.
@@ -135,16 +135,7 @@ def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_pat
     blend = command("blend", tmp_path / "blend", run, run)
     said = blend.communicate(timeout=100)[0]
     assert blend.returncode == 0, said
-    refit = command("refit", tmp_path / "blend", tmp_path / "refit", "--faces", faces, "--scenes", street, "--cache",
-                    tmp_path / "cache", "--count", "400", "--epochs", "2", "--processes", "1")
-    said = refit.communicate(timeout=100)[0]
-    assert refit.returncode == 0, said
-    before, after = (torch.load(tmp_path / name / "last.pt", weights_only=True)["average"]
-                     for name in ("blend", "refit"))
-    changed = {name.split(".")[0] for name, weight in after.items() if not torch.equal(weight, before[name])}
-    assert changed == {"looks"}
-    assert not list((tmp_path / "refit").glob("trunk-*"))
-    export = command("export", tmp_path / "refit", tmp_path / "model", "--faces", faces, "--scenes", street,
+    export = command("export", tmp_path / "blend", tmp_path / "model", "--faces", faces, "--scenes", street,
                      "--cache", tmp_path / "cache", "--frames", "6")
     said = export.communicate(timeout=400)[0]
     assert export.returncode == 0, said

@@ -460,11 +460,6 @@ PLANS = {
         (0.055, 320, ((1, 2), (2, 2), (5, 1)), 6, 1),
         (0.035, 448, ((1, 1), (2, 2), (6, 1)), 4, 1),
     ),
-    # To tell what people look like: faces of 20 to 220 px.
-    "looks": (
-        (0.75, 96, ((1, 60), (2, 20), (3, 6)), 1, 0),
-        (0.25, 192, ((1, 20), (2, 6)), 1, 0),
-    ),
     # Frames as cameras give them: bodies, streets and rooms around the faces, at every size.
     "frames": (
         (0.42, 96, ((1, 32), (2, 12), (3, 3), (4, 2)), 12, 4),

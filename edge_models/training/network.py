@@ -112,7 +112,7 @@ class OneLook(nn.Module):
         self.looks = nn.Sequential(
             conv(trunk, 32),
             nn.Sequential(Whole(32, 128, GRID // 2, bias=False), nn.BatchNorm2d(128, momentum=0.03), nn.ReLU(inplace=True)),
-            nn.Dropout(0.05),
+            nn.Dropout(0.2),
             nn.Conv2d(128, sum(self.traits.values()), 1)
         )
 

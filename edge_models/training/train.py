@@ -221,25 +221,18 @@ def main() -> None:
 def off(network: OneLook, batch: data.Batch, bank: Tensor) -> dict[str, Tensor]:
     """How far the network is off on a batch, loss by loss. bank (M, 256): teachers, of which some are drawn."""
     side, device = batch.image.shape[-1], batch.image.device
-    score, place, sampled = look(network, batch)
-    with torch.autocast(device.type, torch.bfloat16):
-        embedding, traits = network.describe(sampled)
-    others = bank[torch.randint(len(bank), (losses.OTHERS,), device=device)].float()
-    return losses.detection(
-        score, place, losses.cells(side, side, device), batch.boxes, batch.landmarks, batch.real
-    ) | losses.description(embedding, named(network, traits), batch.labels, others)
-
-
-def look(network: OneLook, batch: data.Batch) -> tuple[Tensor, Tensor, Tensor]:
-    """Score logits (N, P, 1) and places (N, P, 14) of all cells, and the features (K, C, GRID, GRID) read over each face."""
-    side, device = batch.image.shape[-1], batch.image.device
+    at = losses.cells(side, side, device)
     with torch.autocast(device.type, torch.bfloat16):
         score, place, features = network.frame(batch.image.contiguous(memory_format=torch.channels_last))
         score, place = losses.flat(score), losses.flat(place)
         # In float32: a grid that is rounded to bfloat16 misses by a pixel.
-        marks = losses.decode(place.detach().float(), losses.cells(side, side, device))[1]
-        where = as_found(score.detach().float(), marks, batch)
-        return score, place, sample(features.float(), on_grid(where, side // MAP_STRIDE), batch.owner)
+        where = as_found(score.detach().float(), losses.decode(place.detach().float(), at)[1], batch)
+        sampled = sample(features.float(), on_grid(where, side // MAP_STRIDE), batch.owner)
+        embedding, traits = network.describe(sampled)
+    others = bank[torch.randint(len(bank), (losses.OTHERS,), device=device)].float()
+    return losses.detection(
+        score, place, at, batch.boxes, batch.landmarks, batch.real
+    ) | losses.description(embedding, named(network, traits), batch.labels, others)
 
 
 def as_found(score: Tensor, marks: Tensor, batch: data.Batch) -> Tensor:
