@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks import nets, standin
+from benchmarks import machine, nets, standin
 from onelook import align, spec
 from onelook.decode import Found, Quantisation, sigmoid, softmax
 from onelook.face import Faces, Floats
@@ -104,7 +104,7 @@ class Job:
         random = np.random.default_rng(2)
         faces = random.integers(0, 256, (max(BATCHES), SIDE, SIDE, 3), dtype=np.uint8)
         seconds = dict.fromkeys(BATCHES, np.inf)
-        for _ in range(3):
+        for _ in range(machine.rounds(3)):
             for self.batch in BATCHES:
                 began = time.perf_counter()
                 self(faces)

@@ -67,7 +67,8 @@ def cell(systems: dict[str, System], stages: Stages, size: tuple[int, int], face
             refused = None
         except DifferentFacesError as error:
             refused = str(error)
-        samples = measure.interleaved({name: lambda name=name: systems[name](shown.image)}, budget=0, least=3)
+        samples = measure.interleaved({name: lambda name=name: systems[name](shown.image)}, budget=0,
+                                       least=machine.rounds(3))
         found.own[name] = Own(found=len(alone), refused=refused, timing=timing(samples[name]))
     return found
 

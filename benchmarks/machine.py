@@ -16,6 +16,8 @@ from onelook.metrics import BoardCollector
 
 SYS, PROC = Path("/sys"), Path("/proc")
 PACKAGES = ("ai-edge-litert", "tflite-runtime", "numpy", "opencv-python-headless", "onnxruntime", "faiss-cpu")
+EMULATED = bool(os.environ.get("ONELOOK_EMULATED"))
+"""Whether another kind of processor pretends to be this one, a hundred times as slow."""
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -44,7 +46,7 @@ def describe() -> dict[str, str | int | float | bool | None]:
         "architecture": platform.machine(),
         "cores": os.cpu_count(),
         "virtual": virtual(),
-        "emulated": bool(os.environ.get("ONELOOK_EMULATED")),
+        "emulated": EMULATED,
         "memory_bytes": int(memory[1]) * 1024 if memory else None,
         "governor": _read(frequencies / "scaling_governor"),
         "max_hertz": int(highest) * 1000 if highest else None,
@@ -105,6 +107,11 @@ def busy(seconds: float = 0.5) -> bool:
     began, before = time.monotonic(), busy_seconds()
     time.sleep(seconds)
     return busy_seconds() - before > 0.2 * (time.monotonic() - began) * (os.cpu_count() or 1)
+
+
+def rounds(count: int) -> int:
+    """How often to do what is timed: `count` times, or once where times mean nothing."""
+    return 1 if EMULATED else count
 
 
 def virtual() -> bool:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from benchmarks import machine
 from benchmarks.result import Memory, ResultError
 
 FRAMES = 12
@@ -54,7 +55,7 @@ def child(name: str, faces: int, threads: int, batches: list[int] | None) -> Mem
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
     system = build(name, threads=threads, size=SIZE, batches=batches)
     system.given = shown.faces
-    for _ in range(FRAMES):
+    for _ in range(machine.rounds(FRAMES)):
         system(shown.image)
     steady = now()
     return Memory(system=name, faces=faces, bare_pss=bare["Pss"], steady_pss=steady["Pss"], bare_rss=bare["Rss"],
