@@ -17,7 +17,7 @@ from onelook.metrics import BoardCollector
 SYS, PROC = Path("/sys"), Path("/proc")
 PACKAGES = ("ai-edge-litert", "tflite-runtime", "numpy", "opencv-python-headless", "onnxruntime", "faiss-cpu")
 EMULATED = bool(os.environ.get("ONELOOK_EMULATED"))
-"""Whether another kind of processor pretends to be this one, a hundred times as slow."""
+"""Whether this processor pretends to be of another kind, a hundred times as slow."""
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
