@@ -32,7 +32,8 @@
 # Run from nothing it is five calls; the weights will be as good but not the same. Between C's two halves the head was tried with
 # 12x12 points in the place of 14x14, which costs three quarters: after 1.2 million faces more the embedding's loss was still
 # 0.03 above, and it was dropped. After J the looks alone were learnt on, from what the trunk gives of 800,000 faces: their losses
-# fell by a twentieth, and on held-out faces nothing was better than by luck; so were trunk and head, with the same end. The networks before (0.1.0 to 0.3.0) had depthwise layers; their runs are in this file's history.
+# fell by a twentieth, and on held-out faces nothing was better than by luck. Trunk and head alone were tried too, and stopped after 600,000 faces, before
+# the rate fell. The networks before (0.1.0 to 0.3.0) had depthwise layers; their runs are in this file's history.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 export PYTHONPATH=daemon:. OMP_NUM_THREADS=1
