@@ -37,6 +37,7 @@ from tqdm import tqdm
 from benchmarks import machine
 from benchmarks.door import leave
 from benchmarks.result import RESULTS
+from onelook.cohort import Cohort
 from onelook.errors import OwnerError
 from onelook.face import Floats
 from onelook.gallery import Gallery
@@ -105,9 +106,15 @@ def decided(found: tuple[np.ndarray, Floats, Floats], bar: float) -> np.ndarray:
     return verdict
 
 
-def agreement(exact: Nearest, daemon: Nearest, probes: Floats, spec: ModelSpec) -> list[dict[str, float]]:
+def agreement(
+    exact: Nearest, daemon: Nearest, templates: Floats, probes: Floats, spec: ModelSpec, cohort: Cohort
+) -> list[dict[str, float]]:
     """How often the decision is the same, at the daemon's bar for so many people, and at lower ones."""
-    truth, told = (side.find(probes.copy()) for side in (exact, daemon))
+    common = cohort.commonness(templates)
+    truth, told = (
+        (rows, cosine - (cohort.commonness(probes) + common[rows]) / 2, margin)
+        for rows, cosine, margin in (side.find(probes.copy()) for side in (exact, daemon))
+    )
     size = np.array([80], np.float32)
     bars = {"the daemon's": float(spec.similarities(1e-3, size, len(exact))[0])}
     bars |= {f"false accept rate {far:g}": float(spec.similarities(far, size)[0]) for far in (1e-4, 1e-3)}
@@ -146,6 +153,7 @@ def timed(
 def measure(looks: dict[str, np.ndarray], *, people: int, faces: int, rounds: int) -> dict[str, Any]:
     """All of it, once."""
     spec, _ = load(shipped())
+    cohort = Cohort.read(shipped(), spec)
     templates, probes = filled(looks["templates"], people), looks["probes"]
     names = [f"person {number}" for number in range(people)]
     exact, daemon = Nearest(many=sys.maxsize), Nearest()
@@ -156,7 +164,7 @@ def measure(looks: dict[str, np.ndarray], *, people: int, faces: int, rounds: in
     learnt = time.process_time() - began
     with TemporaryDirectory() as folder:
         paths = Path(folder, "gallery.db"), Path(folder, "gallery.key")
-        with Gallery.open(*paths, spec.sha256) as gallery:
+        with Gallery.open(*paths, spec.sha256, cohort) as gallery:
             with gallery.transaction():
                 for name, template in tqdm(zip(names, templates, strict=True), "enrol", people, disable=None):
                     gallery.add(name, template, 0.9, "photo.jpg")
@@ -179,7 +187,7 @@ def measure(looks: dict[str, np.ndarray], *, people: int, faces: int, rounds: in
         "learn_cpu_s": round(learnt, 2), "one_more_person_cpu_ms": round(1e3 * change, 1),
         "times": times, "target_ms": TARGET,
         "times_faster": round(times["exact"]["wall_ms_median"] / times["daemon"]["wall_ms_median"], 1),
-        "decisions": agreement(exact, daemon, probes, spec),
+        "decisions": agreement(exact, daemon, templates, probes, spec, cohort),
     }
 
 

@@ -17,6 +17,7 @@ from onelook.spec import ModelSpec, SpecError, Threshold, load
 @pytest.fixture
 def spec() -> ModelSpec:
     plain, _ = load(shipped())
+    plain = plain.model_copy(update={"caution": 1.0})
     rows = [
         Threshold(far=far, similarity=bar + more, tar=0.5, size=size)
         for size, more in ((100, 0.0), (25, 0.1))
@@ -52,6 +53,13 @@ def test_the_more_people_are_enrolled_the_nearer_a_face_must_be(spec: ModelSpec)
     assert bar(spec, 1e-2, people=10) == pytest.approx(bar(spec, 1e-3))
     assert bar(spec, 1e-2, people=100) == pytest.approx(bar(spec, 1e-4))
     assert bar(spec, 1e-2, people=0) == pytest.approx(0.3)
+
+
+def test_a_cautious_model_asks_more_before_a_gallery_than_of_a_pair(spec: ModelSpec) -> None:
+    cautious = spec.model_copy(update={"caution": 10.0})
+    assert bar(cautious, 1e-2, people=10) == pytest.approx(bar(spec, 1e-4))
+    assert cautious.threshold(1e-2, 100) == pytest.approx(spec.threshold(1e-2, 100))
+    assert cautious.strictest == pytest.approx(1e-3)
 
 
 def test_a_mean_must_be_nearer_than_a_face(spec: ModelSpec) -> None:

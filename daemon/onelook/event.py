@@ -56,7 +56,10 @@ class Identity(TrackData):
     state: Literal["known", "unknown", "uncertain"]
     name: str | None = Field(default=None, description="Name in the gallery; only when known.")
     previous: str | None = Field(default=None, description="The name that this one corrects.")
-    similarity: float | None = Field(default=None, description="Cosine to the nearest template, -1 to 1.")
+    similarity: float | None = Field(
+        default=None,
+        description="To the person enrolled, -1 to 1: the cosine, less what both have in common with many others.",
+    )
     confidence: Ratio = Field(description="Share of the votes that agree, weighted by quality.")
     visitor: str | None = Field(
         default=None, description="Somebody unknown: the same as any other track that has it, within an hour."

@@ -30,6 +30,7 @@ import numpy as np
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from onelook.cohort import NOBODY, Cohort
 from onelook.errors import OwnerError
 from onelook.face import Floats
 from onelook.match import Match
@@ -176,11 +177,12 @@ class Gallery:
     come into being, readable by their owner alone, with the first `add`.
     """
 
-    def __init__(self, path: Path, key_file: Path, model_sha: str | None = None) -> None:
+    def __init__(self, path: Path, key_file: Path, model_sha: str | None = None, cohort: Cohort = NOBODY) -> None:
         """Only remembers where things are; `open` reads them."""
         self.path = path
         self.key_file = key_file
         self.model_sha = model_sha
+        self._cohort = cohort
         self._db: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
         self._version: int | None = None  # PRAGMA data_version that the memory agrees with
@@ -190,22 +192,23 @@ class Gallery:
         self._compared: dict[str, tuple[Template, ...]] = {}  # whose means _nearest has; the memory, unless stale
         self._nearest = Nearest()
         self._agreement: dict[str, float] = {}  # lengths of those means, see `Match.agreement`
+        self._common: dict[str, float] = {}  # what those means have in common with many others
         self._looked: float | None = None
         self._rehearsing = False
         self.on_forgotten: list[Callable[[str, Sequence[Template]], object]] = []
         """All told of everybody who was enrolled at the last look and is no more, and how they looked."""
 
     @classmethod
-    def open(cls, path: Path, key_file: Path, model_sha: str | None = None) -> Self:
+    def open(cls, path: Path, key_file: Path, model_sha: str | None = None, cohort: Cohort = NOBODY) -> Self:
         """Reads the gallery at `path`. Its key: the systemd credential `gallery-key`, else `key_file`.
 
         `model_sha` is the sha256 of the model whose embeddings will be added and matched;
-        without one, people can only be listed and forgotten.
+        without one, people can only be listed and forgotten. `cohort`: of the same model.
 
         Raises GalleryError: key missing, wrong, short or open to others; file open to others,
         damaged, no gallery, of a newer schema, or holding another model's templates.
         """
-        gallery = cls(path, key_file, model_sha)
+        gallery = cls(path, key_file, model_sha, cohort)
         try:
             gallery._read_key()  # so that a bad key is told now and not by the first `add`
             gallery._sync(PATIENCE_MS)
@@ -253,9 +256,11 @@ class Gallery:
             self._compare()
         rows, cosines, margins = self._nearest.find(embeddings)
         names = [self._nearest.names[row] for row in rows.tolist()]
+        common = (self._cohort.commonness(embeddings) + [self._common[name] for name in names]) / 2
+        similarities = np.clip(cosines - common, -1, 1).tolist()
         return [
-            Match(name, min(max(cosine, -1.0), 1.0), ahead, self._agreement[name], len(self._nearest))
-            for name, cosine, ahead in zip(names, cosines.tolist(), margins.tolist(), strict=True)
+            Match(name, similarity, ahead, self._agreement[name], len(self._nearest))
+            for name, similarity, ahead in zip(names, similarities, margins.tolist(), strict=True)
         ]
 
     def _compare(self) -> None:
@@ -266,6 +271,7 @@ class Gallery:
             means, lengths = _means(list(changed.values()))
             self._nearest.put(dict(zip(changed, means, strict=True)))
             self._agreement.update(zip(changed, lengths, strict=True))
+            self._common.update(zip(changed, self._cohort.commonness(means).tolist(), strict=True))
         self._compared, self._stale = dict(now), False
 
     def _let_go(self) -> None:
@@ -273,7 +279,7 @@ class Gallery:
         gone = self._compared.keys() - self._memory.people.keys()
         self._nearest.drop(gone)
         for name in gone:
-            del self._compared[name], self._agreement[name]
+            del self._compared[name], self._agreement[name], self._common[name]
 
     def refresh(self, time: float) -> bool:
         """Picks up what other processes have changed; True if anything was. Looks once a second.

@@ -9,7 +9,8 @@ class Match(NamedTuple):
     name: str | None
     """Name of the nearest person, however far; None if nobody is enrolled."""
     similarity: float
-    """Cosine to that person, -1 to 1; without meaning if there is no name."""
+    """To that person, -1 to 1: the cosine, less what the two have in common with many others, see `onelook.cohort`;
+    without meaning if there is no name."""
     margin: float
     """How much nearer that person is than the best other one; infinite if there is no other."""
     agreement: float = 1.0

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onelook import align, spec
+from onelook.cohort import Cohort
 from onelook.decode import Found, Quantisation, join, level, sigmoid, softmax
 from onelook.errors import OwnerError
 from onelook.face import Faces
@@ -168,7 +169,9 @@ class FaceModel:
         each stage, for metrics. runtime: an Interpreter class; none: the installed one.
         Raises SpecError or ModelError with one sentence.
         """
-        self.spec, network = spec.load(path or shipped())
+        folder = path or shipped()
+        self.spec, network = spec.load(folder)
+        self.cohort = Cohort.read(folder, self.spec)
         width, height = size or self.spec.input_size
         if width % 32 or height % 32 or min(width, height) < 64:
             raise ModelError(f"The input size {width}x{height} does not fit: both must be multiples of 32.")

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from onelook import __version__, systemd
 from onelook import enroll as enrolment
 from onelook.capture import LatestFrames, frames, length, masked
+from onelook.cohort import Cohort
 from onelook.commands import Commands
 from onelook.config import Config, Policy, Stream, stream_of
 from onelook.control import Control
@@ -212,7 +213,7 @@ def enroll(
     _may_enroll(config.policy, note)
     model = _model(config)
     with (
-        Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256) as gallery,
+        Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256, model.cohort) as gallery,
         tqdm(total=sum(map(len, people.values())), unit="photo", disable=None, leave=False) as bar,
     ):
         def counted(photos: Iterable[Path]) -> Iterator[Path]:
@@ -284,14 +285,17 @@ def forget(config: Config, name: str) -> tuple[int, bool]:
 def unknown(config: Config) -> list[Cluster]:
     """The people whom nobody knows, the most often seen first."""
     spec, _ = load(config.model.path or shipped())
+    cohort = Cohort.read(config.model.path or shipped(), spec)
     with Gallery.open(config.gallery.path, config.gallery.key_file, spec.sha256) as gallery:
-        return clusters([each for each in gallery.strangers() if each.model == spec.sha256], spec.threshold(1e-3))
+        mine = [each for each in gallery.strangers() if each.model == spec.sha256]
+        return clusters(mine, spec.threshold(1e-3), cohort)
 
 
 def _unknown_in(model: FaceModel, gallery: Gallery | None) -> list[Cluster]:
     """As `unknown`, in a daemon that runs."""
     strangers = [] if gallery is None else gallery.strangers()
-    return clusters([each for each in strangers if each.model == model.spec.sha256], model.spec.threshold(1e-3))
+    mine = [each for each in strangers if each.model == model.spec.sha256]
+    return clusters(mine, model.spec.threshold(1e-3), model.cohort)
 
 
 def _name_one(
@@ -301,15 +305,16 @@ def _name_one(
     _may_enroll(config.policy, note)
     if gallery is None:
         raise OwnerError("Nobody is recognised here, and so nobody enrolled.")
-    return name_cluster(gallery, cluster, name, model.spec.threshold(1e-3), note)
+    return name_cluster(gallery, cluster, name, model.spec.threshold(1e-3), note, cohort=model.cohort)
 
 
 def name_unknown(config: Config, cluster: str, name: str, *, note: Note | None = None) -> int:
     """Enrol a cluster of unknown tracks; how many templates that makes. Raises OwnerError as `enroll` does."""
     _may_enroll(config.policy, note)
     spec, _ = load(config.model.path or shipped())
-    with Gallery.open(config.gallery.path, config.gallery.key_file, spec.sha256) as gallery:
-        return name_cluster(gallery, cluster, name, spec.threshold(1e-3), note)
+    cohort = Cohort.read(config.model.path or shipped(), spec)
+    with Gallery.open(config.gallery.path, config.gallery.key_file, spec.sha256, cohort) as gallery:
+        return name_cluster(gallery, cluster, name, spec.threshold(1e-3), note, cohort=cohort)
 
 
 def migrate(config: Config, folder: Path) -> list[enrolment.Migrated]:
@@ -339,7 +344,7 @@ def _gallery(config: Config, model: FaceModel) -> Iterator[Gallery | None]:
     if config.policy.level("identity") == "off":
         yield None
         return
-    with Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256) as gallery:
+    with Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256, model.cohort) as gallery:
         people, far, strictest = len(gallery.people()), config.report.far, model.spec.strictest
         if people * strictest > far * 1.01:
             log.warning(
@@ -369,7 +374,7 @@ def _pipeline(
 def _visitors(config: Config, model: FaceModel) -> Visitors | None:
     if not config.report.visitors:
         return None
-    return Visitors(partial(model.spec.similarities, config.report.far))
+    return Visitors(partial(model.spec.similarities, config.report.far), model.cohort)
 
 
 def _pipelines(

@@ -66,6 +66,15 @@ class Threshold(_Part):
     pairs: int = Field(default=0, ge=0, description="Different people's pairs that it was calibrated on; 0: not told.")
 
 
+class CohortFile(_Part):
+    """The faces in `cohort.npy`, see `onelook.cohort`."""
+
+    sha256: str
+    nearest: int = Field(gt=0, description="How many of them count for each face, the most like.")
+    typical: float = Field(description="Mean likeness of faces to those.")
+    share: float = Field(ge=0, le=1, description="How much of it is taken off a similarity.")
+
+
 class Training(_Part):
     """Where the weights come from."""
 
@@ -96,6 +105,12 @@ class ModelSpec(_Part):
     labels: Labels
     detector: Detector
     thresholds: list[Threshold]
+    cohort: CohortFile | None = Field(
+        default=None, description="With what a similarity is compared before it is with a threshold."
+    )
+    caution: float = Field(
+        default=1, ge=1, description="By how much each comparison with a gallery is made stricter; see `similarities`."
+    )
     averaging: float = Field(
         default=0, ge=0, le=1, description="How fast thresholds rise where embeddings are means; see `similarities`."
     )
@@ -108,14 +123,17 @@ class ModelSpec(_Part):
 
         size: of the smaller face, see `Faces.sizes`. Raises SpecError if the model is not calibrated.
         """
-        return float(self.similarities(far, np.array([size], np.float32))[0])
+        known, bars = self._bars(far)
+        return float(np.interp(np.log(max(size, 1)), known, bars))
 
     def similarities(self, far: float, sizes: Floats, people: int = 1, agreement: Floats | float = 1.0) -> Floats:
         """Similarity (N,) from which a face of each of `sizes` (N,) counts as the nearest of `people` enrolled.
 
         A stranger is compared with everybody: with each comparison at a rate of f, about people * f of the
         strangers would pass (Grother & Ngan, NISTIR 8271, 2019). So each is made at far / people, and `far` is the
-        share of strangers who pass however many are enrolled; down to the strictest rate that was calibrated.
+        share of strangers who pass however many are enrolled; down to the strictest rate that was calibrated. It is
+        made more seldom still, `caution` times, as people and tracks are means of several faces, which are nearer to
+        each other than two faces are, and to strangers too.
 
         agreement: (N,) product of the lengths that the two embeddings had before they were made unit length, if
         they are means of several faces. A mean has less chance in it than one face, and is nearer to everybody,
@@ -127,7 +145,7 @@ class ModelSpec(_Part):
         Between calibrated rates and sizes, linear in their logarithms; beyond them, as at the last.
         Raises SpecError if the model is not calibrated.
         """
-        known, bars = self._bars(far / max(people, 1))
+        known, bars = self._bars(far / max(people, 1) / self.caution)
         single = np.interp(np.log(np.maximum(sizes, 1)), known, bars)
         if self.averaging:
             single *= np.clip(agreement, 0.2, 1) ** -self.averaging
@@ -150,8 +168,8 @@ class ModelSpec(_Part):
 
     @property
     def strictest(self) -> float:
-        """The least false accept rate that the model is calibrated to."""
-        return min((row.far for row in self.thresholds), default=1.0)
+        """The least false accept rate that a gallery of one person can hold."""
+        return min((row.far for row in self.thresholds), default=1.0 / self.caution) * self.caution
 
 
 def load(folder: Path) -> tuple[ModelSpec, bytes]:

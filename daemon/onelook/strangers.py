@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 from scipy.cluster.hierarchy import fcluster, linkage
 
+from onelook.cohort import NOBODY, Cohort
 from onelook.face import Faces, Floats
 from onelook.frame import Frame
 from onelook.gallery import Gallery, GalleryError, Note, Stranger, clean_name
@@ -66,11 +67,11 @@ class Cluster:
         return tuple(sorted({each.stream for each in self.strangers}))
 
 
-def clusters(strangers: Sequence[Stranger], similarity: float) -> list[Cluster]:
+def clusters(strangers: Sequence[Stranger], similarity: float, cohort: Cohort = NOBODY) -> list[Cluster]:
     """Gathers tracks into people; the most often seen first.
 
-    similarity: cosine from which two tracks are taken for one person. Average linkage, which neither chains
-    strangers together by way of a third, nor demands that all pairs of a person's tracks be near.
+    similarity: from which two tracks are taken for one person, by the model of `cohort`. Average linkage, which
+    neither chains strangers together by way of a third, nor demands that all pairs of a person's tracks be near.
     """
     if not strangers:
         return []
@@ -79,7 +80,9 @@ def clusters(strangers: Sequence[Stranger], similarity: float) -> list[Cluster]:
         labels = np.array([1])
     else:
         # Of unit vectors the squared distance is twice one minus the cosine.
-        far = np.maximum(1 - looks @ looks.T, 0)[np.triu_indices(len(looks), 1)]
+        common = cohort.commonness(looks.astype(np.float32))
+        alike = looks @ looks.T - (common[:, None] + common[None]) / 2
+        far = np.maximum(1 - alike, 0)[np.triu_indices(len(looks), 1)]
         labels = fcluster(linkage(far, "average"), max(1 - similarity, 1e-6), "distance")
     found = []
     for label in np.unique(labels).tolist():
@@ -89,16 +92,16 @@ def clusters(strangers: Sequence[Stranger], similarity: float) -> list[Cluster]:
 
 
 def name_cluster(
-    gallery: Gallery, cluster: str, name: str, similarity: float, note: Note | None = None
+    gallery: Gallery, cluster: str, name: str, similarity: float, note: Note | None = None, *, cohort: Cohort = NOBODY,
 ) -> int:
     """Enrols a cluster, by its id, as `name`, and drops its tracks; how many templates that makes.
 
-    similarity: as of `clusters`; from it on, a cluster that is like somebody enrolled under another name is refused.
-    note: on what ground the person is enrolled; none: as noted before.
+    similarity, cohort: as of `clusters`; from it on, a cluster that is like somebody enrolled under another name is
+    refused. note: on what ground the person is enrolled; none: as noted before.
     Raises GalleryError with one sentence, also where there is no such cluster.
     """
     name = clean_name(name)
-    found = clusters([each for each in gallery.strangers() if each.model == gallery.model_sha], similarity)
+    found = clusters([each for each in gallery.strangers() if each.model == gallery.model_sha], similarity, cohort)
     chosen = next((each for each in found if each.id == cluster), None)
     if chosen is None:
         there = ", ".join(each.id for each in found) or "none"

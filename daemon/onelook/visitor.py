@@ -1,6 +1,6 @@
 """Visitor: somebody unknown who is recognised as the same one again, on any stream of the device, for a while.
 
-    visitors = Visitors(bar)
+    visitors = Visitors(bar, cohort)
     visitors.who(embedding, agreement, size, time)  # "v1", and "v1" again when the same person comes back
 
 In memory only, bounded, and forgotten after an hour: it says that two tracks were one person, and not who.
@@ -12,6 +12,8 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onelook.cohort import NOBODY, Cohort
+
 Floats: TypeAlias = NDArray[np.float32]
 Bar: TypeAlias = Callable[[Floats, int, Floats], Floats]
 
@@ -22,11 +24,13 @@ MOST = 500  # visitors: the longest unseen go first
 class Visitors:
     """The unknown people of one session. No clock: times are those of the frames."""
 
-    def __init__(self, bar: Bar) -> None:
-        """bar: similarity from which two means are one person's, see `ModelSpec.similarities`."""
+    def __init__(self, bar: Bar, cohort: Cohort = NOBODY) -> None:
+        """bar: similarity from which two means are one person's, see `ModelSpec.similarities`. cohort: its model's."""
         self._bar = bar
+        self._cohort = cohort
         self._looks: Floats | None = None  # (N, D) unit length
         self._agreement = np.zeros(0, np.float32)
+        self._common = np.zeros(0, np.float32)  # what they have in common with many others
         self._last = np.zeros(0)
         self._numbers = np.zeros(0, np.int64)
         self._newest = 0
@@ -38,8 +42,9 @@ class Visitors:
         the face, see `Faces.sizes`. time: seconds of the frame.
         """
         self._keep(time - self._last < SESSION)
+        common = self._cohort.commonness(embedding[None])
         if self._looks is not None and len(self._looks):
-            similarity = self._looks @ embedding
+            similarity = self._looks @ embedding - (self._common + common) / 2
             sizes = np.full(len(similarity), size, np.float32)
             ahead = similarity - self._bar(sizes, len(similarity), self._agreement * np.float32(agreement))
             best = int(ahead.argmax())
@@ -50,6 +55,7 @@ class Visitors:
         looks = embedding[None].astype(np.float32)
         self._looks = looks if self._looks is None else np.concatenate([self._looks, looks])
         self._agreement = np.append(self._agreement, np.float32(agreement))
+        self._common = np.append(self._common, common)
         self._last = np.append(self._last, time)
         self._numbers = np.append(self._numbers, self._newest)
         if len(self._numbers) > MOST:
@@ -64,5 +70,5 @@ class Visitors:
     def _keep(self, rows: NDArray[np.bool_]) -> None:
         if self._looks is None or rows.all():
             return
-        self._looks, self._agreement = self._looks[rows], self._agreement[rows]
+        self._looks, self._agreement, self._common = self._looks[rows], self._agreement[rows], self._common[rows]
         self._last, self._numbers = self._last[rows], self._numbers[rows]

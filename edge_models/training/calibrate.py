@@ -14,6 +14,7 @@ similarities of strangers.
 
 Temperatures: one number a head, by which its logits are divided so that probabilities mean what they say (Guo et al.
 2017). The split of EXPRESSIONS that is `val` serves for emotion, the held-out faces for the rest.
+What EXPRESSIONS or HELD_OUT would tell stays as it was without them.
 
 The detector's threshold: the least at which held-out photographs, each read at its own size, have no more than FALSE
 boxes where their labels.json tells of no face.
@@ -29,8 +30,9 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from edge_models.training.evaluate import Packed, at_own_size, covered, describe, overlap
+from edge_models.training.evaluate import Packed, all_alike, at_own_size, covered, describe, overlap
 
+from onelook.cohort import NOBODY, Cohort
 from onelook.enroll import USEFUL, looks_away
 from onelook.face import Faces, Floats
 from onelook.model import FaceModel
@@ -43,6 +45,9 @@ SIZE = 80
 """Of the faces that temperatures are found with."""
 REFERENCE = 112
 """The same of the enrolled photo, which enrolment looks at from nearby."""
+CAUTION = 3
+"""See `ModelSpec.similarities`: without it, a stranger's track of ten frames passes before a thousand people, each enrolled from up to
+three photos, two to three times as often as it is meant to (`openset`)."""
 EXCEED = 20
 FALSE = 0.7
 """Boxes a picture. Some of them are faces that the labelling detector missed: tiny, blurred, turned away."""
@@ -87,7 +92,7 @@ def different(identity: np.ndarray, teacher: Floats | None = None) -> np.ndarray
 
 def thresholds(
     held: dict[int, Held], identity: np.ndarray, apart: np.ndarray, fars: Sequence[float] = FARS,
-    reference: int = REFERENCE,
+    reference: int = REFERENCE, cohort: Cohort = NOBODY,
 ) -> list[Threshold]:
     """A threshold for each size and false accept rate, the sizes largest first.
 
@@ -101,7 +106,7 @@ def thresholds(
     for size in sorted(held, reverse=True):
         faces = held[size]
         both = faces.found[:, None] & photos.photos[None]
-        similarity = faces.embeddings @ photos.embeddings.T
+        similarity = all_alike(cohort, faces.embeddings, photos.embeddings)
         impostor, genuine = np.sort(similarity[apart & both]), similarity[together & both]
         for far in fars:
             if len(impostor) * far < EXCEED:
@@ -232,6 +237,7 @@ def main() -> None:
     ask.add_argument("--threads", type=int, default=1)
     options = ask.parse_args()
     model = FaceModel(options.model, threads=options.threads)
+    before = model.spec.temperature
     model.spec = model.spec.model_copy(update={"temperature": {}})
     divisors = temperatures(model, Packed(options.data[0]), Packed(options.expressions) if options.expressions else None)
     print("temperatures:", divisors)
@@ -242,8 +248,8 @@ def main() -> None:
         detector = detector.model_copy(update={"score": round(float(np.ceil(allowed[-1] * 100)) / 100, 2)})
         print(f"detector: {detector.score} for {FALSE} false boxes on each of {pictures} pictures")
     held, identity, teacher = held_out(model, [Packed(file) for file in options.data], SIZES)
-    rows = thresholds(held, identity, different(identity, teacher))
-    spec = model.spec.model_copy(update={"thresholds": rows, "temperature": divisors, "detector": detector})
+    rows = thresholds(held, identity, different(identity, teacher), cohort=model.cohort)
+    spec = model.spec.model_copy(update={"thresholds": rows, "temperature": before | divisors, "detector": detector, "caution": CAUTION})
     (options.model / "model.json").write_text(ModelSpec.model_validate(spec.model_dump()).model_dump_json(indent=1) + "\n")
     for row in rows:
         print(f"{row.size:4} px  FAR {row.far:g}  similarity {row.similarity:.4f}  TAR {row.tar:.4f}  of {row.pairs} pairs")

@@ -4,7 +4,8 @@
 
 Every face is composed into a 640x480 frame at the stated size (the side of its aligned
 112 template, in frame pixels), found, aligned and described by the one pass. A face that is
-not found counts as wrong. Writes everything measured into MODEL/metrics.json.
+not found counts as wrong. Writes everything measured into MODEL/metrics.json, beside what was measured of the same network
+before on data that is not given now.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,6 +28,7 @@ from tqdm import tqdm
 
 from onelook.align import FACE_BOX
 from onelook.capture import frames as read_frames
+from onelook.cohort import FILE, Cohort
 from onelook.decode import Found, softmax
 from onelook.face import Faces
 from onelook.model import FaceModel
@@ -118,6 +121,16 @@ class SevenRaces(FaceModel):
         return replace(super()._read(found, embeddings, traits, scale), ethnicity=seven)
 
 
+def alike(cohort: Cohort, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """Similarity, as the daemon has it, of each of `ours` (N, D) to the one of `theirs` (N, D) in the same row -> (N,)."""
+    return (ours * theirs).sum(1) - (cohort.commonness(ours) + cohort.commonness(theirs)) / 2
+
+
+def all_alike(cohort: Cohort, ours: np.ndarray, theirs: np.ndarray) -> np.ndarray:
+    """The same of every pair of `ours` (N, D) and `theirs` (M, D) -> (N, M)."""
+    return ours @ theirs.T - (cohort.commonness(ours)[:, None] + cohort.commonness(theirs)[None]) / 2
+
+
 def interval(values: np.ndarray, statistic: Callable[[np.ndarray], float] = np.mean) -> dict[str, float | int]:
     """Value with its 95 % bootstrap interval (Efron, percentile, 1,000 draws)."""
     values = np.asarray(values, np.float64)
@@ -155,17 +168,15 @@ def folds(similarity: np.ndarray, same: np.ndarray) -> np.ndarray:
     return hits
 
 
-def measure(path: Path, threads: int, data: dict[str, Packed]) -> dict[str, dict]:
-    """Every accuracy of the model in the folder `path`."""
-    model = FaceModel(path, threads=threads)
+def verification(model: FaceModel, lfw: Packed) -> dict[str, dict]:
+    """LFW's ten folds, faces of each of SIZES."""
     out: dict[str, dict] = {}
-    lfw = data["lfw"]
     first, second, same = (lfw.table[k].astype(np.intp) for k in ("first", "second", "same"))
     for size in SIZES:
         faces, found = describe(model, lfw, np.arange(len(lfw.table["landmarks"])), size, "LFW")
-        similarity = (faces.embeddings[first] * faces.embeddings[second]).sum(1)
+        similarity = alike(model.cohort, faces.embeddings[first], faces.embeddings[second])
         both = found[first] & found[second]
-        hits = folds(np.where(both, similarity, 0.0), same == 1)
+        hits = folds(np.where(both, similarity, -1.0), same == 1)
         hits &= both
         out[f"lfw.accuracy.{size}"] = interval(hits)
         out[f"lfw.found.{size}"] = interval(found)
@@ -173,7 +184,12 @@ def measure(path: Path, threads: int, data: dict[str, Packed]) -> dict[str, dict
             wrong = np.sort(similarity[(same == 0) & both])[::-1]
             bar = wrong[max(0, int(len(wrong) * 1e-3) - 1)]
             out["lfw.tar_at_far_1e-3.80"] = interval((similarity[same == 1] > bar) & both[same == 1])
-    main = data["faces"]
+    return out
+
+
+def looks(model: FaceModel, main: Packed) -> dict[str, dict]:
+    """Attributes, gender, age, ethnicity, landmarks and the likeness to the teacher, on the held-out faces."""
+    out: dict[str, dict] = {}
     rows = main.rows("test")
     table = {k: v[rows] for k, v in main.table.items() if len(v) == len(main.table["offset"])}
     faces, found = describe(model, main, rows, 80, "faces")
@@ -205,6 +221,18 @@ def measure(path: Path, threads: int, data: dict[str, Packed]) -> dict[str, dict
     eyes = np.linalg.norm(truth[:, 0] - truth[:, 1], axis=1)
     error = np.linalg.norm(faces.landmarks - truth, axis=2).mean(1) / eyes
     out["landmarks.nme"] = interval(error[found])
+    out["_attributes"] = {"each": each, "majority": float(majority.mean())}
+    return out
+
+
+def measure(path: Path, threads: int, data: dict[str, Packed]) -> dict[str, dict]:
+    """Every accuracy of the model in the folder `path` that there is data for."""
+    model = FaceModel(path, threads=threads)
+    out: dict[str, dict] = {}
+    if "lfw" in data:
+        out |= verification(model, data["lfw"])
+    if "faces" in data:
+        out |= looks(model, data["faces"])
     for name in ("fer", "rafdb"):
         if name not in data:
             continue
@@ -222,7 +250,6 @@ def measure(path: Path, threads: int, data: dict[str, Packed]) -> dict[str, dict
         faces, found = describe(seven, data["fairface"], rows, 80, "fairface")
         out["ethnicity.accuracy.fairface7"] = interval((faces.ethnicity.argmax(1) == table["race7"][rows]) & found)
         out["gender.accuracy.fairface"] = interval(((faces.gender > 0.5) == (table["male"][rows] == 1)) & found)
-    out["_attributes"] = {"each": each, "majority": float(majority.mean())}
     return out
 
 
@@ -365,6 +392,8 @@ def as_float(folder: Path) -> Iterator[Path]:
         described["sha256"] = hashlib.sha256(network).hexdigest()
         (Path(scratch) / "model.json").write_text(json.dumps(described))
         (Path(scratch) / "model.tflite").write_bytes(network)
+        if described.get("cohort"):
+            shutil.copy(folder / FILE, scratch)
         yield Path(scratch)
 
 
@@ -381,7 +410,8 @@ def main() -> None:
     options = ask.parse_args()
     data = {file.stem: Packed(file) for file in options.data}
     found, spec = measure(options.model, options.threads, data), FaceModel(options.model).spec
-    details = found.pop("_attributes")
+    before = json.loads((options.model / "metrics.json").read_text()) if (options.model / "metrics.json").exists() else {}
+    details = found.pop("_attributes", before.get("attributes"))
     if options.pictures:
         reference = json.loads(options.reference.read_text()) if options.reference else None
         found |= detection(options.model, options.pictures, reference, options.yunet)
@@ -396,8 +426,9 @@ def main() -> None:
                 whole |= detection(folder, options.pictures, reference)
         for key, row in found.items():
             row["float_value"] = whole[key]["value"] if key in whole else row["value"]
-    record = {"model": spec.sha256, "attributes": details,
-              "metrics": dict(sorted(found.items()))}
+    if before.get("model") == spec.sha256:  # what was not measured now stays as it was
+        found = before["metrics"] | found
+    record = {"model": spec.sha256, "attributes": details, "metrics": dict(sorted(found.items()))}
     (options.model / "metrics.json").write_text(json.dumps(record, indent=1) + "\n")
     for key, row in sorted(found.items()):
         print(f"{key:32} {row['value']:8} [{row['low']}, {row['high']}] n={row['n']}"

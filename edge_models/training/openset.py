@@ -6,7 +6,7 @@ FOLDER holds the packed faces: faces.npz, and fairface.npz and rafdb.npz for pad
 
 Held-out people with several photos are enrolled from one to three of them (112 px) that `onelook enroll` would take; their other photos come to the
 door, at 80 px, and so do held-out people who are not enrolled. The gallery is padded to each of ENROLLED with real
-templates of others, of one photo each: first the people of the training split, then FairFace's, then RAF-DB's (where
+templates of others, of one photo each, none of whom are in the model's cohort: first the people of the training split, then FairFace's, then RAF-DB's (where
 some may be there twice, under no name). Each photo comes once as a single frame, and once as a track: FRAMES frames of the same photo,
 each turned, shifted, scaled, blurred, lit and compressed anew, of which the mean is compared; that is all that can be
 had of a track without films of held-out people, so a track here knows no new pose. Where people have enough
@@ -27,8 +27,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 from edge_models.training.calibrate import MISLABELLED, enrollable
+from edge_models.training.cohort import in_cohort
 from edge_models.training.evaluate import Packed, describe
 
+from onelook.cohort import Cohort
 from onelook.face import Floats
 from onelook.model import FaceModel
 from onelook.spec import ModelSpec
@@ -73,17 +75,21 @@ class Probes:
     """(N,) row of the gallery; -1: a stranger."""
 
 
-def judged(probes: Probes, people: Floats) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For each probe (N,): its nearest person, the similarity, and the agreement of what was compared."""
+def judged(probes: Probes, people: Floats, cohort: Cohort) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """For each probe (N,): its nearest person, the similarity as `Gallery.match` has it, and the agreement of what was
+    compared."""
     own, theirs = np.linalg.norm(probes.looks, axis=1), np.linalg.norm(people, axis=1)
-    similarity = (probes.looks / own[:, None]) @ (people / theirs[:, None]).T
-    best = similarity.argmax(1)
-    return best, similarity[np.arange(len(best)), best], own * theirs[best]
+    looks, people = probes.looks / own[:, None], people / theirs[:, None]
+    cosine = looks @ people.T
+    best = cosine.argmax(1)
+    common = (cohort.commonness(looks) + cohort.commonness(people)[best]) / 2
+    return best, cosine[np.arange(len(best)), best] - common, own * theirs[best]
 
 
-def rates(probes: Probes, people: Floats, spec: ModelSpec, fars: tuple[float, ...] = (1e-2, 1e-3)) -> dict[str, float]:
+def rates(probes: Probes, people: Floats, spec: ModelSpec, cohort: Cohort, fars: tuple[float, ...] = (1e-2, 1e-3)
+          ) -> dict[str, float]:
     """DIR at two FPIRs, and both at the daemon's own thresholds."""
-    best, similarity, agreement = judged(probes, people)
+    best, similarity, agreement = judged(probes, people, cohort)
     stranger, right = probes.who < 0, best == probes.who
     score = similarity * np.clip(agreement, 0.2, 1) ** spec.averaging
     out: dict[str, float] = {"strangers": int(stranger.sum()), "enrolled": int((~stranger).sum()),
@@ -117,6 +123,8 @@ def padding(
         one_each = labels == ""
         one_each[first] = True
         others = others[one_each]
+        if model.spec.cohort:
+            others = others[~in_cohort(data, others)]
         apart = (data.table["teacher"][others].astype(np.float32) @ teacher.T).max(1) < MISLABELLED
         # More than are needed, as some faces are not found and others look away.
         others = np.random.default_rng(3).permutation(others[apart])[: 2 * short]
@@ -171,8 +179,8 @@ def main() -> None:
         who = np.concatenate([np.repeat(np.arange(known), [len(left[i]) for i in range(known)]),
                               np.full(len(strangers), -1)])
         at_door = np.concatenate([mine, strangers])
-        result[f"{len(gallery)}.frame"] = rates(Probes(frames.embeddings[at_door], who), gallery, model.spec)
-        result[f"{len(gallery)}.track"] = rates(Probes(track[at_door], who), gallery, model.spec)
+        for looks, name in ((frames.embeddings, "frame"), (track, "track")):
+            result[f"{len(gallery)}.{name}"] = rates(Probes(looks[at_door], who), gallery, model.spec, model.cohort)
         several, whose = [], []
         for i in range(known):
             for start in range(0, len(left[i]) - PHOTOS + 1, PHOTOS):
@@ -181,7 +189,7 @@ def main() -> None:
         if several:
             looks = np.concatenate([np.stack(several), track[strangers]])
             result[f"{len(gallery)}.photos"] = rates(
-                Probes(looks, np.concatenate([whose, np.full(len(strangers), -1)])), gallery, model.spec)
+                Probes(looks, np.concatenate([whose, np.full(len(strangers), -1)])), gallery, model.spec, model.cohort)
     text = json.dumps(result, indent=1)
     print(text)
     (options.out or options.model / "openset.json").write_text(text + "\n")

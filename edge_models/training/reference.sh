@@ -63,6 +63,7 @@ for task in "together detection identity looks emotion" detection identity looks
 done
 python -m edge_models.training.export "$RUNS/blend" edge_models/onelook --faces "$DATA/faces.npz" "$DATA/fer.npz" \
   --scenes "$DATA/scenes"
+python -m edge_models.training.cohort edge_models/onelook --data "$DATA"/{faces,fairface}.npz
 python -m edge_models.training.calibrate edge_models/onelook --data "$DATA"/{faces,fairface}.npz --expressions "$DATA/fer.npz" \
   --scenes "$DATA"/{scenes2test,scenestest}
 [ -f "$DATA/reference_detections.json" ] || python -m edge_models.training.consensus "$RAW/testdata" \
