@@ -110,7 +110,7 @@ def gstreamer() -> bool:
                "from gi.repository import GstRtspServer, Gst; Gst.init(None)\n"
                "assert all(map(Gst.ElementFactory.find, ('multifilesrc', 'h264parse', 'rtph264pay')))")
     return Path(SYSTEM_PYTHON).exists() and SERVER.exists() and subprocess.run(
-        [SYSTEM_PYTHON, "-c", program], stderr=subprocess.DEVNULL, check=False).returncode == 0
+        [SYSTEM_PYTHON, "-I", "-c", program], stderr=subprocess.DEVNULL, check=False).returncode == 0
 
 
 def free_port() -> int:
@@ -147,7 +147,7 @@ def listening(command: list[str], port: int) -> Iterator[None]:
 def camera_of(file: Path) -> Iterator[str]:
     """An RTSP camera that plays the file; gives its URL."""
     port = free_port()
-    with listening([SYSTEM_PYTHON, str(SERVER), str(port), "--clip", str(file)], port):
+    with listening([SYSTEM_PYTHON, "-I", str(SERVER), str(port), "--clip", str(file)], port):
         yield f"rtsp://127.0.0.1:{port}/clip"
 
 

@@ -171,7 +171,6 @@ class FaceModel:
         """
         folder = path or shipped()
         self.spec, network = spec.load(folder)
-        self.cohort = Cohort.read(folder, self.spec)
         width, height = size or self.spec.input_size
         if width % 32 or height % 32 or min(width, height) < 64:
             raise ModelError(f"The input size {width}x{height} does not fit: both must be multiples of 32.")
@@ -196,6 +195,7 @@ class FaceModel:
             raise ModelError(f"The network has no tensor named {error}.") from None
         except (ValueError, IndexError, ZeroDivisionError):
             raise ModelError("The network's tensors have not the dimensions that model.json supposes.") from None
+        self.cohort = Cohort.read(folder, self.spec)
         try:  # once, for what the runtime finds wrong only where it prepares a network for its input
             channels = self._image.shape[3]
             self._frame.resize({self._image: (1, height, width * 3 // channels, channels)})
