@@ -16,7 +16,6 @@ from edge_models.training.evaluate import Packed, describe, folds, interval
 
 from benchmarks.cascade import Cascade, System, build
 from benchmarks.result import Accuracy
-from onelook.cohort import NOBODY
 
 SIZES = (112, 80, 48, 32, 24)
 FRAME = (640, 480)
@@ -83,8 +82,7 @@ def verification(system: System, lfw: Packed, most: int, sizes: Iterable[int] = 
         faces, found = describe(system, lfw, rows, size, "LFW")
         a, b = np.searchsorted(rows, first), np.searchsorted(rows, second)
         both = found[a] & found[b]
-        cohort = NOBODY if isinstance(system, Cascade) else system.cohort
-        alike = np.where(both, evaluate.alike(cohort, faces.embeddings[a], faces.embeddings[b]), -1.0)
+        alike = np.where(both, evaluate.alike(system.cohort, faces.embeddings[a], faces.embeddings[b]), -1.0)
         out[f"lfw.accuracy.{size}"] = interval(folds(alike, same == 1) & both)
         out[f"lfw.found.{size}"] = interval(found)
     if isinstance(system, Cascade) and traits is not None:

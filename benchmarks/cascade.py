@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from benchmarks import machine, nets, standin
 from onelook import align, spec
+from onelook.cohort import NOBODY
 from onelook.decode import Found, Quantisation, sigmoid, softmax
 from onelook.face import Faces, Floats
 from onelook.model import FaceModel, Image, _interpreter, shipped
@@ -133,6 +134,7 @@ class Cascade:
         self.size, self.score = size, score
         self.spec = spec.load(shipped())[0].model_copy(update={"embedding_size": embedding_size})
         """The one pass's, as labels and thresholds are what a pipeline needs to know."""
+        self.cohort = NOBODY
         self.given: Found | None = None
         """Faces to describe in the place of those found; the detector is run all the same."""
         for job, batch in zip(jobs.each, batches or [0] * len(jobs.each), strict=True):
