@@ -1,7 +1,8 @@
 #!/bin/sh
 # Runs the benchmarks as a 64-bit ARM board would, without a board: under qemu-user, with Debian's own Python. It shows
 # that all of it works there: the runtime's ARM kernels, the stand-ins, the processes of their own for memory, the whole
-# daemon. Its times say nothing, so everything is looked at once, the daemon at two faces, and the result and its page are marked as emulated.
+# daemon. Its times say nothing, so everything is looked at once, the daemon at two faces, and the result and its page
+# are marked as emulated.
 #
 #   deploy/bench-aarch64.sh [OPTION...]     # default: --tiny, two frames' worth; with `latency growth memory daemon`
 #                                           # the whole quick grid, two hours or so, as a cascade takes minutes

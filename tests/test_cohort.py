@@ -133,7 +133,7 @@ def test_strangers_are_gathered_by_the_same_measure(town: Town) -> None:
 # --- the file -----------------------------------------------------------------------------------
 
 
-def test_the_shipped_model_has_its_cohort_which_holds_no_face() -> None:
+def test_the_shipped_model_has_its_cohort() -> None:
     spec, _ = load(shipped())
     cohort = Cohort.read(shipped(), spec)
     assert cohort.centres.shape == (512, spec.embedding_size)

@@ -9,7 +9,7 @@ of theirs. So of each similarity is taken off what the two faces have in common 
 most like: normalisation by a cohort, on both sides and by the nearest alone, known from speaker recognition
 (Auckenthaler, Carey and Lloyd-Thomas 2000; Matějka et al. 2017), which also makes the groups' false match rates alike
 (Terhörst et al., "Post-comparison mitigation of demographic bias in face recognition using fair score normalization",
-2020). The cohort is nobody: each of it is the middle of a cluster of training faces.
+2020). Each of the cohort is the middle of a cluster of training faces, of nine on average and a few of one or two.
 """
 
 from __future__ import annotations

@@ -67,7 +67,7 @@ class Threshold(_Part):
 
 
 class CohortFile(_Part):
-    """The faces in `cohort.npy`, see `onelook.cohort`."""
+    """What lies in `cohort.npy`, see `onelook.cohort`."""
 
     sha256: str
     nearest: int = Field(gt=0, description="How many of them count for each face, the most like.")
