@@ -128,17 +128,6 @@ def test_the_same_file_looks_at_other_sizes(portrait: Path, size: tuple[int, int
     assert_found(faces.boxes, known_box(portrait))
 
 
-def assert_the_same(some: Faces, others: Faces) -> None:
-    """Described alike, but for roundings: some processors round a product of matrices otherwise for one row than for
-    many, a point then falls to the next 32nd of a cell, and a number of the network to the next of 256."""
-    for name in ("boxes", "scores", "landmarks", "sizes"):
-        np.testing.assert_allclose(getattr(some, name), getattr(others, name), rtol=1e-5)
-    assert (some.embeddings * others.embeddings).sum(1).min(initial=1) > 0.998
-    for name in ("attributes", "gender", "ethnicity", "emotion", "quality"):
-        np.testing.assert_allclose(getattr(some, name), getattr(others, name), atol=0.05)
-    np.testing.assert_allclose(some.age, others.age, atol=1.0)
-
-
 def test_a_crowd_is_described_in_batches_as_it_would_be_one_by_one(crowd: Image) -> None:
     everybody = FaceModel()(crowd)
 
@@ -149,10 +138,11 @@ def test_a_crowd_is_described_in_batches_as_it_would_be_one_by_one(crowd: Image)
     for most in (1, 5, 16, 17):  # less than a batch, a whole one, one more
         some = FaceModel(most=most)(crowd)
         assert len(some) == most
-        assert_the_same(some, everybody.take(list(range(most))))
+        for each in fields(some):
+            np.testing.assert_array_equal(getattr(some, each.name), getattr(everybody, each.name)[:most])
     few = FaceModel()
     few.spec = few.spec.model_copy(update={"faces_at_once": 7})
-    assert_the_same(few(crowd), everybody)
+    np.testing.assert_array_equal(few(crowd).embeddings, everybody.embeddings)
     # The same two heads all over: whichever batch a face came into, it looks like its own kind.
     alike = everybody.embeddings @ everybody.embeddings.T
     column = np.rint((everybody.boxes[:, 0] + everybody.boxes[:, 2]) / 256 - 0.5).astype(int)

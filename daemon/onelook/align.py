@@ -24,6 +24,8 @@ TEMPLATE: Floats = np.array(
 """(5, 2) landmarks on the 112x112 picture of an aligned face (ArcFace, Deng et al. 2019)."""
 FACE_BOX = (14.0, 11.0, 98.0, 118.0)
 """x1, y1, x2, y2 of a face on that picture: medians over 578 upright faces that SCRFD-2.5g boxed."""
+
+
 def similarity(landmarks: Floats) -> Floats:
     """The rotation, scale and shift that best lay the template on a face.
 
@@ -33,7 +35,7 @@ def similarity(landmarks: Floats) -> Floats:
     landmarks: (K, 5, 2) x, y in pixels. Returns (K, 2, 3): `[[a, -b, x], [b, a, y]]`, template to
     pixels.
     """
-    return (landmarks.reshape(-1, 10) @ _SOLUTION).reshape(-1, 2, 3)
+    return _each(landmarks, _SOLUTION).reshape(-1, 2, 3)
 
 
 def sizes(landmarks: Floats) -> Floats:
@@ -50,8 +52,7 @@ def grid(landmarks: Floats, stride: int, samples: int) -> tuple[Floats, Floats]:
     a side. Returns x and y in cells, each (K, samples * samples).
     """
     to_x, to_y = _to_grid(stride, samples)
-    flat = landmarks.reshape(-1, 10)
-    x, y = flat @ to_x, flat @ to_y
+    x, y = _each(landmarks, to_x), _each(landmarks, to_y)
     x += 0.5 / stride - 0.5
     y += 0.5 / stride - 0.5
     return x, y
@@ -73,6 +74,15 @@ def sample(
     return sampled.reshape(len(x), side, side, -1)  # type: ignore[return-value]
 
 
+def _each(landmarks: Floats, matrix: NDArray[np.float64]) -> Floats:
+    """(K, 5, 2) landmarks times (10, N) -> (K, N); of each face the same, whoever else is there.
+
+    In doubles: some processors round a row of a product of matrices otherwise alone than among others, and a point
+    would fall to the next 32nd of a cell.
+    """
+    return (landmarks.reshape(-1, 10).astype(np.float64) @ matrix).astype(np.float32)
+
+
 def _solution() -> NDArray[np.float64]:
     """(10, 6): the least squares are linear in the landmarks, so that one product solves them for all faces."""
     middle = TEMPLATE.mean(0, dtype=np.float64)
@@ -84,13 +94,12 @@ def _solution() -> NDArray[np.float64]:
     return np.stack([part.ravel() for part in (a, -b, x, b, a, y)], 1)
 
 
-_SOLUTION = _solution().astype(np.float32)
+_SOLUTION = _solution()
 
 
 @cache
-def _to_grid(stride: int, samples: int) -> tuple[Floats, Floats]:
+def _to_grid(stride: int, samples: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """(10, samples * samples) each: from landmarks straight to x and y of the points, but for a shift all share."""
     line = (np.arange(samples) + 0.5) * (TEMPLATE_SIZE / samples) - 0.5
     points = np.stack([np.tile(line, samples), np.repeat(line, samples), np.ones(samples**2)])
-    x, y = (_solution()[:, row:row + 3] @ points / stride for row in (0, 3))
-    return x.astype(np.float32), y.astype(np.float32)
+    return _SOLUTION[:, :3] @ points / stride, _SOLUTION[:, 3:] @ points / stride
