@@ -28,7 +28,7 @@ from typing import Any
 import cv2
 import numpy as np
 from edge_models.training.calibrate import MISLABELLED
-from edge_models.training.evaluate import Packed, describe
+from edge_models.training.evaluate import Packed, photographed
 from edge_models.training.openset import Shaken
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -164,7 +164,7 @@ def measure(data: Path, seconds: float, most: int, threads: int) -> dict[str, An
         names, counts = np.unique(identity[identity != ""], return_counts=True)
         for person in names[counts > TEMPLATES][:most].tolist():
             mine = rows[identity == person]
-            faces, seen = describe(model, photos, mine, 112, person)
+            faces, seen = photographed(model, photos, mine, person)
             for row in np.flatnonzero(seen)[:TEMPLATES].tolist():
                 gallery.add(person, faces.embeddings[row], float(faces.quality[row]), f"{mine[row]}")
             visitors.append(Visitor(person, tuple(mine[TEMPLATES:].tolist())))

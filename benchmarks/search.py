@@ -4,8 +4,9 @@
     python -m benchmarks.search --people 100000 --faces 100 --looks FILE.npz
 
 FOLDER holds packed faces (faces.npz and, where there are, fairface.npz, rafdb.npz and lfw.npz). Templates are those
-of their real faces by the shipped network, at 112 px, one to three photos a person; where that is not as many as asked
-for, the rest lie between two real ones each, drawn at random (`made`), which crowds the space more than people do.
+of their real faces by the shipped network, as photos are enrolled, one to three a person; where that is not as many
+as asked for, the rest lie between two real ones each, drawn at random (`made`), which crowds the space more than people
+do.
 To the door come other photos of the enrolled, at 80 px, and people who are not enrolled.
 
 Exact (numpy compares all) and what the daemon does are timed in turns, in one run, each on one thread. A decision is
@@ -31,7 +32,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from edge_models.training.evaluate import Packed, describe
+from edge_models.training.evaluate import Packed, describe, photographed
 from tqdm import tqdm
 
 from benchmarks import machine
@@ -63,7 +64,7 @@ def real_looks(data: Path, threads: int) -> dict[str, np.ndarray]:
     """Of packed faces: a template (P, D) of each person, probes (N, D), and whose they are; -1: not enrolled."""
     model, packed = FaceModel(threads=threads), Packed(data / "faces.npz")
     everybody = np.arange(len(packed.table["landmarks"]))
-    photos, seen = describe(model, packed, everybody, 112, "photos")
+    photos, seen = photographed(model, packed, everybody, "photos")
     door, found = describe(model, packed, everybody, 80, "door")
     identity, usable = packed.table["identity"], seen & found
     templates, probes, whose = [], [], []
@@ -81,7 +82,7 @@ def real_looks(data: Path, threads: int) -> dict[str, np.ndarray]:
     for name in ("fairface", "rafdb", "lfw"):
         if (file := data / f"{name}.npz").exists():
             others = Packed(file)
-            faces, seen = describe(model, others, np.arange(len(others.table["landmarks"])), 112, name)
+            faces, seen = photographed(model, others, np.arange(len(others.table["landmarks"])), name)
             templates += list(faces.embeddings[seen])
     return {"templates": unit(np.array(templates)), "probes": unit(np.array(probes)), "whose": np.array(whose),
             "model": np.array(model.spec.sha256)}

@@ -71,8 +71,8 @@ def test_at_one_threshold_children_are_not_mistaken_far_more_often(town: Town) -
     apart, everybody = different(identity), np.ones(1000, bool)
     rates = []
     for cohort in (NOBODY, town.cohort()):
-        held = {80: Held(faces, everybody, everybody), 112: Held(photos, everybody, everybody)}
-        row = next(r for r in thresholds(held, identity, apart, cohort=cohort) if (r.size, r.far) == (80, 1e-3))
+        at_80, enrolled = {80: Held(faces, everybody)}, Held(photos, everybody)
+        row = next(r for r in thresholds(at_80, enrolled, identity, apart, cohort=cohort) if r.far == 1e-3)
         passed = (all_alike(cohort, faces, photos) >= row.similarity) & apart
         rates.append((passed[:900, :900].mean(), passed[900:, 900:].mean()))
     (grown_before, small_before), (grown_now, small_now) = rates

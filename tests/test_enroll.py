@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from onelook.enroll import EnrollError, Migrated, Verdict, enroll, enroll_all, folder_people, migrate
+from onelook.enroll import LOOKS, EnrollError, Migrated, Verdict, enroll, enroll_all, folder_people, migrate
 from onelook.face import Faces, Floats
 from onelook.gallery import Gallery, GalleryError, Note
 from onelook.picture import Image, read_picture
@@ -284,6 +284,46 @@ def test_a_small_face_in_a_large_photo_is_looked_at_from_nearby(studio: Studio, 
     assert gallery.templates("Ada")[0].quality > 2 * far.quality[0]
 
 
+class Moody(Painted):
+    """What it says of a face is off, and otherwise at each look."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[Image] = []
+
+    def __call__(self, image: Image) -> Faces:
+        faces = super().__call__(image)
+        self.seen.append(image)
+        for row in range(len(faces)):
+            mood = faces.embeddings[row] + unit(10_000 + 10 * len(self.seen) + row)
+            faces.embeddings[row] = mood / np.linalg.norm(mood)
+        return faces
+
+
+def test_a_template_is_the_mean_of_looks_in_several_sizes_and_in_the_mirror(studio: Studio, gallery: Gallery) -> None:
+    photo, moody = studio.photo("1.png", at=(200, 130), turned=0.2), Moody()
+    truth = Painted()(read_picture(photo)).embeddings[0]
+    [told] = enroll("Ada", [photo], moody, gallery, threshold=THRESHOLD)
+    assert told.accepted, told.reason
+    looks = moody.seen[2:]
+    assert len(looks) == len(LOOKS)
+    for look in looks:
+        left, right = np.split(look, 2, 1)
+        np.testing.assert_array_equal(left, right[:, ::-1])
+    sides = [boxes[0, 2] - boxes[0, 0] for boxes in (Painted()(look).boxes for look in looks)]
+    assert sides == pytest.approx([size * 107 / 112 for size in sorted(LOOKS)], abs=2)
+    one = max(float(moody(look).embeddings[0] @ truth) for look in looks)
+    assert one < 0.9
+    assert gallery.templates("Ada")[0].embedding @ truth > 0.93
+
+
+def test_no_look_enlarges_a_face(studio: Studio, gallery: Gallery) -> None:
+    model = Moody()
+    enroll("Ada", [studio.photo("1.png", side=60)], model, gallery, threshold=THRESHOLD)
+    sides = [boxes[0, 2] - boxes[0, 0] for boxes in (Painted()(look).boxes for look in model.seen[2:])]
+    assert sides == pytest.approx([48 * 107 / 112, 60], abs=2)
+
+
 def test_enrolling_again_adds_nothing_and_does_not_even_look(studio: Studio, gallery: Gallery) -> None:
     photos = [studio.photo("1.png"), studio.photo("2.png", take=2)]
     enroll("Ada", photos, Painted(), gallery, threshold=THRESHOLD)
@@ -442,7 +482,7 @@ def test_another_model_takes_over_from_the_photos_that_were_kept(studio: Studio,
     for again in range(2):
         with Gallery.open(*paths) as gallery:
             told = migrate(studio.folder, Mirrored(), gallery, "b2" * 32)
-        assert told == [Migrated("Ada", 0 if again else 2, 0 if again else 1), Migrated("Ben", 0, 1)]
+        assert told == [Migrated("Ada", 0, 0, 2) if again else Migrated("Ada", 2, 1), Migrated("Ben", 0, 1)]
     with Gallery.open(*paths) as gallery:
         gallery.forget("Ben")
     with Gallery.open(*paths, "b2" * 32) as gallery:
@@ -452,6 +492,22 @@ def test_another_model_takes_over_from_the_photos_that_were_kept(studio: Studio,
         assert match.similarity > 0.8
     with pytest.raises(EnrollError, match="holds no photos"), Gallery.open(*paths) as gallery:
         migrate(studio.folder / "old" / "nowhere", Painted(), gallery, "b2" * 32)
+
+
+def test_the_same_model_may_look_at_the_photos_again(studio: Studio, gallery: Gallery) -> None:
+    photos = [studio.photo(f"{take}.png", take=take) for take in range(2)]
+    enroll("Ada", photos, Moody(), gallery, threshold=THRESHOLD, note=Note("the door"))
+    before = gallery.templates("Ada")
+    photos[0].unlink()
+
+    assert migrate(studio.folder, Painted(), gallery, gallery.model_sha or "") == [Migrated("Ada", 0, 0, 2)]
+    assert gallery.templates("Ada") == before
+    told = migrate(studio.folder, Painted(), gallery, gallery.model_sha or "", again=True)
+    assert told == [Migrated("Ada", 1, 1, 1)], "what cannot be looked at again stays"
+    stays, anew = gallery.templates("Ada")
+    assert (stays, anew.sha256) == (before[0], before[1].sha256)
+    assert anew.embedding @ before[1].embedding < 0.99
+    assert gallery.people()[0].note == Note("the door")
 
 
 # --- a folder per person ------------------------------------------------------------------------

@@ -99,8 +99,8 @@ def test_thresholds_hold_their_rates_on_other_people() -> None:
     near, far = people(500, 3, 0.8, seed=1)
     identity = np.repeat(np.arange(500).astype(str), 3)
     everybody = np.ones(len(near), bool)
-    held = {112: Held(near, everybody, everybody), 32: Held(far, everybody, everybody)}
-    rows = thresholds(held, identity, different(identity))
+    held = {112: Held(near, everybody), 32: Held(far, everybody)}
+    rows = thresholds(held, held[112], identity, different(identity))
     assert [(row.size, row.far) for row in rows] == [(s, f) for s in (112, 32) for f in (1e-2, 1e-3, 1e-4, 1e-5)]
     assert rows[0].pairs == 1500 * 1497
     assert rows[0].tar > rows[1].tar > rows[2].tar
@@ -116,7 +116,8 @@ def test_thresholds_hold_their_rates_on_other_people() -> None:
 def test_a_rate_that_too_few_pairs_tell_of_is_left_out() -> None:
     near, _ = people(60, 1, 0.8, seed=1)
     identity = np.full(60, "")
-    rows = thresholds({112: Held(near, np.ones(60, bool), np.ones(60, bool))}, identity, different(identity))
+    photos = Held(near, np.ones(60, bool))
+    rows = thresholds({112: photos}, photos, identity, different(identity))
     assert [row.far for row in rows] == [1e-2]
 
 
@@ -133,9 +134,8 @@ def test_what_averaging_does_is_measured() -> None:
     near, far = people(300, 9, 1.2, seed=3)
     identity = np.repeat(np.arange(300).astype(str), 9)
     everybody = np.ones(len(near), bool)
-    held = {112: Held(near, everybody, everybody), 80: Held(far, everybody, everybody)}
     # In made-up embeddings chance is as wide as looks are: means are no nearer to strangers than faces.
-    assert averaging(held, identity) < 0.1
+    assert averaging(Held(far, everybody), Held(near, everybody), identity) < 0.1
 
 
 def test_the_shipped_model_is_calibrated() -> None:

@@ -164,6 +164,7 @@ def _gallery_parser(
         "migrate", parents=[config, as_json, everywhere], help="enroll everybody anew for another model"
     )
     migrate.add_argument("folder", type=Path, metavar="FOLDER", help="where the photos are kept, under any names")
+    migrate.add_argument("--again", action="store_true", help="also who is enrolled with this model already")
     migrate.set_defaults(command=_gallery_migrate)
     rotate = actions.add_parser("rotate-key", parents=[config, everywhere], help="seal the gallery under a new key")
     rotate.add_argument("--new-key", type=Path, metavar="FILE", help="default: one is made and put in its place")
@@ -377,7 +378,7 @@ def _gallery_migrate(arguments: argparse.Namespace) -> None:
     config = _config(arguments.config)
     from onelook import service
 
-    told = service.migrate(config, arguments.folder)
+    told = service.migrate(config, arguments.folder, again=arguments.again)
     if arguments.json:
         rows = [{"name": each.name, "photos": each.photos, "missing": each.missing} for each in told]
         _print(json.dumps(rows, ensure_ascii=False))
@@ -385,7 +386,7 @@ def _gallery_migrate(arguments: argparse.Namespace) -> None:
         for each in told:
             missing = f", {each.missing} not found or of no more use" if each.missing else ""
             _print(f"{each.name}: enrolled anew from {each.photos} photos{missing}")
-    left = [each.name for each in told if each.missing and not each.photos]
+    left = [each.name for each in told if each.missing and not each.photos and not each.kept]
     if left:
         raise OwnerError(
             f"No photo of {', '.join(left)} was found: give another folder, or run `onelook gallery forget NAME`."

@@ -317,11 +317,14 @@ def name_unknown(config: Config, cluster: str, name: str, *, note: Note | None =
         return name_cluster(gallery, cluster, name, spec.threshold(1e-3), note, cohort=cohort)
 
 
-def migrate(config: Config, folder: Path) -> list[enrolment.Migrated]:
-    """Enrol everybody anew with the model of now, from the photos in `folder`; what came of each."""
+def migrate(config: Config, folder: Path, *, again: bool = False) -> list[enrolment.Migrated]:
+    """Enrol everybody anew with the model of now, from the photos in `folder`; what came of each.
+
+    again: who is enrolled with it already, too.
+    """
     model = _model(config)
     with Gallery.open(config.gallery.path, config.gallery.key_file) as gallery:
-        return enrolment.migrate(folder, model, gallery, model.spec.sha256)
+        return enrolment.migrate(folder, model, gallery, model.spec.sha256, again=again)
 
 
 def _nobody(embeddings: Floats) -> list[Match]:

@@ -4,7 +4,7 @@
         [--scenes HELD_OUT ...]
 
 A face on a frame is compared with a photo that somebody was enrolled from: so the pairs here are a face at
-each of SIZES against one at REFERENCE pixels that `onelook enroll` would take for a photo, through the exported file and
+each of SIZES against a photo that `onelook enroll` would take, described as it does that, through the exported file and
 onelook's own FaceModel. (Faces in full profile are alike to any network: had they been enrolled, they would set the bars.)
 Impostors: all pairs of held-out faces of different people. Genuine: all pairs within a held-out identity.
 A rate is only given where at least EXCEED impostor pairs lie beyond it; a stricter one would be a guess.
@@ -30,7 +30,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-from edge_models.training.evaluate import Packed, all_alike, at_own_size, covered, describe, overlap
+from edge_models.training.evaluate import Packed, all_alike, at_own_size, covered, describe, overlap, photographed
 
 from onelook.cohort import NOBODY, Cohort
 from onelook.enroll import USEFUL, looks_away
@@ -43,8 +43,6 @@ SIZES = (112, 80, 48, 32, 24)
 """Sides, in pixels of the network's input, of the faces' aligned 112 template."""
 SIZE = 80
 """Of the faces that temperatures are found with."""
-REFERENCE = 112
-"""The same of the enrolled photo, which enrolment looks at from nearby."""
 CAUTION = 3
 """See `ModelSpec.similarities`: without it, a stranger's track of ten frames passes before a thousand people, each enrolled from up to
 three photos, two to three times as often as it is meant to (`openset`)."""
@@ -61,14 +59,12 @@ many people several times; four in five pairs of one person have more.
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Held:
-    """Held-out faces described at one size."""
+    """Held-out faces described at one size, or as photos."""
 
     embeddings: Floats
     """(N, D) unit length."""
     found: np.ndarray
-    """(N,) whether the network found the face at all."""
-    photos: np.ndarray
-    """(N,) whether somebody could be enrolled from it, see `enrollable`."""
+    """(N,) whether the network found the face at all; of photos, whether somebody could be enrolled from it too."""
 
 
 def enrollable(faces: Faces, found: np.ndarray) -> np.ndarray:
@@ -91,21 +87,20 @@ def different(identity: np.ndarray, teacher: Floats | None = None) -> np.ndarray
 
 
 def thresholds(
-    held: dict[int, Held], identity: np.ndarray, apart: np.ndarray, fars: Sequence[float] = FARS,
-    reference: int = REFERENCE, cohort: Cohort = NOBODY,
+    held: dict[int, Held], photos: Held, identity: np.ndarray, apart: np.ndarray, fars: Sequence[float] = FARS,
+    cohort: Cohort = NOBODY,
 ) -> list[Threshold]:
     """A threshold for each size and false accept rate, the sizes largest first.
 
-    held: size -> the same N faces described at it; `reference` among the sizes. identity: (N,) labels, '' where
-    unknown. apart: (N, N), see `different`. Found faces alone are counted, and photos that could be enrolled.
+    held: size -> the same N faces described at it. photos: the same as they are enrolled. identity: (N,) labels, '' where
+    unknown. apart: (N, N), see `different`. Found faces alone are counted.
     """
-    photos = held[reference]
     together = (identity[:, None] == identity[None]) & (identity != "")[:, None]
     np.fill_diagonal(together, False)
     rows = []
     for size in sorted(held, reverse=True):
         faces = held[size]
-        both = faces.found[:, None] & photos.photos[None]
+        both = faces.found[:, None] & photos.found[None]
         similarity = all_alike(cohort, faces.embeddings, photos.embeddings)
         impostor, genuine = np.sort(similarity[apart & both]), similarity[together & both]
         for far in fars:
@@ -117,14 +112,13 @@ def thresholds(
     return rows
 
 
-def averaging(held: dict[int, Held], identity: np.ndarray, size: int = 80, reference: int = REFERENCE) -> float:
+def averaging(faces: Held, photos: Held, identity: np.ndarray) -> float:
     """The exponent g for which strangers' means, at similarity * agreement ** g, pass as often as single faces do.
 
-    People are means of one, three or five photos at `reference`, faces means of one or four at `size`; agreement is
+    People are means of one, three or five photos, tracks means of one or four faces; agreement is
     the product of the two means' lengths. Found by trying: least squares of the thresholds at two rates.
     """
-    photos, faces = held[reference], held[size]
-    usable = photos.photos & faces.found & (identity != "")
+    usable = photos.found & faces.found & (identity != "")
     trials = []
     for of_photos, of_faces in ((1, 1), (1, 4), (3, 1), (3, 4), (5, 1), (5, 4)):
         people, tracks, owner = [], [], []
@@ -211,8 +205,8 @@ def false_boxes(path: Path, folders: Sequence[Path]) -> tuple[Floats, int]:
 
 
 def held_out(model: FaceModel, packs: Sequence[Packed], sizes: Sequence[int]
-             ) -> tuple[dict[int, Held], np.ndarray, np.ndarray]:
-    """The packs' test faces at each size; their identities (N,), '' where unknown; their teacher's view (N, 256)."""
+             ) -> tuple[dict[int, Held], Held, np.ndarray, np.ndarray]:
+    """The packs' test faces at each size, and as photos; their identities (N,), '' where unknown; their teacher's view (N, 256)."""
     identity = np.concatenate([
         p.table["identity"][p.rows("test")] if "identity" in p.table else np.full(len(p.rows("test")), "") for p in packs])
     teacher = np.concatenate([
@@ -221,10 +215,11 @@ def held_out(model: FaceModel, packs: Sequence[Packed], sizes: Sequence[int]
     held = {}
     for size in sizes:
         parts = [describe(model, p, p.rows("test"), size, "held out") for p in packs]
-        held[size] = Held(np.concatenate([faces.embeddings for faces, _ in parts]),
-                          np.concatenate([found for _, found in parts]),
-                          np.concatenate([enrollable(faces, found) for faces, found in parts]))
-    return held, identity, teacher
+        held[size] = Held(np.concatenate([faces.embeddings for faces, _ in parts]), np.concatenate([found for _, found in parts]))
+    parts = [photographed(model, p, p.rows("test"), "photos") for p in packs]
+    photos = Held(np.concatenate([faces.embeddings for faces, _ in parts]),
+                  np.concatenate([enrollable(faces, found) for faces, found in parts]))
+    return held, photos, identity, teacher
 
 
 def main() -> None:
@@ -247,13 +242,13 @@ def main() -> None:
         allowed = np.sort(wrong)[::-1][: int(FALSE * pictures) + 1]
         detector = detector.model_copy(update={"score": round(float(np.ceil(allowed[-1] * 100)) / 100, 2)})
         print(f"detector: {detector.score} for {FALSE} false boxes on each of {pictures} pictures")
-    held, identity, teacher = held_out(model, [Packed(file) for file in options.data], SIZES)
-    rows = thresholds(held, identity, different(identity, teacher), cohort=model.cohort)
+    held, photos, identity, teacher = held_out(model, [Packed(file) for file in options.data], SIZES)
+    rows = thresholds(held, photos, identity, different(identity, teacher), cohort=model.cohort)
     spec = model.spec.model_copy(update={"thresholds": rows, "temperature": before | divisors, "detector": detector, "caution": CAUTION})
     (options.model / "model.json").write_text(ModelSpec.model_validate(spec.model_dump()).model_dump_json(indent=1) + "\n")
     for row in rows:
         print(f"{row.size:4} px  FAR {row.far:g}  similarity {row.similarity:.4f}  TAR {row.tar:.4f}  of {row.pairs} pairs")
-    print(f"averaging, measured but not written, see ModelSpec.similarities: {averaging(held, identity):.2f}")
+    print(f"averaging, measured but not written, see ModelSpec.similarities: {averaging(held[SIZE], photos, identity):.2f}")
 
 
 if __name__ == "__main__":

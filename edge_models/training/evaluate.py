@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import itertools
 import json
 import shutil
 import tempfile
@@ -30,6 +31,7 @@ from onelook.align import FACE_BOX
 from onelook.capture import frames as read_frames
 from onelook.cohort import FILE, Cohort
 from onelook.decode import Found, softmax
+from onelook.enroll import LOOKS
 from onelook.face import Faces
 from onelook.model import FaceModel
 
@@ -109,6 +111,29 @@ def describe(model: Callable[[np.ndarray], Faces], packed: Packed, rows: np.ndar
     picked = [kept[int(r)][0].take([kept[int(r)][1]]) if int(r) in kept else nothing for r in rows]
     whole = Faces(*(np.concatenate([getattr(p, f) for p in picked]) for f in Faces.__slots__))
     return whole, found
+
+
+class Mirrored(Packed):
+    """The same patches in the mirror."""
+
+    def __init__(self, packed: Packed) -> None:
+        self.table, self.blob, self.ends, self._patch = packed.table, packed.blob, packed.ends, packed.patch
+
+    def patch(self, row: int) -> np.ndarray:
+        """RGB patch of one face."""
+        return self._patch(row)[:, ::-1]
+
+
+def photographed(model: Callable[[np.ndarray], Faces], packed: Packed, rows: np.ndarray, name: str) -> tuple[Faces, np.ndarray]:
+    """As `describe`, of photos, as `onelook enroll` describes them: the largest of its looks, with the mean embedding of all."""
+    whole, found = describe(model, packed, rows, LOOKS[0], name)
+    means = whole.embeddings.copy()
+    for size, kind in itertools.product(LOOKS, (packed, Mirrored(packed))):
+        if (size, kind) != (LOOKS[0], packed):
+            faces, also = describe(model, kind, rows, size, name)
+            means += faces.embeddings * also[:, None]
+    means /= np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-6)
+    return replace(whole, embeddings=means), found
 
 
 class SevenRaces(FaceModel):

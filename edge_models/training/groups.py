@@ -6,7 +6,7 @@ FOLDER holds the packed faces: fairface.npz, whose validation split has nearly o
 gender, age and race, and faces.npz, whose held-out UTKFace faces have years. All at 80 px, through onelook's own
 FaceModel; a face that is not found is told wrongly, and never mistaken for another.
 
-False match rate: the share of pairs of two people of one group, a face of 80 px and a photo of 112 that could be enrolled, that pass the shipped
+False match rate: the share of pairs of two people of one group, a face of 80 px and a photo as it is enrolled, that pass the shipped
 threshold for a false accept rate of 1 in 1,000. That was calibrated on pairs of everybody with everybody, which are
 easier: people of one group are more alike (Grother, Ngan and Hanaoka, NISTIR 8280, 2019).
 """
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from edge_models.training.calibrate import REFERENCE, SIZE, different, enrollable
-from edge_models.training.evaluate import Packed, all_alike, confident, describe, interval
+from edge_models.training.calibrate import SIZE, different, enrollable
+from edge_models.training.evaluate import Packed, all_alike, confident, describe, interval, photographed
 from edge_models.training.prepare import RACES
 
 from onelook.cohort import NOBODY
@@ -64,7 +64,7 @@ def fairface(model: FaceModel, packed: Packed) -> dict[str, dict[str, Any]]:
     rows = packed.rows("test")
     table = packed.table
     faces, found = describe(model, packed, rows, SIZE, "fairface")
-    photos, seen = describe(model, packed, rows, REFERENCE, "fairface")
+    photos, seen = photographed(model, packed, rows, "fairface")
     seen = enrollable(photos, seen)
     alike = all_alike(model.cohort, faces.embeddings, photos.embeddings)
     apart = different(np.full(len(rows), ""), table["teacher"][rows].astype(np.float32))

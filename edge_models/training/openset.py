@@ -4,7 +4,7 @@
 
 FOLDER holds the packed faces: faces.npz, and fairface.npz and rafdb.npz for padding.
 
-Held-out people with several photos are enrolled from one to three of them (112 px) that `onelook enroll` would take; their other photos come to the
+Held-out people with several photos are enrolled from one to three of them that `onelook enroll` would take, and as it does; their other photos come to the
 door, at 80 px, and so do held-out people who are not enrolled. The gallery is padded to each of ENROLLED with real
 templates of others, of one photo each, none of whom are in the model's cohort: first the people of the training split, then FairFace's, then RAF-DB's (where
 some may be there twice, under no name). Each photo comes once as a single frame, and once as a track: FRAMES frames of the same photo,
@@ -28,7 +28,7 @@ import cv2
 import numpy as np
 from edge_models.training.calibrate import MISLABELLED, enrollable
 from edge_models.training.cohort import in_cohort
-from edge_models.training.evaluate import Packed, describe
+from edge_models.training.evaluate import Packed, describe, photographed
 
 from onelook.cohort import Cohort
 from onelook.face import Floats
@@ -39,7 +39,7 @@ ENROLLED = (100, 1000, 10_000)
 FRAMES = 10
 PHOTOS = 4
 TEMPLATES = 3
-SIZE, REFERENCE = 80, 112
+SIZE = 80
 
 
 class Shaken(Packed):
@@ -128,7 +128,7 @@ def padding(
         apart = (data.table["teacher"][others].astype(np.float32) @ teacher.T).max(1) < MISLABELLED
         # More than are needed, as some faces are not found and others look away.
         others = np.random.default_rng(3).permutation(others[apart])[: 2 * short]
-        faces, there = describe(model, data, others, REFERENCE, name)
+        faces, there = photographed(model, data, others, name)
         looks.append(faces.embeddings[enrollable(faces, there)][:short])
         told[name] = len(looks[-1])
     return np.concatenate(looks), told
@@ -145,7 +145,7 @@ def main() -> None:
     model, packed = FaceModel(options.model, threads=options.threads), Packed(options.data / "faces.npz")
     rows = packed.rows("test")
     identity, teacher = packed.table["identity"][rows], packed.table["teacher"][rows].astype(np.float32)
-    photos, seen = describe(model, packed, rows, REFERENCE, "photos")
+    photos, seen = photographed(model, packed, rows, "photos")
     frames, found = describe(model, packed, rows, SIZE, "frames")
     shaken = [describe(model, Shaken(options.data / "faces.npz", seed), rows, SIZE, f"track {seed}") for seed in range(FRAMES)]
     found &= np.all([ok for _, ok in shaken], axis=0)
