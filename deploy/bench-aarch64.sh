@@ -5,7 +5,7 @@
 # are marked as emulated.
 #
 #   deploy/bench-aarch64.sh [OPTION...]     # default: --tiny, two frames' worth; with `latency growth memory daemon`
-#                                           # the whole quick grid, two hours or so, as a cascade takes minutes
+#                                           # the whole quick grid, three hours or so, as a cascade takes minutes
 #                                           # for a frame of a hundred faces
 #
 # Needs debootstrap (as root, or with fakeroot), qemu-user-static, and this tree's benchmark environment (make bench makes

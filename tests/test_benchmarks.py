@@ -384,6 +384,27 @@ def test_what_keeps_the_cores_awake_gives_way_and_is_no_disturbance(monkeypatch:
         assert not asleep._spinning
 
 
+@pytest.mark.parametrize(
+    ("told", "dot"),
+    [
+        ("flags\t\t: fpu avx2 avx512_vnni hypervisor", True),
+        ("flags\t\t: fpu avx2 avx_vnni", True),
+        ("flags\t\t: fpu avx avx2", False),
+        ("model name\t: avx512_vnni\nflags\t\t: fpu avx2", False),
+        ("Features\t: fp asimd asimddp", True),
+        ("Features\t: fp asimd asimdrdm", False),
+        ("", False),
+    ],
+)
+def test_results_without_the_dot_product_have_a_folder_of_their_own(
+    told: str, dot: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = machine._read
+    monkeypatch.setattr(machine, "_read", lambda path: told if path == machine.PROC / "cpuinfo" else read(path))
+    assert machine.describe()["int8_dot_product"] is dot
+    assert machine.neutral_name().endswith("core" if dot else "core-nodot")
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one core has no other beside it")
 def test_on_a_virtual_machine_two_threads_are_held_apart_and_let_go_again(monkeypatch: pytest.MonkeyPatch) -> None:
     free, done = os.sched_getaffinity(0), threading.Event()
