@@ -10,7 +10,7 @@ to show one face, large, sharp and turned to the camera.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,6 +29,8 @@ SIZE = 112.0
 """`Faces.sizes` of a photo that is good enough, about."""
 VIEW = 4.0
 """Sides of the square that a face is looked at in, in sides of the face."""
+SURROUNDED: Final = 1.8
+"""The same for each of LOOKS: all ten lie side by side on one picture of 640x480, and take one call of the network."""
 KNOWN = 88
 """Pixels of a face's longer side that it is looked at in, where it has more: the network was trained on
 faces of 20 to 112, and describes one of 126 hardly better than one of 20."""
@@ -68,6 +70,10 @@ class EnrollError(OwnerError):
 
 class Model(Protocol):
     """What is asked of the model."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of a picture that it sees without making it smaller."""
 
     def __call__(self, image: Image) -> Faces:
         """All faces of an RGB image (height, width, 3)."""
@@ -371,15 +377,19 @@ def _again(image: Image, face: Faces, model: Model) -> Faces:
 def _described(image: Image, face: Faces, model: Model) -> Floats:
     """(1, D) of unit length: the mean of what the looks at the face say of it, see LOOKS. No look enlarges it."""
     box = face.boxes[0]
-    view, corner = _around(image, box, VIEW / 2)
-    told = []
-    for scale in sorted({min(1.0, size * _TALL / float(max(box[2:] - box[:2]))) for size in LOOKS}):
+    view, corner = _around(image, box, SURROUNDED)
+    looks, places = [], []
+    for scale in sorted({min(1.0, size * _TALL / float(max(box[2:] - box[:2]))) for size in LOOKS}, reverse=True):
         side = round(len(view) * scale)
-        small = cv2.resize(view, (side, side), interpolation=cv2.INTER_AREA)
-        faces = model(np.concatenate([small, small[:, ::-1]], 1).astype(np.uint8))
+        small = np.asarray(cv2.resize(view, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
         left, top, right, bottom = ((box - np.concatenate([corner, corner])) * scale).tolist()
-        for there in ((left, top, right, bottom), (2 * side - right, top, 2 * side - left, bottom)):
-            overlap = _overlap(faces.boxes, np.array(there, np.float32))
+        looks += [small, small[:, ::-1]]
+        places += [(left, top, right, bottom), (side - right, top, side - left, bottom)]
+    told = []
+    for picture, laid in _laid(looks, model.size):
+        faces = model(picture)
+        for number, x, y in laid:
+            overlap = _overlap(faces.boxes, np.array(places[number], np.float32) + np.array([x, y, x, y], np.float32))
             if len(faces) and overlap.max() >= 0.4:
                 told.append(faces.embeddings[int(overlap.argmax())])
     if not told:
@@ -387,6 +397,33 @@ def _described(image: Image, face: Faces, model: Model) -> Floats:
     mean = np.mean(told, axis=0, keepdims=True)
     template: Floats = mean / max(float(np.linalg.norm(mean)), 1e-6)
     return template
+
+
+def _laid(tiles: Sequence[Image], size: tuple[int, int]) -> Iterator[tuple[Image, list[tuple[int, int, int]]]]:
+    """Pictures of at most `size` with square tiles in rows, the largest come first; and the number, x and y of each.
+
+    As many on one as fit, so that one call of the network sees them all: the daemon's frames wait for it.
+    """
+    width, height = size
+    laid: list[tuple[int, int, int]] = []
+    x = y = low = 0  # low: where the next row begins
+    for number, tile in enumerate(tiles):
+        if x + len(tile) > width:
+            x, y = 0, low
+        if laid and y + len(tile) > height:
+            yield _picture(tiles, laid), laid
+            laid, x, y, low = [], 0, 0, 0
+        laid.append((number, x, y))
+        x, low = x + len(tile), max(low, y + len(tile))
+    yield _picture(tiles, laid), laid
+
+
+def _picture(tiles: Sequence[Image], laid: Sequence[tuple[int, int, int]]) -> Image:
+    right, bottom = np.max([(x + len(tiles[number]), y + len(tiles[number])) for number, x, y in laid], axis=0)
+    picture = np.full((bottom, right, 3), 114, np.uint8)
+    for number, x, y in laid:
+        picture[y : y + len(tiles[number]), x : x + len(tiles[number])] = tiles[number]
+    return picture
 
 
 _TALL = (FACE_BOX[3] - FACE_BOX[1]) / TEMPLATE_SIZE
