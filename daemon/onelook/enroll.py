@@ -40,7 +40,8 @@ LOOKS: Final = (112, 96, 80, 64, 48)
 What one look gets wrong by chance, others do not, and a photo is looked at but once. Of held-out people, a face of
 80 pixels is known by one photo, at a false accept rate of 1e-3, in 47 of 100 cases, with the largest look alone in 42
 (`calibrate`). Chosen on people of the training data: by the cosine alone, with the largest look 38.3, with its mirror
-image too 40.4, with all sizes 41.4, with all of both 42.2; turned by 7 degrees, darker, brighter looks add nothing."""
+image too 40.4, with all sizes 41.4, with all of both 42.2; two more sizes add more than looks turned by 7 degrees,
+darker and brighter ones."""
 SMALLEST = 48
 """Pixels of the face's shorter side: below, recognisers lose more than other photos make up for."""
 ALONE = 2.0
