@@ -315,6 +315,26 @@ def test_a_folder_of_people_is_enrolled_with_a_verdict_for_each_photo(gallery_co
     assert kept["until"] > kept["templates"][0]["added"]
 
 
+def test_photos_can_be_looked_at_again(gallery_config: Path) -> None:
+    gallery_config.write_text(gallery_config.read_text().replace("people.db", "new.db"))
+    folder, config = gallery_config.parent / "photos", ("--config", gallery_config)
+    shutil.copytree(Path(package.__file__).parent / "portraits", folder)
+    for name, file in (("Eileen", "eileen_collins.jpg"), ("Grace", "grace_hopper.jpg")):
+        assert onelook("enroll", name, folder / file, *config).returncode == 0
+
+    migrate = ("gallery", "migrate", folder)
+    assert onelook(*migrate, *config).stdout == "Eileen: as before\nGrace: as before\n"
+    (folder / "eileen_collins.jpg").unlink()
+    done = onelook(*migrate, "--again", *config)
+    assert (done.returncode, done.stdout.splitlines()) == (0, [
+        "Eileen: as before, 1 not found or of no more use",
+        "Grace: enrolled anew from 1 photo",
+    ])  # fmt: skip
+    assert json.loads(onelook(*migrate, "--again", "--json", *config).stdout) == [
+        {"name": "Eileen", "photos": 0, "missing": 1}, {"name": "Grace", "photos": 1, "missing": 0},
+    ]  # fmt: skip
+
+
 # --- ends: 0 when asked to, 1 for our bugs -------------------------------------------------------
 
 WAITS = """

@@ -384,8 +384,10 @@ def _gallery_migrate(arguments: argparse.Namespace) -> None:
         _print(json.dumps(rows, ensure_ascii=False))
     else:
         for each in told:
+            photos = f"{each.photos} photo{'s' if each.photos > 1 else ''}"
+            done = f"enrolled anew from {photos}" if each.photos else "as before"
             missing = f", {each.missing} not found or of no more use" if each.missing else ""
-            _print(f"{each.name}: enrolled anew from {each.photos} photos{missing}")
+            _print(f"{each.name}: {done}{missing}")
     left = [each.name for each in told if each.missing and not each.photos and not each.kept]
     if left:
         raise OwnerError(
