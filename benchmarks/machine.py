@@ -18,10 +18,6 @@ SYS, PROC = Path("/sys"), Path("/proc")
 PACKAGES = ("ai-edge-litert", "tflite-runtime", "numpy", "opencv-python-headless", "onnxruntime", "faiss-cpu")
 EMULATED = bool(os.environ.get("ONELOOK_EMULATED"))
 """Whether this processor pretends to be of another kind, a hundred times as slow."""
-DOT = re.compile(r"(?m)^(?:flags|Features)\b.*\b(?:avx512_vnni|avx_vnni|asimddp)\b")
-"""How /proc/cpuinfo says that the processor multiplies and adds bytes in one instruction (Arm's dot product, x86's
-VNNI). Raspberry Pi 5 and Jetson Orin do, Pi 4 does not, and of two "AMD EPYC" measured only one: the other has a fifth
-of its int8 peak."""
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -34,8 +30,7 @@ def _read(path: Path) -> str | None:
 
 def neutral_name() -> str:
     """A name for the results' folder that tells the kind of machine and not whose it is."""
-    plain = "" if DOT.search(_read(PROC / "cpuinfo") or "") else "-nodot"
-    return f"{platform.machine().replace('_', '-')}-{os.cpu_count()}core{plain}"
+    return f"{platform.machine().replace('_', '-')}-{os.cpu_count()}core{'' if dot_product() else '-nodot'}"
 
 
 def describe() -> dict[str, str | int | float | bool | None]:
@@ -49,7 +44,7 @@ def describe() -> dict[str, str | int | float | bool | None]:
         "board": _read(PROC / "device-tree/model"),
         "processor": model[1] if model else platform.processor() or None,
         "architecture": platform.machine(),
-        "int8_dot_product": DOT.search(text) is not None,
+        "int8_dot_product": dot_product(),
         "cores": os.cpu_count(),
         "virtual": virtual(),
         "emulated": EMULATED,
@@ -118,6 +113,16 @@ def busy(seconds: float = 0.5) -> bool:
 def rounds(count: int) -> int:
     """How often to do what is timed: `count` times, or once where times mean nothing."""
     return 1 if EMULATED else count
+
+
+def dot_product() -> bool:
+    """Whether the processor multiplies and adds bytes in one instruction (Arm's dot product, x86's VNNI).
+
+    Raspberry Pi 5 and Jetson Orin do, Pi 4 does not, and of two "AMD EPYC" measured only one: the other has a fifth of
+    its int8 peak.
+    """
+    told = re.search(r"(?m)^(?:flags|Features)\b(.*)$", _read(PROC / "cpuinfo") or "")
+    return told is not None and not {"avx512_vnni", "avx_vnni", "asimddp"}.isdisjoint(told[1].split())
 
 
 def virtual() -> bool:
