@@ -31,6 +31,8 @@ FAR = 1e-3
 AGES = ((0, 17), (18, 39), (40, 59), (60, 116))
 BANDS = ((0, 9), (10, 19), (20, 29), (30, 39), (40, 49), (50, 59), (60, 116))
 """Years that FairFace's own bands can be joined to."""
+GENDERED = ((0, 9), (10, 19), (20, 39), (40, 59), (60, 116))
+"""Years in which women and men are told of by themselves."""
 FEWEST = 50
 """Faces that a group must have to be told of."""
 
@@ -46,6 +48,7 @@ def of_fairface(table: dict[str, np.ndarray], rows: np.ndarray) -> Masks:
         yield name.replace("_", " or "), table["race7"][rows] == value
     for low, high in BANDS:
         yield f"{low} to {high} years", (table["age_low"][rows] >= low) & (table["age_high"][rows] <= high)
+    yield from by_both(table["male"][rows], table["age_low"][rows], table["age_high"][rows])
 
 
 def of_utkface(table: dict[str, np.ndarray], rows: np.ndarray, ethnicities: list[str]) -> Masks:
@@ -57,6 +60,14 @@ def of_utkface(table: dict[str, np.ndarray], rows: np.ndarray, ethnicities: list
         yield name, table["ethnicity"][rows] == value
     for low, high in AGES:
         yield f"{low} to {high} years", (table["age"][rows] >= low) & (table["age"][rows] <= high)
+    yield from by_both(table["male"][rows], table["age"][rows], table["age"][rows])
+
+
+def by_both(male: np.ndarray, youngest: np.ndarray, oldest: np.ndarray) -> Masks:
+    """The same of women and men of each age; all (N,), 0 or 1 and years."""
+    for low, high in GENDERED:
+        for value, name in enumerate(("female", "male")):
+            yield f"{name}, {low} to {high} years", (male == value) & (youngest >= low) & (oldest <= high)
 
 
 def fairface(model: FaceModel, packed: Packed) -> dict[str, dict[str, Any]]:
