@@ -263,9 +263,9 @@ def test_what_it_cannot_use_is_told_with_a_sentence(
     ("identity", {"track": 2, "state": "unknown", "name": None, "similarity": None}, "person 2 is nobody enrolled"),
     ("identity", {"track": 2, "state": "uncertain", "name": None, "similarity": None},
      "person 2 may be somebody enrolled"),
-    ("attributes", {"track": 2, "gender": "female", "age_range": [30, 40],
+    ("attributes", {"track": 2, "gender": "female", "gender_confidence": 0.915, "age_range": [30, 40],
                     "attributes": {"Wearing_Hat": 0.9, "Smiling": 0.2}},
-     "person 2 looks female, aged 30 to 40, wearing hat"),
+     "person 2 looks female (92%), aged 30 to 40, wearing hat"),
     ("emotion", {"track": 2, "emotion": "happy", "confidence": 0.92}, "person 2 looks happy (92%)"),
 ])  # fmt: skip
 def test_events_are_told_in_words(kind: str, data: dict[str, object], words: str) -> None:

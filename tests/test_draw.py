@@ -98,7 +98,8 @@ def test_who_is_out_of_sight_is_not_drawn(track: Track, wall: Image) -> None:
 
 
 def test_a_caption_says_who_it_is_and_what_they_look_like(track: Track) -> None:
-    looks = Attributes(track=track.id, box=BOX, frame=FRAME, attributes={}, age=33.4, gender="female")
+    looks = Attributes(track=track.id, box=BOX, frame=FRAME, attributes={}, age=33.4, gender="female",
+                       gender_confidence=0.8)
     mood = Emotion(track=track.id, box=BOX, frame=FRAME, emotion="happy", confidence=0.9, distribution={"happy": 0.9})
     now = datetime.now(UTC)
     both = [Event(stream="door", time=now, data=looks), Event(stream="door", time=now, data=mood)]
@@ -107,6 +108,8 @@ def test_a_caption_says_who_it_is_and_what_they_look_like(track: Track) -> None:
     assert hearing(stranger(track)).lines(track.id) == ["unknown"]
     assert hearing(*both).lines(track.id) == ["female 33, happy"]
     assert hearing(known(track), *both).lines(track.id) == ["Ann Lee", "female 33, happy"]
+    doubtful = Event(stream="door", time=now, data=looks.model_copy(update={"gender_confidence": 0.6}))
+    assert hearing(*both, doubtful).lines(track.id) == ["female? 33, happy"]
     assert hearing(stranger(track), known(track)).lines(track.id) == ["Ann Lee"]  # the last word counts
 
 

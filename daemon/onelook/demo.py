@@ -336,7 +336,7 @@ def in_words(kind: str, data: dict[str, Any]) -> str:
         correction = f", not {data['previous']}" if data.get("previous") else ""
         return f"{who} {known or other}{correction}"
     if kind == "attributes":
-        parts = [str(data["gender"])] if data.get("gender") else []
+        parts = [f"{data['gender']} ({data['gender_confidence']:.0%})"] if data.get("gender") else []
         if data.get("age_range"):
             parts.append("aged {} to {}".format(*data["age_range"]))
         parts += [name.replace("_", " ").lower() for name, chance in data["attributes"].items() if chance > 0.5]

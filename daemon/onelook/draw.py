@@ -18,6 +18,8 @@ from onelook.track import Track
 Image = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
+DOUBTFUL = 0.75
+"""Confidence under which a gender has a question mark."""
 KNOWN, UNKNOWN, UNSURE, INK = (64, 214, 120), (255, 186, 66), (190, 190, 190), (20, 20, 20)
 
 
@@ -46,7 +48,8 @@ class Captions:
         identity, looks, emotion = self._names.get(track), self._looks.get(track), self._emotions.get(track)
         first, second = [identity.name or identity.state] if identity else [], []
         if looks and looks.age is not None:
-            second.append(" ".join(filter(None, [looks.gender, f"{looks.age:.0f}"])))
+            doubt = "?" if looks.gender and (looks.gender_confidence or 0) < DOUBTFUL else ""
+            second.append(" ".join(filter(None, [(looks.gender or "") + doubt, f"{looks.age:.0f}"])))
         if emotion:
             second.append(emotion.emotion)
         return first + ([", ".join(second)] if second else [])
