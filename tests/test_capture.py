@@ -35,6 +35,7 @@ from broker import PATIENCE, free_port
 from onelook.capture import Capture, CaptureError, LatestFrames, frames, length, masked
 from onelook.config import Stream
 from onelook.frame import Frame
+from onelook.source import Shot
 from rtsp_camera import Camera, needs_gstreamer
 
 HERE = Path(__file__).resolve().parent
@@ -477,6 +478,28 @@ def test_a_process_told_to_stop_does_so_at_once_and_in_order(camera: Camera, sta
     assert (out, err, daemon.returncode) == ("in order\n", "", 0)
 
 
+def test_a_picture_that_was_under_way_when_it_was_stopped_brings_no_stream_up_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As a large one's conversion takes longer than it is waited for."""
+    looking, go_on = threading.Event(), threading.Event()
+
+    def look() -> np.ndarray:
+        looking.set()
+        go_on.wait(PATIENCE)
+        return bars()
+
+    monkeypatch.setattr("onelook.capture.shots", lambda *_, **__: iter([Shot(None, look)]))
+    changes = Changes()
+    with Capture(stream("/dev/video9"), LatestFrames(), changes) as capture:
+        assert looking.wait(PATIENCE)
+    go_on.set()
+    capture._thread.join(PATIENCE)
+
+    assert not capture._thread.is_alive()
+    assert changes == []
+
+
 def test_cameras_that_hang_are_left_together_and_not_one_after_the_other(
     camera: Camera, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -709,6 +732,24 @@ def test_a_film_may_be_named_by_any_path(film: Path, monkeypatch: pytest.MonkeyP
     assert len(list(frames(f"file://{film}"))) == 30
 
 
+def test_a_title_in_another_code_than_utf_8_is_nothing_to_fail_at(tmp_path: Path) -> None:
+    """As cameras and recorders have them; such a one once ended the daemon."""
+    path, title = tmp_path / "film.mkv", b"camera-title"
+    with av.open(str(path), "w") as film:
+        film.metadata["title"] = title.decode()
+        video = film.add_stream("mpeg4", rate=10)
+        video.width = video.height = 64
+        for _ in range(5):
+            film.mux(video.encode(av.VideoFrame.from_ndarray(np.zeros((64, 64, 3), np.uint8))))
+        film.mux(video.encode(None))
+    written = path.read_bytes()
+    assert title in written
+    path.write_bytes(written.replace(title, "摄像机摄像机".encode("gbk")))
+
+    assert len(list(frames(str(path)))) == 5
+    assert length(str(path)) is None  # Matroska does not say
+
+
 def test_a_folder_of_pictures_is_shown_in_order_and_the_unreadable_are_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -867,6 +908,16 @@ def test_csi_reads_raw_pictures_from_the_boards_program(
 def test_csi_hands_on_what_the_boards_program_complains_about(board: Callable[[str], None]) -> None:
     board('echo "starting" >&2; echo "ERROR: *** no cameras available ***" >&2; exit 255')
     assert reason_for("csi://0").endswith("says: ERROR: *** no cameras available ***")
+
+
+def test_csi_lets_the_boards_program_talk_for_weeks(board: Callable[[str], None]) -> None:
+    """More than a pipe holds, with every picture; of it the end is kept."""
+    board('for n in 1 2 3 4; do head -c 100000 /dev/zero | tr "\\0" "x" >&2; head -c 1382400 /dev/zero; done; '
+          'echo >&2; echo "ERROR: the sensor is gone" >&2')
+    camera = frames("csi://0")
+    assert [next(camera).index for _ in range(4)] == [0, 1, 2, 3]
+    with pytest.raises(CaptureError, match=r"says: ERROR: the sensor is gone$"):
+        next(camera)
 
 
 def test_csi_notices_a_board_that_hangs(board: Callable[[str], None]) -> None:

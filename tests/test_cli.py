@@ -315,6 +315,27 @@ def test_a_folder_of_people_is_enrolled_with_a_verdict_for_each_photo(gallery_co
     assert kept["until"] > kept["templates"][0]["added"]
 
 
+def test_who_forgets_the_name_enrolls_nobody_under_that_of_a_file(gallery_config: Path) -> None:
+    portraits = Path(package.__file__).parent / "portraits"
+    photos = portraits / "grace_hopper.jpg", portraits / "eileen_collins.jpg"
+    done = onelook("enroll", *photos, "--config", gallery_config)
+
+    assert done.returncode == 2
+    assert "is a file: NAME, as it shall stand in events, comes before the photos" in done.stderr
+
+
+def test_a_replay_does_not_write_over_the_recording(tmp_path: Path) -> None:
+    film = tmp_path / "film.mp4"
+    film.write_bytes(b"a recording")
+    (tmp_path / "link.mp4").symlink_to(film)
+    done = onelook("replay", film, "--draw", tmp_path / "link.mp4")
+
+    assert done.returncode == 78
+    assert done.stderr == f"{tmp_path / 'link.mp4'} is the recording itself, and would be written over: " \
+        "give --draw another file.\n"
+    assert film.read_bytes() == b"a recording"
+
+
 def test_photos_can_be_looked_at_again(gallery_config: Path) -> None:
     gallery_config.write_text(gallery_config.read_text().replace("people.db", "new.db"))
     folder, config = gallery_config.parent / "photos", ("--config", gallery_config)
@@ -353,8 +374,10 @@ onelook.config.load = load
 
 
 @pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
-def test_whatever_is_under_way_ends_when_asked_to(asked: signal.Signals) -> None:
-    script = WAITS + "import sys\nfrom onelook.__main__ import main\nsys.exit(main(['run', '--config', 'x']))"
+@pytest.mark.parametrize(("command", "code"), [("run", 0), ("check", 130)])
+def test_whatever_is_under_way_ends_when_asked_to(command: str, code: int, asked: signal.Signals) -> None:
+    """A daemon in order; after all else, `onelook check && …` must not go on."""
+    script = WAITS + f"import sys\nfrom onelook.__main__ import main\nsys.exit(main(['{command}', '--config', 'x']))"
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -363,7 +386,7 @@ def test_whatever_is_under_way_ends_when_asked_to(asked: signal.Signals) -> None
             assert process.stderr
             assert process.stdout.readline() == "waiting\n"
             process.send_signal(asked)
-            assert process.wait(90) == 0
+            assert process.wait(90) == code
             assert process.stderr.read() == ""
         finally:
             process.kill()

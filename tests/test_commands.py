@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from errno import ENOSPC
 from pathlib import Path
 from threading import Condition
 from typing import Any, Self
@@ -22,7 +23,9 @@ from paho.mqtt.properties import Properties
 from broker import PATIENCE, Broker, Certificates, Subscriber, wait_until
 from clip import EILEEN, GRACE, write_mp4
 from daemon_process import DEVICE, PASSWORD, READER, Daemon, onelook, write_config
-from onelook.commands import COMMANDS, MOST_WAITING, Commands, Pong
+from onelook import control
+from onelook.capture import LatestFrames
+from onelook.commands import COMMANDS, MOST_WAITING, Commands, Enroll, Pong
 from onelook.config import load
 from onelook.errors import OwnerError
 from onelook.gallery import Gallery, Stranger
@@ -225,6 +228,22 @@ def test_people_whom_nobody_knows_are_listed_and_named(house: House) -> None:
     assert {key: kept[key] for key in agreed} == agreed
     assert house.data("unknown") == {"clusters": []}
     assert house.data("forget", name="Ada")["templates"] == 1
+
+
+def test_where_there_is_no_room_for_photos_that_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(**_: object) -> None:
+        raise OSError(ENOSPC, "No space left on device")
+
+    def nobody(*_: object) -> Any:
+        raise AssertionError
+
+    monkeypatch.setattr(control, "TemporaryDirectory", full)
+    hands = control.Control(
+        [], LatestFrames(), lambda *_: None, {}, enroll=nobody, forget=nobody, unknown=nobody, name=nobody
+    )
+
+    with pytest.raises(OwnerError, match="There is no room to lay the photos down: No space left on device"):
+        hands.enroll(Enroll(name="Ada", photos=[base64.b64encode(b"photo")]))
 
 
 def test_photos_that_cannot_be_used_are_told_one_by_one(house: House) -> None:

@@ -360,6 +360,15 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
     ("consent without an end", STREAM + "policy: {presets: [written_consent]}\ngallery: {path: a.db}\n", [
         "config.yaml:3: gallery: set keep_days: the preset written_consent needs a retention time "
         "(740 ILCS 14/15(a))"]),
+    ("strangers without consent", STREAM + "policy: {presets: [written_consent]}\n"
+     "gallery: {keep_days: 9, unknown_days: 1}\n", [
+        "config.yaml:3: gallery: unknown_days must be 0: the preset written_consent keeps nobody who has not agreed"]),
+    ("one file for two", STREAM + "gallery: {path: a.db}\nmqtt: {outbox: a.db}\n", [
+        "config.yaml:3: mqtt: outbox is the gallery's file: it needs one of its own"]),
+    ("the outbox where the key is", STREAM + "gallery: {key_file: a.key}\nmqtt: {outbox: a.key}\n", [
+        "config.yaml:3: mqtt: outbox is the gallery's file: it needs one of its own"]),
+    ("kept for a thousand years", STREAM + "gallery: {keep_days: .inf}\n", [
+        "config.yaml:2: gallery.keep_days: must be at most 36500, not `.inf`"]),
     ("consent for ever, by default", STREAM + "policy: {presets: [written_consent]}\n", [
         "config.yaml: gallery: set keep_days: the preset written_consent needs a retention time "
         "(740 ILCS 14/15(a))"]),

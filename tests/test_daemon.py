@@ -227,7 +227,7 @@ def test_the_manager_hears_ready_and_then_a_beating_heart(house: House) -> None:
 # --- the end -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_told_to_stop_it_ends_in_order_within_two_seconds(
     tmp_path: Path, broker: Broker, clips: Path, how: signal.Signals
 ) -> None:

@@ -334,6 +334,26 @@ def test_no_look_enlarges_a_face(studio: Studio, gallery: Gallery) -> None:
     assert sides(Painted()(look)) == pytest.approx([48 * 107 / 112] * 2 + [60] * 2, abs=2)
 
 
+def test_no_photo_takes_more_memory_than_a_small_board_has(studio: Studio, gallery: Gallery) -> None:
+    """Neither a wall without a face nor a face that fills a telephone's photo; each had taken gigabytes."""
+    close = studio.photo("close.png", side=4000, size=(5000, 5000))
+    wall = close.with_name("wall.png")
+    cv2.imwrite(str(wall), np.full((6000, 8000, 3), 120, np.uint8))
+    seen = []
+
+    class Watched(Painted):
+        def __call__(self, image: Image) -> Faces:
+            seen.append(image.nbytes)
+            return super().__call__(image)
+
+    nobody, somebody = enroll("Ada", [wall, close], Watched(), gallery, threshold=THRESHOLD)
+
+    assert nobody.reason == "shows no face that can be made out"
+    assert somebody.accepted, somebody.reason
+    photos = [6000 * 8000 * 3, 5000 * 5000 * 3]  # which are there in any case
+    assert max(size for size in seen if size not in photos) < 4 * 1200 * 4 * 1200 * 3
+
+
 def test_enrolling_again_adds_nothing_and_does_not_even_look(studio: Studio, gallery: Gallery) -> None:
     photos = [studio.photo("1.png"), studio.photo("2.png", take=2)]
     enroll("Ada", photos, Painted(), gallery, threshold=THRESHOLD)
@@ -466,7 +486,7 @@ def test_the_ground_for_enrolling_is_kept_and_can_be_renewed(studio: Studio, gal
     enroll("Ada", [photo], Painted(), gallery, threshold=THRESHOLD)
     assert gallery.people()[0].note == note
     enroll("Ada", [photo], Painted(), gallery, threshold=THRESHOLD, note=Note("the till"))
-    assert gallery.people()[0].note == Note("the till")
+    assert gallery.people()[0].note == Note("the till", "by word of mouth")
     enroll("Ben", [studio.photo("2.png", side=20)], Painted(), gallery, threshold=THRESHOLD, note=note)
     assert [person.name for person in gallery.people()] == ["Ada"]
 

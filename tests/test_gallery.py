@@ -662,6 +662,44 @@ def test_who_is_forgotten_is_told_with_how_they_looked_here_and_in_other_process
         assert told == [("here", "Ada", 3), ("there", "Ada", 3)]
 
 
+def test_who_is_forgotten_is_told_even_where_the_file_cannot_be_made_smaller(
+    two: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a disk that is full: the next try would find nobody to tell of."""
+    with open_gallery(two) as gallery:
+        told: list[str] = []
+        gallery.on_forgotten.append(lambda name, _: told.append(name))
+        monkeypatch.setattr(gallery, "_prove_gone", lambda _: (_ for _ in ()).throw(GalleryError("it is full")))
+        with pytest.raises(GalleryError, match="it is full"):
+            gallery.forget("Ada")
+        assert told == ["Ada"]
+
+
+def test_when_the_file_vanishes_everybody_is_told_of(two: Path) -> None:
+    with open_gallery(two) as gallery:
+        told: list[str] = []
+        gallery.on_forgotten.append(lambda name, _: told.append(name))
+        gallery.refresh(0.0)
+        (two / "gallery.db").unlink()
+        assert gallery.refresh(1.0)
+        assert sorted(told) == ["Ada", "Ben"]
+
+
+def test_a_note_keeps_what_a_later_one_does_not_tell(two: Path) -> None:
+    until = datetime(2030, 1, 1, tzinfo=UTC)
+    with open_gallery(two) as gallery:
+        gallery.annotate("Ada", Note("the door", "signed on paper", until))
+        gallery.annotate("Ada", Note("the till"))
+        kept = gallery.export("Ada")
+    assert (kept["purpose"], kept["consent"], kept["until"]) == ("the till", "signed on paper", until.isoformat())
+
+
+def test_a_folder_in_the_place_of_the_file_is_told(home: Path) -> None:
+    (home / "gallery.db").mkdir()
+    with pytest.raises(GalleryError, match=r"gallery\.db is a folder, and must be a file"):
+        open_gallery(home)
+
+
 # --- another key, another model -----------------------------------------------------------------
 
 

@@ -90,14 +90,18 @@ def test_it_is_announced_again_when_home_assistant_is_born(broker: Broker) -> No
         del publisher
 
 
-def test_a_stream_that_is_gone_is_taken_back(broker: Broker) -> None:
+@pytest.mark.parametrize("protocol", ["5", "3.1.1"])
+def test_a_stream_that_is_gone_is_taken_back(broker: Broker, protocol: str) -> None:
     with broker.subscribe() as reader:
         with ExitStack() as house:
-            on(house, broker, announcer("door", "yard"))
+            on(house, broker, announcer("door", "yard"), protocol=protocol)
             reader.wait(CONFIG)
         with ExitStack() as house:
-            on(house, broker, announcer("door"))
+            on(house, broker, announcer("door"), protocol=protocol)
             _, greeting, taking, staying = reader.wait(CONFIG, 4)
+            # By 3.1.1 it hears itself, and must not answer: that would never end.
+            reader.wait_for("onelook/hall/status", "online")
+        assert len(reader.on(CONFIG)) == 4
     assert components(taking.payload)["yard-crowd"] == {"platform": "sensor"}
     assert components(taking.payload)["yard-status"] == {"platform": "binary_sensor"}
     assert set(components(staying.payload)) == set(components(greeting.payload))
@@ -140,6 +144,13 @@ def test_a_command_is_not_taken_for_an_old_description() -> None:
 
     assert told.hear(Heard(CONFIG, payload, retained=True)) != []
     assert told.hear(Heard("onelook/hall/command/ping", payload, retained=False)) == []
+
+
+def test_what_is_said_just_now_is_not_answered() -> None:
+    """It is our own word, or that of a device of the same name, which would answer ours."""
+    payload = json.dumps({"components": {"old": {"platform": "sensor"}}}).encode()
+    for enabled in (True, False):
+        assert announcer("door", enabled=enabled).hear(Heard(CONFIG, payload, retained=False)) == []
 
 
 def test_a_description_nested_beyond_measure_is_none() -> None:

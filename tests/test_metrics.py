@@ -324,6 +324,7 @@ def test_a_port_in_use_is_told_in_a_sentence(metrics: Metrics) -> None:
 @pytest.mark.parametrize(("host", "sentence"), [
     ("192.0.2.1", r"this machine has no address 192\.0\.2\.1"),
     ("nobody.invalid", r"metrics\.host: nobody\.invalid is not a name that this machine knows"),
+    ("a..b", r"metrics\.host: a\.\.b is not a name that this machine knows"),
 ])  # fmt: skip
 def test_a_host_that_is_not_ours_is_told_in_a_sentence(metrics: Metrics, host: str, sentence: str) -> None:
     with (

@@ -9,6 +9,7 @@ import sys
 import time
 from collections import Counter
 from datetime import UTC, datetime
+from errno import EIO
 from pathlib import Path
 from typing import Any, Self
 
@@ -482,6 +483,42 @@ def test_a_file_damaged_in_use_is_set_aside_and_nothing_is_lost(tmp_path: Path) 
     with Outbox(path) as outbox:
         assert tracks(outbox) == [1, 2]
     assert path.with_name("outbox.db.broken").exists()
+
+
+def test_a_folder_that_is_gone_for_a_while_loses_nothing_and_ends_nobody(tmp_path: Path) -> None:
+    """As where it lies on a disk that is pulled out and put in again."""
+    path = tmp_path / "disk" / "outbox.db"
+    path.parent.mkdir()
+    with Outbox(path) as outbox:
+        outbox._disk.close()  # type: ignore[union-attr]
+        outbox._disk = Damaged()  # type: ignore[assignment]
+        path.parent.rename(tmp_path / "pulled out")
+        outbox.put((appeared(1), FOREVER))
+        for _ in range(3):
+            outbox.expire()
+        assert outbox.failing
+        assert tracks(outbox) == [1]
+        path.parent.mkdir()
+        outbox.expire()
+        assert not outbox.failing
+    with Outbox(path) as outbox:
+        assert tracks(outbox) == [1]
+
+
+def test_a_journal_that_cannot_be_opened_is_a_disk_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> int:
+        raise OSError(EIO, "Input/output error")
+
+    with Outbox(tmp_path / "outbox.db") as outbox:
+        outbox.put((appeared(1), FOREVER))
+        with monkeypatch.context() as hands:
+            hands.setattr(os, "open", broken)
+            outbox.sync()
+        assert outbox.failing
+        outbox.expire()
+        assert not outbox.failing
 
 
 def test_syncing_is_done_once_and_only_where_something_waits(

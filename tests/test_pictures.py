@@ -13,7 +13,7 @@ import PIL.Image
 import pytest
 
 from onelook.errors import OwnerError
-from onelook.picture import PictureError, read_picture
+from onelook.picture import PictureError, _rgb, read_picture
 
 RED, GREEN, BLUE, WHITE = (220, 30, 30), (30, 200, 40), (20, 40, 210), (250, 250, 250)
 
@@ -40,6 +40,10 @@ def assert_quarters(image: np.ndarray, tolerance: int = 12) -> None:
 def test_every_common_format_becomes_rgb(kind: str, tmp_path: Path) -> None:
     quarters().save(tmp_path / "photo", kind, quality=95)
     assert_quarters(read_picture(tmp_path / "photo"))
+
+
+def test_grey_that_is_stored_times_its_alpha_is_read() -> None:
+    assert _rgb(quarters().convert("LA").convert("La")).shape == (48, 64, 3)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "TIFF"])

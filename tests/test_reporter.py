@@ -309,6 +309,24 @@ def test_a_doubt_that_passes_leads_back_to_the_same_name_which_corrects_nothing(
     ]
 
 
+def test_a_name_that_is_forgotten_is_never_told_again() -> None:
+    enrolled = {"Ann": look_of("Ann")}
+
+    def match(embeddings: Floats) -> list[Match]:
+        return gallery(**enrolled)(embeddings)
+
+    listener = Listener(report=WHO, match=match).watch(ANN, seconds=4)
+    [(_, named)] = listener.heard(Identity)
+    assert named.name == "Ann"
+
+    del enrolled["Ann"]
+    listener.reporter.forget("Ann")
+    listener.watch(ANN, seconds=8, start=4)
+
+    [after] = [data for time, data in listener.heard(Identity) if time >= 4]
+    assert (after.state, after.name, after.previous) == ("unknown", None, None)
+
+
 def test_a_slip_of_some_frames_changes_no_name() -> None:
     slips = between((3, 3.4), (6, 6.5), (9, 9.3))
     listener = Listener("Ann", "Bob", taken_for=lambda time: "Bob" if slips(time) else "Ann")
@@ -635,6 +653,22 @@ def test_where_emotion_is_forbidden_no_setting_brings_it_back(preset: str) -> No
     listener = Listener("Ann", report=Report(emotion=True, mood=True), policy=policy).watch(*THREE, seconds=15)
     assert {event.kind for _, event in listener.events} == {"presence", "identity", "attributes", "crowd"}
     assert "emotion" not in listener.reporter.needs  # nor is it averaged, or looked at
+
+
+def test_a_mood_is_not_told_ever_anew_because_one_of_three_is_missed_now_and_then() -> None:
+    blinking = [each.but(visible=lambda time, n=n: round(time * 10) % 10 != 3 * n) for n, each in enumerate(THREE)]
+    listener = Listener(report=Report(mood=True)).watch(*blinking, seconds=40)
+
+    told = [mood.distribution is None for time, mood in listener.heard(Mood) if time > 5]
+    assert len(told) <= 1
+    assert not any(told[1:])
+
+
+def test_when_all_have_gone_the_last_mood_says_so() -> None:
+    two = [each.but(visible=between((0, 10))) for each in THREE[:2]]
+    listener = Listener(report=Report(mood=True)).watch(*two, seconds=25)
+
+    assert listener.heard(Mood)[-1][1].people == 0
 
 
 def test_in_a_public_place_nobody_is_told_apart_and_the_crowd_has_its_mood() -> None:

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-from daemon_process import write_config
+from broker import free_port
+from daemon_process import Daemon, onelook, write_config
 from onelook import config, service
+from onelook.event import Event, Identity
+from onelook.gallery import Gallery
 from onelook.metrics import Metrics
+from onelook.model import shipped
+from onelook.outbox import Outbox
 from onelook.pipeline import Pipeline
+from onelook.spec import load as load_spec
 
 PICTURES = {"name": "door", "url": f"{Path(service.__file__).parent}/portraits/"}
 """Two, and then the end."""
@@ -37,6 +46,67 @@ def test_a_slow_start_is_no_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     service.run(config.load(write_config(tmp_path, PICTURES)))
 
     assert said == [True]
+
+
+def test_a_gallery_that_is_being_replaced_ends_nothing_and_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "gallery.db"
+    with Gallery.open(path, tmp_path / "gallery.key", "a1" * 32) as gallery:
+        gallery.add("Ada", np.eye(1, 256, dtype=np.float32)[0], 0.9, "ada.jpg")
+    whole = path.read_bytes()
+    with Gallery.open(path, tmp_path / "gallery.key", "a1" * 32) as gallery:
+        refresh = service._refresher(gallery)
+        refresh(0.0)
+        path.write_bytes(whole[: len(whole) // 2])  # as `cp` does, for a moment
+        with caplog.at_level(logging.INFO, "onelook.service"):
+            refresh(1.0)
+            refresh(2.0)
+            assert [person.name for person in gallery.people()] == ["Ada"]
+            path.write_bytes(whole)
+            refresh(3.0)
+    first, second = (record.message for record in caplog.records if record.name == "onelook.service")
+    assert first.endswith("Who was known before stays known, trying again.")
+    assert second == "The gallery can be read again."
+
+
+def test_who_is_forgotten_while_every_camera_is_away_is_forgotten_at_once(tmp_path: Path) -> None:
+    file = write_config(
+        tmp_path, {"name": "door", "url": str(tmp_path / "none.mp4"), "retry_min": 0.1},
+        publish="mqtt", mqtt={"port": free_port(), "outbox": "outbox.db", "paused": None},
+    )
+    settings = config.load(file)
+    with Gallery.open(settings.gallery.path, settings.gallery.key_file, load_spec(shipped())[0].sha256) as gallery:
+        gallery.add("Ada Lovelace", np.eye(1, 256, dtype=np.float32)[0], 0.9, "ada.jpg")
+    who = Identity(track=1, box=(0, 0, 9, 9), frame=0, state="known", name="Ada Lovelace", similarity=1, confidence=1)
+    with Outbox(tmp_path / "outbox.db") as outbox:
+        outbox.put((Event(stream="door", time=datetime.now(UTC), data=who), 600))
+
+    def about_her() -> int:
+        return sum(b"Lovelace" in part.read_bytes() for part in tmp_path.glob("outbox.db*"))
+
+    with Daemon(file) as daemon:
+        daemon.wait(lambda: daemon.page("/healthz")[0] == 200, "it to look")
+        assert about_her()
+        assert onelook("gallery", "forget", "Ada Lovelace", "--config", file).returncode == 0
+        daemon.wait(lambda: not about_her(), "her to be forgotten")
+
+
+@pytest.mark.parametrize(("level", "kept"), [("on", True), ("aggregate", False)])
+def test_where_people_are_only_counted_nothing_is_kept_to_know_them_by(
+    tmp_path: Path, level: str, *, kept: bool
+) -> None:
+    file = write_config(
+        tmp_path, PICTURES, policy={"identity": level}, report={"visitors": True},
+        gallery={"path": "gallery.db", "key_file": "gallery.key", "unknown_days": 1},
+    )
+    settings = config.load(file)
+    model = service._model(settings)
+    with service._gallery(settings, model) as gallery:
+        [door] = service._pipelines(settings, model, gallery, lambda _: nullcontext()).values()
+
+    assert (door._lookout is not None) is kept
+    assert (service._visitors(settings, model) is not None) is kept
 
 
 def test_a_loop_that_stood_still_says_so_afterwards(

@@ -1,6 +1,6 @@
 """The door: `onelook COMMAND`, the same as `python -m onelook COMMAND`.
 
-Exit codes: 0 ended as asked; 78 something that the owner can mend, said on stderr; 2 the
+Exit codes: 0 ended as asked; 130 interrupted before that; 78 something that the owner can mend, said on stderr; 2 the
 command line itself; 1 our bug, with its traceback.
 """
 # ruff: noqa: PLC0415 - each command imports what it needs: `schema` must not wait for the runtime
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("onelook")
 
 OWNER = 78  # EX_CONFIG of sysexits.h; the systemd unit knows that starting again will not help
+INTERRUPTED = 130
 SYSTEM_CONFIG = Path("/etc/onelook/config.yaml")
 
 
@@ -50,7 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(_with_priority(logging.ERROR, str(error)) + "\n")
         return OWNER
     except KeyboardInterrupt:
-        return 0
+        # A daemon is asked to end so; of all else half is not done, and `onelook check && …` must not go on.
+        return 0 if arguments.command is _run else INTERRUPTED
 
 
 class _Parser(argparse.ArgumentParser):
@@ -248,6 +250,8 @@ def _enroll(arguments: argparse.Namespace) -> None:
         arguments.error("--folder names the people itself: leave NAME and PHOTO out")
     if arguments.folder is None and not arguments.photos:
         arguments.error("NAME and at least one PHOTO are needed, or --folder DIR")
+    if arguments.name is not None and Path(arguments.name).suffix and Path(arguments.name).is_file():
+        arguments.error(f"{arguments.name} is a file: NAME, as it shall stand in events, comes before the photos")
     config = _config(arguments.config)
     from onelook import service
     from onelook.enroll import folder_people

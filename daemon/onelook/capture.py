@@ -206,6 +206,8 @@ class Capture:
             stop=self._stop,
         )
         for frame in _dated(stream.name, source, self._clock(), fps=stream.fps, first=self._delivered):
+            if self._stop.is_set():
+                return  # paused or ended while this picture was read: it is not up any more
             self._say(up=True)
             self._delivered = frame.index + 1
             self._inbox.put(frame, wait=unhurried and not is_live(stream.url))

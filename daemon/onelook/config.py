@@ -329,7 +329,8 @@ class Gallery(Section):
 
     path: OwnPath = Path("/var/lib/onelook/gallery.db")
     key_file: OwnPath = Path("/var/lib/onelook/gallery.key")
-    keep_days: Annotated[float, Field(gt=0)] | None = None  # older templates are destroyed; none: kept until forgotten
+    # Older templates are destroyed; none: kept until forgotten.
+    keep_days: Annotated[float, Field(gt=0, le=36500)] | None = None
     unknown_days: Annotated[float, Field(ge=0, le=30)] = 0  # for which strangers' tracks are kept; 0: not at all
     unknown_most: Annotated[int, Field(ge=1, le=2000)] = 500
     unknown_crops: bool = False
@@ -434,6 +435,16 @@ class Config(Section):
         policy = info.data.get("policy")
         if policy is not None and policy.needs_consent and value.keep_days is None:
             raise ValueError("set keep_days: the preset written_consent needs a retention time (740 ILCS 14/15(a))")
+        if policy is not None and policy.needs_consent and value.unknown_days:
+            raise ValueError("unknown_days must be 0: the preset written_consent keeps nobody who has not agreed")
+        return value
+
+    @field_validator("mqtt")
+    @classmethod
+    def _in_a_file_of_its_own(cls, value: Mqtt, info: ValidationInfo) -> Mqtt:
+        gallery = info.data.get("gallery")
+        if gallery is not None and value.outbox in (gallery.path, gallery.key_file):
+            raise ValueError("outbox is the gallery's file: it needs one of its own")
         return value
 
 

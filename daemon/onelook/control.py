@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -126,6 +127,14 @@ class Control:
         there = {track.id for track in self._pipelines[stream].tracks}
         self._said[stream] = {track: data for track, data in said.items() if track in there}
 
+    def forgotten(self, name: str) -> None:
+        """Take a person's name out of what a snapshot would tell."""
+        for tracks in self._said.values():
+            for data in tracks.values():
+                who = data.get("identity")
+                if who is not None and name in (who.name, who.previous):
+                    del data["identity"]
+
     def ping(self, _asked: Ping) -> Pong:
         """The loop turns, or nobody would answer."""
         return Pong(version=__version__, seconds=round(time.monotonic() - self._began, 1))
@@ -155,11 +164,15 @@ class Control:
 
     def enroll(self, asked: Enroll) -> Enrolled:
         """Enrol the faces on the photos. Raises OwnerError where none can be used."""
-        with TemporaryDirectory(prefix="onelook-") as folder:
-            photos = []
-            for number, content in enumerate(asked.photos, 1):
-                photos.append(Path(folder, f"photo-{number}"))
-                photos[-1].write_bytes(content)
+        with ExitStack() as house:
+            try:
+                folder = house.enter_context(TemporaryDirectory(prefix="onelook-"))
+                photos = []
+                for number, content in enumerate(asked.photos, 1):
+                    photos.append(Path(folder, f"photo-{number}"))
+                    photos[-1].write_bytes(content)
+            except OSError as error:
+                raise OwnerError(f"There is no room to lay the photos down: {error.strerror}.") from None
             verdicts = self._enroll(asked.name, photos, Note(purpose=asked.purpose, consent=asked.consent))
         told = [
             PhotoVerdict(photo=number, accepted=verdict.accepted, reason=verdict.reason)

@@ -114,10 +114,17 @@ def demo(
                 f"{figures['memory'] / 2**20:.0f} MiB."
             )
         if best.picture is not None:
-            folder.mkdir(parents=True, exist_ok=True)
             out = folder / "annotated.jpg"
-            cv2.imwrite(str(out), cv2.cvtColor(best.picture, cv2.COLOR_RGB2BGR))
+            _write(out, best.picture)
             _say(f"Annotated picture: {out}")
+
+
+def _write(path: Path, picture: Image) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
+    except OSError as error:
+        raise OwnerError(f"The annotated picture {path} cannot be written: {error.strerror}.") from None
 
 
 def _say(text: str) -> None:

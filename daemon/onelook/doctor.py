@@ -359,7 +359,7 @@ def _broker(mqtt: config.Mqtt, device: str) -> Iterator[Finding]:
     place = f"{mqtt.host}:{mqtt.port}"
     try:
         socket.create_connection((mqtt.host, mqtt.port), timeout=5).close()
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # the latter: no name can be so
         yield Finding("broker", "fault", f"no host is known by the name {mqtt.host}", "check mqtt.host")
         return
     except OSError as error:

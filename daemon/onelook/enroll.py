@@ -31,6 +31,8 @@ VIEW = 4.0
 """Sides of the square that a face is looked at in, in sides of the face."""
 SURROUNDED: Final = 1.8
 """The same for each of LOOKS: all ten lie side by side on one picture of 640x480, and take one call of the network."""
+LARGEST = 1024
+"""Pixels of a face's longer side that are looked at: a larger one with room around it would fill a board's memory."""
 KNOWN = 88
 """Pixels of a face's longer side that it is looked at in, where it has more: the network was trained on
 faces of 20 to 112, and describes one of 126 hardly better than one of 20."""
@@ -332,6 +334,7 @@ def _face(image: Image, model: Model, quality: float) -> Faces:
     if not len(faces):
         # Users of face projects keep faces cut out tightly, and no detector knows a face
         # without its surroundings, or one that fills its view.
+        image = _no_larger(image, LARGEST / max(image.shape[:2]))
         height, width = image.shape[:2]
         image, _ = _around(image, np.array([0, 0, width, height], np.float32), VIEW)
         faces = model(image)
@@ -343,7 +346,12 @@ def _face(image: Image, model: Model, quality: float) -> Faces:
     rivals = int(np.sum(sizes > sizes[rows[0]] / ALONE))
     if rivals > 1:
         raise _Refusal(f"shows {rivals} faces of like size: cut it down to the one that is meant")
-    face = _again(image, faces.take(rows[:1]), model)
+    face = faces.take(rows[:1])
+    smaller = LARGEST / float(max(face.boxes[0, 2:] - face.boxes[0, :2]))
+    if smaller < 1:
+        image = _no_larger(image, smaller)
+        face.boxes[:], face.landmarks[:] = face.boxes * smaller, face.landmarks * smaller
+    face = _again(image, face, model)
     box, landmarks = face.boxes[0], face.landmarks[0]
     if _side(box) < SMALLEST:
         raise _Refusal(f"shows a face of {_side(box)} pixels, and at least {SMALLEST} are needed")
@@ -354,6 +362,13 @@ def _face(image: Image, model: Model, quality: float) -> Faces:
     if face.quality[0] < quality:
         raise _Refusal(f"is of little use (quality {face.quality[0]:.2f}, at least {quality:.2f} is needed)")
     return replace(face, embeddings=_described(image, face, model))
+
+
+def _no_larger(image: Image, scale: float) -> Image:
+    """The picture, made smaller where `scale` is under 1."""
+    if scale >= 1:
+        return image
+    return np.asarray(cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def _again(image: Image, face: Faces, model: Model) -> Faces:

@@ -412,7 +412,7 @@ class Gallery:
         }
 
     def annotate(self, name: str, note: Note) -> None:
-        """Stores on what ground somebody is enrolled, in the place of what stood there.
+        """Stores on what ground somebody is enrolled; what `note` does not tell stays as it stood there.
 
         Raises GalleryError if nobody of that name is enrolled or the file cannot be written.
         """
@@ -423,6 +423,8 @@ class Gallery:
             if person is None:
                 raise GalleryError(f"Nobody named {name} is enrolled.")
             with self._sentences():
+                old = next((kept for whose, kept in memory.notes.values() if whose == person), Note())
+                note = Note(note.purpose or old.purpose, note.consent or old.consent, note.until or old.until)
                 db.execute("DELETE FROM note WHERE person = ?", (person,))
                 number = _next_number(db, "note")
                 about = {
@@ -525,10 +527,11 @@ class Gallery:
                 ):
                     pieces += _removed(db, table, column, numbers)
             self._recall(memory.only(memory.rows.keys() - set(doomed)))
+        # Before anything can fail: the next try would find nobody to tell of.
+        self._tell_forgotten(memory)
         with self._sentences():
             self._connected().execute("VACUUM")
         self._prove_gone(pieces)
-        self._tell_forgotten(memory)
         return gone
 
     def _tell_forgotten(self, before: _Memory) -> None:
@@ -705,7 +708,9 @@ class Gallery:
             if self._db is None:
                 return False
             log.warning("the gallery %s has vanished: nobody is enrolled", self.path)
+            before = self._memory
             self.close()
+            self._tell_forgotten(before)
             return True
         except OSError as error:
             raise GalleryError(f"The gallery {self.path} cannot be read: {error.strerror}.") from error
@@ -1095,6 +1100,8 @@ def _write_private(path: Path, content: bytes) -> None:
 
 
 def _open_to_others(what: str, path: Path, mode: int) -> GalleryError:
+    if path.is_dir():
+        return GalleryError(f"The {what} {path} is a folder, and must be a file.")
     return GalleryError(
         f"The {what} {path} is open to other users (mode {mode & 0o7777:04o}): run `chmod 600 {path}`."
     )

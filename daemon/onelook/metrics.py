@@ -417,7 +417,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 def _listening(host: str, port: int) -> _Server:
     try:
         return _Server(host, port)
-    except socket.gaierror:
+    except (socket.gaierror, UnicodeError):  # the latter: no name can be so
         raise MetricsError(f"metrics.host: {host} is not a name that this machine knows.") from None
     except OSError as error:
         advice = {

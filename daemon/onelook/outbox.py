@@ -18,7 +18,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from errno import EIO, ENOSPC, EROFS
+from errno import EDQUOT, EIO, ENOSPC, EROFS
 from math import inf
 from pathlib import Path
 from threading import Lock
@@ -259,6 +259,10 @@ class Outbox:
             journal = os.open(f"{self._path}-wal", os.O_RDONLY)
         except FileNotFoundError:
             return
+        except OSError as error:
+            with self._lock:
+                self._fail(error)
+            return
         try:
             os.fsync(journal)
         except OSError as error:
@@ -374,7 +378,10 @@ class Outbox:
         if self._disk is None:
             if self._path is None:
                 return gone
-            self._disk, stored = _open(self._path, quiet=True)
+            try:
+                self._disk, stored = _open(self._path, quiet=True)
+            except OwnerError:  # its folder is gone, or another holds it: no reason to end now
+                stored = []
             if self._disk is None:
                 self._failures += 1
                 return gone
@@ -415,7 +422,7 @@ def _open(path: Path, *, quiet: bool = False) -> tuple[sqlite3.Connection | None
         path.touch(mode=0o600)  # names of people are in it
         return _connect(path)
     except OSError as error:
-        if error.errno not in (ENOSPC, EIO, EROFS):
+        if error.errno not in (ENOSPC, EDQUOT, EIO, EROFS):
             raise OwnerError(f"The outbox {path} cannot be opened: {error.strerror}.") from None
         trouble: Exception = error
     except sqlite3.OperationalError as error:

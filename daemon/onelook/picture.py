@@ -72,6 +72,8 @@ def _rgb(picture: PIL.Image.Image) -> Image:
     if picture.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scaling
         grey = (np.asarray(picture).astype(np.float32) / 257).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
+    if picture.mode == "La":  # grey times its alpha; Pillow goes from there to nothing but this
+        picture = picture.convert("LA")
     if picture.mode.endswith("A") or "transparency" in picture.info:  # not has_transparency_data: Debian 12's lacks it
         paper = PIL.Image.new("RGBA", picture.size, "white")
         picture = PIL.Image.alpha_composite(paper, picture.convert("RGBA"))

@@ -38,14 +38,12 @@ class Pipeline:
         tracker: Tracker,
         reporter: Reporter,
         *,
-        refresh: Callable[[float], object] = lambda time: None,  # noqa: ARG005
         stage: Callable[[str], AbstractContextManager[object]] = lambda name: nullcontext(),  # noqa: ARG005
         lookout: Lookout | None = None,
     ) -> None:
-        """refresh: told each frame's time, so that the gallery can pick up new people. stage: entered
-        around each stage, for metrics. lookout: where strangers are to be kept."""
+        """stage: entered around each stage, for metrics. lookout: where strangers are to be kept."""
         self._model, self._tracker, self._reporter = model, tracker, reporter
-        self._refresh, self._stage = refresh, stage
+        self._stage = stage
         self.faces: Faces = Faces.none(model.spec.embedding_size)
         """What the newest frame shows."""
         self.tracks: Sequence[Track] = ()
@@ -57,10 +55,13 @@ class Pipeline:
 
     def step(self, frame: Frame) -> list[Event]:
         """What this frame changed."""
-        self._refresh(frame.time)
         self.faces = self._model(frame.image)
         self._newest = replace(frame, image=NOTHING)
         return self._follow(frame, self._stage)
+
+    def forget(self, name: str) -> None:
+        """Whoever was taken for this person is nobody yet: the name is not told again."""
+        self._reporter.forget(name)
 
     def wait(self, time: float, utc: datetime) -> list[Event]:
         """What changes while no frame comes, the camera being away: whoever was there leaves in good time.

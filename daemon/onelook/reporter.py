@@ -153,6 +153,11 @@ class Reporter:
         return data if purpose is None else data.model_copy(update={"purpose": purpose})
 
 
+    def forget(self, name: str) -> None:
+        """Whoever was taken for this person is nobody yet: the name is not told again, not even as a previous one."""
+        if self._identity:
+            self._identity.forget(name)
+
     @property
     def unknown(self) -> set[int]:
         """Tracks alive that are said to be unknown."""
@@ -315,6 +320,17 @@ class _Identity:
         length = max(float(np.linalg.norm(mean)), 1e-6)
         size = float(moment.faces.sizes[track.row])
         return self._visitors.who(mean / np.float32(length), length, size, moment.time)
+
+    def forget(self, name: str) -> None:
+        """Take back all votes for this person, and what was said of it."""
+        verdict: Verdict = ("known", name)
+        for ballot in self._ballots.values():
+            ballot.votes.pop(verdict, None)
+            ballot.similarities.pop(verdict, None)
+            if ballot.name == name:
+                ballot.name = None
+            if ballot.said == verdict:
+                ballot.said = ballot.doubt = None
 
     def counts(self, present: list[Track]) -> tuple[int, int]:
         """How many of them were said to be known and unknown."""
@@ -618,7 +634,8 @@ class _Mood:
         self._when = -inf
 
     def look(self, moment: _Moment) -> Iterator[Mood]:
-        seen = [track.emotion for track in moment.present if track.row is not None and track.emotion is not None]
+        # Those out of sight for a moment too, or a few people of whom one is hidden now and then were told ever anew.
+        seen = [track.emotion for track in moment.present if track.emotion is not None]
         if len(seen) < FEWEST:
             mood = Mood(people=len(seen))
         else:
@@ -632,7 +649,7 @@ class _Mood:
     @staticmethod
     def _differs(now: Mood, said: Mood) -> bool:
         if now.distribution is None or said.distribution is None:
-            return now.distribution is not said.distribution
+            return now.distribution is not said.distribution or now.people != said.people
         return any(abs(now.distribution[name] - share) >= SWING for name, share in said.distribution.items())
 
 

@@ -33,7 +33,7 @@ from onelook.errors import OwnerError
 from onelook.event import Event, Status
 from onelook.face import Floats
 from onelook.frame import Frame
-from onelook.gallery import Gallery, Note, Stranger, Template, clean_name
+from onelook.gallery import Gallery, GalleryError, Note, Stranger, Template, clean_name
 from onelook.home_assistant import HomeAssistant
 from onelook.match import Match
 from onelook.metrics import Metrics
@@ -75,6 +75,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
         pipelines = _pipelines(config, model, gallery, metrics.stage)
         metrics.model(version=model.spec.version, sha256=model.spec.sha256[:12],
                       input=f"{model.size[0]}x{model.size[1]}", onelook=__version__)
+        refresh = _refresher(gallery)
         turned = time.monotonic()  # from here on: a slow start is no hang
         page = house.enter_context(metrics.serve(
             config.metrics.host, config.metrics.port,
@@ -85,7 +86,6 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             forbidden=[f"{config.mqtt.discovery_prefix}/"],
         )
         publisher = house.enter_context(_publisher(config, metrics, stop, commands))
-        note_down = _guestbook(config, gallery, publisher)
         inbox = LatestFrames()
 
         def on_change(stream: str, is_up: bool, reason: str | None) -> None:
@@ -101,6 +101,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             # Only while somebody can say so: or nobody could have it looked at again.
             paused=config.mqtt.paused if "resume" in config.mqtt.commands else None,
         ))
+        note_down = _guestbook(config, gallery, publisher, control)
         log.info("onelook %s looks at %s; metrics at %smetrics", __version__,
                  ", ".join(f"{s.name} ({masked(s.url)})" for s in config.streams), page)
         systemd.notify(f"READY=1\nSTATUS=Looking at {', '.join(names)}")
@@ -110,10 +111,9 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
         told = dict.fromkeys(names, 0)
         while not stop.is_set() and not inbox.finished:
             turned = _turn(turned)
-            if pulse is not None and turned - fed >= min(pulse, 1.0):
-                systemd.notify("WATCHDOG=1")
-                fed = turned
+            fed = _fed(pulse, turned, fed)
             _count_dropped(inbox, metrics, told)
+            refresh(turned)  # at every turn: who is forgotten while no camera is up is forgotten too
             commands.work(control.handlers, publisher.send)
             _wait([pipelines[name] for name in pipelines.keys() - up], turned, publisher, note_down)
             frame = inbox.take(timeout=0.5)  # and nothing comes between it and what it shows
@@ -140,6 +140,14 @@ def _turn(before: float) -> float:
     now = time.monotonic()
     if now - before >= STUCK:
         log.warning("the loop stood still for %.0f s: is the disk slow, or the machine busy?", now - before)
+    return now
+
+
+def _fed(pulse: float | None, now: float, before: float) -> float:
+    """Tell systemd's watchdog that the loop turns, where it asks; when it was told last."""
+    if pulse is None or now - before < min(pulse, 1.0):
+        return before
+    systemd.notify("WATCHDOG=1")
     return now
 
 
@@ -178,6 +186,8 @@ def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO
     recording are the same on every machine, but for their ids. Without a config: every
     default, and nobody enrolled. Raises OwnerError where the source cannot be read.
     """
+    if draw is not None and _same_file(source, draw):
+        raise OwnerError(f"{draw} is the recording itself, and would be written over: give --draw another file.")
     chosen = config or Config(streams=[stream_of(source)])
     model = _model(chosen)
     started = datetime.fromtimestamp(0, UTC)  # a recording does not say when it was made
@@ -201,6 +211,13 @@ def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO
                 writer.write(drawn(frame.image, pipeline.tracks, captions), frame.time)
             if closed.is_set():
                 break
+
+
+def _same_file(source: str, path: Path) -> bool:
+    try:
+        return Path(source.removeprefix("file://")).expanduser().samefile(path)
+    except (OSError, RuntimeError):  # one of them is not there, or no file
+        return False
 
 
 def enroll(
@@ -268,18 +285,25 @@ def forget(config: Config, name: str) -> tuple[int, bool]:
     alike = load(config.model.path or shipped())[0].threshold(1e-2)
     with Gallery.open(config.gallery.path, config.gallery.key_file) as gallery:
         removed = gallery.forget(name, alike=alike)
-        if not removed:
-            enrolled = ", ".join(person.name for person in gallery.people()) or "nobody"
-            raise OwnerError(f"Nobody named {name} is enrolled; enrolled: {enrolled}.")
+        enrolled = ", ".join(person.name for person in gallery.people()) or "nobody"
+    # Even where nobody of that name is enrolled (any more): an earlier try may have failed half-way.
+    done = _forget_waiting(config, clean_name(name))
+    if not removed:
+        raise OwnerError(f"Nobody named {name} is enrolled; enrolled: {enrolled}.")
+    return removed, done
+
+
+def _forget_waiting(config: Config, name: str) -> bool:
+    """Destroy what waits for the broker about a person; false where a daemon has it in use, and must."""
     path = config.mqtt.outbox
     if config.publish != "mqtt" or path is None or not path.exists():
-        return removed, True
+        return True
     try:
         with Outbox(path) as outbox:
-            outbox.forget(clean_name(name))
+            outbox.forget(name)
     except OwnerError:
-        return removed, False
-    return removed, True
+        return False
+    return True
 
 
 def unknown(config: Config) -> list[Cluster]:
@@ -357,25 +381,50 @@ def _gallery(config: Config, model: FaceModel) -> Iterator[Gallery | None]:
         yield gallery
 
 
+def _refresher(gallery: Gallery | None) -> Callable[[float], None]:
+    """Picks up what others change in the gallery, told the time; a file that is being replaced ends no daemon.
+
+    Then those known before stay known, until it can be read again.
+    """
+    trouble, failed = "", -inf
+
+    def refresh(now: float) -> None:
+        nonlocal trouble, failed
+        if gallery is None:
+            return
+        try:
+            gallery.refresh(now)
+        except GalleryError as error:
+            if str(error) != trouble:
+                log.warning("%s Who was known before stays known, trying again.", error)
+            trouble, failed = str(error), now
+            return
+        if trouble and now - failed >= 1:  # so it has looked again
+            log.info("The gallery can be read again.")
+            trouble = ""
+
+    return refresh
+
+
 def _pipeline(
     config: Config, stream: Stream, model: FaceModel, gallery: Gallery | None, visitors: Visitors | None,
     stage: StageMaker = lambda name: nullcontext(),  # noqa: ARG005
 ) -> Pipeline:
     match: Matcher = _nobody if gallery is None else gallery.match
-    refresh = (lambda _: None) if gallery is None else gallery.refresh
     bar = partial(model.spec.similarities, config.report.far)
     reporter = Reporter(stream.name, config.report, model.spec.labels, match, bar, config.policy,
                         places=Places(stream.zones, stream.lines), visitors=visitors)
     tracking = config.tracking
     tracker = Tracker(confirm=tracking.confirm, lost=tracking.lost, iou=tracking.iou, strong=model.score,
                       alike=model.spec.threshold(1e-3), smooth=reporter.needs)
-    keeps = gallery is not None and config.gallery.unknown_days > 0
+    # Where the policy has people counted and no more, nothing is kept by which they could be known again.
+    keeps = gallery is not None and config.gallery.unknown_days > 0 and config.policy.level("identity") == "on"
     lookout = Lookout(stream.name, crops=config.gallery.unknown_crops) if keeps else None
-    return Pipeline(model, tracker, reporter, refresh=refresh, stage=stage, lookout=lookout)
+    return Pipeline(model, tracker, reporter, stage=stage, lookout=lookout)
 
 
 def _visitors(config: Config, model: FaceModel) -> Visitors | None:
-    if not config.report.visitors:
+    if not config.report.visitors or config.policy.level("identity") != "on":
         return None
     return Visitors(partial(model.spec.similarities, config.report.far), model.cohort)
 
@@ -387,7 +436,15 @@ def _pipelines(
     visitors = _visitors(config, model)
     if visitors is not None and gallery is not None:
         gallery.on_forgotten.append(partial(_forget_visitor, visitors, model.spec.threshold(1e-2)))
-    return {stream.name: _pipeline(config, stream, model, gallery, visitors, stage) for stream in config.streams}
+    pipelines = {stream.name: _pipeline(config, stream, model, gallery, visitors, stage) for stream in config.streams}
+    if gallery is not None:
+        for pipeline in pipelines.values():
+            gallery.on_forgotten.append(partial(_forget_name, pipeline.forget))
+    return pipelines
+
+
+def _forget_name(forget: Callable[[str], None], name: str, _templates: Sequence[Template]) -> None:
+    forget(name)
 
 
 def _forget_visitor(visitors: Visitors, alike: float, _name: str, templates: Sequence[Template]) -> None:
@@ -396,12 +453,13 @@ def _forget_visitor(visitors: Visitors, alike: float, _name: str, templates: Seq
 
 
 def _guestbook(
-    config: Config, gallery: Gallery | None, publisher: Publisher
+    config: Config, gallery: Gallery | None, publisher: Publisher, control: Control
 ) -> Callable[[Sequence[Stranger], float], None]:
-    """What is to be told of strangers, and the time; whom the gallery forgets, the publisher forgets."""
+    """What is to be told of strangers, and the time; whom the gallery forgets, the others forget."""
     if gallery is None:
         return lambda _strangers, _time: None
-    gallery.on_forgotten.append(lambda name, _: publisher.forget(name))
+    for other in (publisher.forget, control.forgotten):
+        gallery.on_forgotten.append(partial(_forget_name, other))
     keep = config.gallery.keep_days
     return Guestbook(
         gallery, days=config.gallery.unknown_days, most=config.gallery.unknown_most,
@@ -462,11 +520,11 @@ def _status(stream: str, state: Literal["online", "offline"], reason: str | None
 
 @contextmanager
 def _signals(stop: Flag) -> Iterator[Flag]:
-    """SIGTERM and SIGINT set `stop` while the context lasts."""
+    """SIGTERM, SIGINT and SIGHUP (a terminal that closes) set `stop` while the context lasts."""
     def on_signal(_number: int, _frame: object) -> None:
         stop.set()  # and no word: the log may be in the middle of another
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
     try:
         yield stop
     finally:

@@ -16,13 +16,12 @@ import select
 import shutil
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import IO, NamedTuple, cast
+from typing import IO, Final, NamedTuple, cast
 
 import av
 import av.error
@@ -65,6 +64,10 @@ class Shot(NamedTuple):
     """Converts it; none: it came broken, as pictures of USB cameras do at times."""
 
 
+_NAMES: Final = "replace"
+"""Titles in some other code than UTF-8, as cameras have them, are nothing to fail at."""
+
+
 def is_live(url: str) -> bool:
     """Whether `url` names a camera, which goes on while nobody looks, and not a file or folder."""
     return re.match(r"(?!file:)[a-zA-Z]+://|/dev/|\d+$", url) is not None
@@ -78,7 +81,7 @@ def length(url: str) -> int | None:
         path = Path(url.removeprefix("file://")).expanduser()
         if path.is_dir():
             return sum(1 for file in path.iterdir() if PICTURES.search(file.name))
-        with av.open(f"file:{path}") as container:
+        with av.open(f"file:{path}", metadata_errors=_NAMES) as container:
             return container.streams.video[0].frames or None
     except (OSError, RuntimeError, av.FFmpegError, IndexError):
         return None  # reading it will tell why
@@ -132,7 +135,9 @@ _OPTIONS = {
 def _network(url: str, options: dict[str, str], open_timeout: float, read_timeout: float) -> Iterator[Shot]:
     began = time.monotonic()
     try:
-        container = av.open(url, options=dict(options), timeout=(open_timeout, read_timeout))
+        container = av.open(
+            url, options=dict(options), timeout=(open_timeout, read_timeout), metadata_errors=_NAMES
+        )
     except av.FFmpegError as error:
         silent = time.monotonic() - began >= open_timeout  # whatever FFmpeg then calls it
         why = f"has given no answer for {open_timeout:g} s" if silent else _why(error, url)
@@ -178,7 +183,7 @@ def _laps(name: str, loop: bool) -> Iterator[Shot]:
 def _video(path: Path) -> Iterator[tuple[Shot, float]]:
     """The shots of a video file, each with the seconds that it lasts."""
     try:
-        with av.open(f"file:{path}") as container:  # file: or a colon in the name would be a protocol
+        with av.open(f"file:{path}", metadata_errors=_NAMES) as container:  # file: or a colon would be a protocol
             if not container.streams.video:
                 raise CaptureError(f"{path} has no video in it")
             video = container.streams.video[0]
@@ -314,21 +319,31 @@ def _csi(
     width, height = CSI_SIZE
     command = _csi_command(url, number, fps=min(max(fps or 30, 5), 30))
     picture = bytearray(width * height * 3 // 2)  # planes Y, U and V, the latter two at half size
-    with (
-        tempfile.TemporaryFile() as complaints,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=complaints) as program,  # noqa: S603 - fixed words
-    ):
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as program:  # noqa: S603 - fixed words
+        complaints, said = cast(IO[bytes], program.stderr).fileno(), b""
+        os.set_blocking(complaints, False)
         try:
             timeout = open_timeout
             while _fill(picture, cast(IO[bytes], program.stdout).fileno(), timeout, stop):
                 planes = np.frombuffer(picture, np.uint8).reshape(height * 3 // 2, width)
                 yield Shot(None, partial(_from_planes, planes))
                 timeout = read_timeout
+                said = _heard(complaints, said)
         finally:
             program.kill()
-        complaints.seek(0)
-        last = complaints.read().decode(errors="replace").strip().rpartition("\n")[2]
+        said = _heard(complaints, said)
+        last = said.decode(errors="replace").strip().rpartition("\n")[2]
         raise CaptureError(f"{url} gives no pictures: {command[0]} says: {last or 'nothing'}")
+
+
+def _heard(pipe: int, before: bytes) -> bytes:
+    """The end of what a program has said, `before` and now: it may talk for weeks, and stops if nobody listens."""
+    try:
+        while more := os.read(pipe, 1 << 16):
+            before = (before + more)[-4096:]
+    except BlockingIOError:
+        pass
+    return before
 
 
 def _from_planes(planes: Image) -> Image:
