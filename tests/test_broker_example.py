@@ -20,6 +20,7 @@ from onelook import config
 from onelook.commands import Commands
 from onelook.event import Crowd, Event, Identity, Status
 from onelook.home_assistant import HomeAssistant
+from onelook.leftovers import Leftovers
 from onelook.outbox import Outbox
 from onelook.publish import MqttPublisher
 
@@ -116,6 +117,19 @@ def test_a_command_of_the_warden_reaches_the_device(broker: Broker) -> None:
         wait_until(lambda: "SUBACK to onelook-hall" in broker.log, "the device to listen")
         assert may_write(broker, "warden", "onelook/hall/command/ping")
         wait_until(lambda: commands._waiting.qsize() or "Sending PUBLISH to onelook-hall" in broker.log, "it to arrive")
+
+
+def test_the_device_clears_what_an_earlier_config_has_left(broker: Broker) -> None:
+    told = config.Mqtt(port=broker.port, username="hall", password=SecretStr(PASSWORDS["hall"]))
+    crowd = Crowd(count=1, known=1, unknown=0)
+    with broker.subscribe("#", user=("screen", PASSWORDS["screen"])) as reader:
+        with MqttPublisher(told, "hall", Outbox(), streams=["gate"]) as publisher:
+            publisher.publish(Event(stream="gate", time=datetime.now(UTC), data=crowd))
+            reader.wait("gate/crowd")
+        left = len(reader.wait("gate/status"))
+        with MqttPublisher(told, "hall", Outbox(), correspondents=[Leftovers("hall", ["door"], ["status"])]):
+            wait_until(lambda: reader.on("gate/crowd")[-1].payload == b"", "the crowd to be cleared")
+            wait_until(lambda: reader.on("gate/status")[-1].payload == b"", f"the status, of {left}, to be cleared")
 
 
 # --- as it stands --------------------------------------------------------------------------------

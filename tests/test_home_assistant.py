@@ -91,17 +91,18 @@ def test_it_is_announced_again_when_home_assistant_is_born(broker: Broker) -> No
 
 
 @pytest.mark.parametrize("protocol", ["5", "3.1.1"])
-def test_a_stream_that_is_gone_is_taken_back(broker: Broker, protocol: str) -> None:
+def test_a_stream_that_is_gone_is_taken_back_once(broker: Broker, protocol: str) -> None:
     with broker.subscribe() as reader:
         with ExitStack() as house:
             on(house, broker, announcer("door", "yard"), protocol=protocol)
             reader.wait(CONFIG)
         with ExitStack() as house:
-            on(house, broker, announcer("door"), protocol=protocol)
-            _, greeting, taking, staying = reader.wait(CONFIG, 4)
-            # By 3.1.1 it hears itself, and must not answer: that would never end.
-            reader.wait_for("onelook/hall/status", "online")
-        assert len(reader.on(CONFIG)) == 4
+            publisher = on(house, broker, announcer("door"), protocol=protocol)
+            reader.wait(CONFIG, 4)
+            for lap in range(1, 4):  # time enough to hear our own words and answer them, if we did
+                publisher.send(Message("lap", b"", content_type=None))
+                reader.wait("lap", lap)
+        _, greeting, taking, staying = reader.on(CONFIG)
     assert components(taking.payload)["yard-crowd"] == {"platform": "sensor"}
     assert components(taking.payload)["yard-status"] == {"platform": "binary_sensor"}
     assert set(components(staying.payload)) == set(components(greeting.payload))

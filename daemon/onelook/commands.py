@@ -235,7 +235,7 @@ class Commands:
 
     def hear(self, heard: Heard) -> list[Message]:
         """Put a request before the frame loop, or answer at once why not."""
-        if not heard.topic.startswith(self._topic):
+        if not self._allowed or not heard.topic.startswith(self._topic):  # others' topics may cover ours
             return []
         name = heard.topic.removeprefix(self._topic)
         if heard.retained:

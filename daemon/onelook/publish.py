@@ -97,7 +97,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What somebody else published."""
+    """What somebody published: our own words come back too, on topics that are asked for."""
 
     topic: str
     payload: bytes
@@ -108,7 +108,7 @@ class Heard:
 
 
 class Correspondent(Protocol):
-    """Who hears what others publish, and may answer; called on the delivering thread, and not to dawdle."""
+    """Who hears what is published, and may answer; called on the delivering thread, and not to dawdle."""
 
     @property
     def topics(self) -> Sequence[str]:
@@ -767,8 +767,9 @@ class MqttPublisher:
         topics = [topic for correspondent in self._correspondents for topic in correspondent.topics]
         if not topics:
             return
-        if self._mqtt.protocol == "5":  # our own words need not come back
-            client.subscribe([(topic, SubscribeOptions(1, noLocal=True)) for topic in topics])
+        if self._mqtt.protocol == "5":
+            # Not noLocal: what an earlier run retained had our client id, and some brokers would keep it from us.
+            client.subscribe([(topic, SubscribeOptions(1)) for topic in topics])
         else:
             client.subscribe([(topic, 1) for topic in topics])
 

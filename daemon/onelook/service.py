@@ -35,6 +35,7 @@ from onelook.face import Floats
 from onelook.frame import Frame
 from onelook.gallery import Gallery, GalleryError, Note, Stranger, Template, clean_name
 from onelook.home_assistant import HomeAssistant
+from onelook.leftovers import Leftovers
 from onelook.match import Match
 from onelook.metrics import Metrics
 from onelook.model import FaceModel, shipped
@@ -487,9 +488,10 @@ def _publisher(config: Config, metrics: Metrics, stop: Flag, commands: Commands)
         with LinesPublisher(sys.stdout, config.device, stop.set, on_published=metrics.published) as lines:
             yield lines
         return
-    streams = [stream.name for stream in config.streams]
+    streams, kinds = [stream.name for stream in config.streams], _published(config)
+    leftovers = Leftovers(config.device, streams, kinds, prefix=config.mqtt.prefix)
     home_assistant = HomeAssistant(
-        config.device, streams, _published(config),
+        config.device, streams, kinds,
         version=__version__, enabled=config.mqtt.home_assistant, prefix=config.mqtt.prefix,
         discovery=config.mqtt.discovery_prefix,
     )
@@ -500,7 +502,7 @@ def _publisher(config: Config, metrics: Metrics, stop: Flag, commands: Commands)
         metrics.outbox(lambda: len(outbox), lambda: outbox.failing)
         with MqttPublisher(
             config.mqtt, config.device, outbox, streams=streams, on_connected=metrics.mqtt_connected,
-            on_published=metrics.published, correspondents=[home_assistant, commands],
+            on_published=metrics.published, correspondents=[leftovers, home_assistant, commands],
         ) as publisher:
             yield publisher
 
