@@ -142,8 +142,8 @@ if [ -e "$release/complete" ]; then
   say "$version is built already"
 else
   say "building $version with ${python:-python3} in $release (a minute or more)"
-  index=''
-  [ -z "$wheels" ] || index="--no-index --find-links=$wheels"
+  set --  # the options are read; a folder's name may have spaces
+  [ -z "$wheels" ] || set -- --no-index "--find-links=$wheels"
   undo "rm -rf '$release'"
   [ -d "$releases" ] || undo "rmdir '$releases'"
   change install -d -m 755 "$releases"
@@ -153,11 +153,11 @@ else
   pip="$release/bin/python -m pip --quiet --disable-pip-version-check --no-cache-dir"
   # shellcheck disable=SC2086 # words on purpose
   {
-    change $pip install --require-hashes $pip_options --only-binary :all: $index -r "$lock"
+    change $pip install --require-hashes $pip_options --only-binary :all: "$@" -r "$lock"
     # Built where the tree is not written to, with a build tool that is as locked as the rest.
     change "${python:-python3}" -m venv "$work/build"
     change "$work/build/bin/python" -m pip --quiet --disable-pip-version-check --no-cache-dir install \
-      --require-hashes --only-binary :all: $index -r "$root/requirements/build.lock"
+      --require-hashes --only-binary :all: "$@" -r "$root/requirements/build.lock"
     change "$work/build/bin/python" -m pip --quiet --disable-pip-version-check wheel --no-index --no-deps \
       --no-build-isolation --wheel-dir "$work/wheel" "$root"
     change $pip install --no-index --no-deps "$work"/wheel/onelook-*.whl

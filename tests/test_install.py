@@ -1,0 +1,165 @@
+"""deploy/install.sh from end to end, in a mount namespace of its own: what it writes to (/etc, /opt, ...) are copies.
+
+pip, useradd and systemd are stand-ins that note how they are called; that of systemd-run does with secrets what systemd
+does, and `onelook check` is the real one.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+UNSHARE = ["unshare", "--mount", *(["--map-root-user"] if os.getuid() else [])]
+STREAM = "device: hall\nstreams:\n  - name: door\n    url: {url}\n"
+COMMANDS = "mqtt:\n  commands: [ping]\n"
+
+INSIDE = """
+set -eu
+for place in etc opt run var/lib usr/local/bin; do mount --bind "$1/$place" "/$place"; done
+shift
+if [ -d /run/systemd/system ]; then
+  mkdir -p /run/dbus
+  "$1" -c 'import os, socket; os.path.exists(p := "/run/dbus/system_bus_socket") or socket.socket(1).bind(p)'
+fi
+shift
+exec sh "$@"
+"""
+PYTHON = """#!/bin/sh
+[ "$1 $2" != "-m pip" ] || printf '%s\\n' "$@" >> "$NOTES/pip"
+case "$1 $2" in
+  "-m venv")
+    for folder; do :; done
+    mkdir -p "$folder/bin"
+    cp "$0" "$folder/bin/python"
+    cp "$NOTES/onelook" "$folder/bin/onelook" ;;
+esac
+"""
+SYSTEMD_RUN = """
+import json, os, sys
+from pathlib import Path
+with open(os.environ["NOTES"] + "/systemd-run", "a") as notes:
+    print(json.dumps(sys.argv[1:]), file=notes)
+given = {}
+folder = Path(os.environ["NOTES"], "credentials")
+folder.mkdir(exist_ok=True)
+while sys.argv[1].startswith("--"):
+    name, _, value = sys.argv.pop(1).removeprefix("--property=").partition("=")
+    if name == "EnvironmentFile":
+        file = Path(value.removeprefix("-"))
+        if value.startswith("/") or file.exists():
+            for line in file.read_text().splitlines() if file.exists() else ():
+                key, _, word = line.partition("=")
+                given[key] = word.strip('"')
+    elif name.startswith("LoadCredential"):
+        key, _, source = value.partition(":")
+        store = "/etc/credstore.encrypted" if name.endswith("Encrypted") else "/etc/credstore"
+        if (file := Path(store, source)).exists():
+            (folder / key).write_bytes(file.read_bytes())
+            given["CREDENTIALS_DIRECTORY"] = str(folder)
+os.execve(sys.argv[1], sys.argv[1:], {"PATH": "/usr/bin:/bin", "NOTES": os.environ["NOTES"]} | given)
+"""
+
+
+class Machine:
+    """A machine on which install.sh may do what it likes."""
+
+    def __init__(self, place: Path, *, systemd: int = 252, booted: bool = True) -> None:
+        self.place, self.notes = place / "machine", place / "notes"
+        for folder in ("opt", "run", "var/lib", "usr/local/bin"):
+            (self.place / folder).mkdir(parents=True)
+        subprocess.run(["cp", "-a", "/etc", self.place / "etc"], capture_output=True, check=False)  # what may be read
+        for python in Path("/usr/local/bin").glob("python*"):
+            shutil.copy(python, self.place / "usr/local/bin", follow_symlinks=False)
+        self.notes.mkdir()
+        self.bin = place / "bin"
+        self.bin.mkdir()
+        for name in ("useradd", "usermod", "userdel", "groupdel", "apt-get", "journalctl"):
+            self._stand_in(name, f'echo "$@" >> "$NOTES/{name}"\n')
+        # Of the same number as root, which is all that a namespace knows.
+        with (self.place / "etc/passwd").open("a") as users, (self.place / "etc/group").open("a") as groups:
+            users.write("onelook:x:0:0::/var/lib/onelook:/usr/sbin/nologin\n")
+            groups.write("onelook:x:0:\n")
+        self._stand_in("setpriv", 'echo "$@" >> "$NOTES/setpriv"\nshift 3\nexec "$@"\n')
+        self._stand_in("systemctl", f"""echo "$@" >> "$NOTES/systemctl"
+case "$*" in
+  --version) echo "systemd {systemd} (stand-in)" ;;
+  *ActiveState*) echo active ;;
+  *StatusText*) echo "0 of 1 streams are up" ;;
+esac
+""")
+        self._stand_in("systemd-creds", 'for last; do :; done\ncp "$3" "$last"\n')
+        self._stand_in("systemd-run", f'exec {sys.executable} "$NOTES/systemd-run.py" "$@"\n')
+        (self.notes / "systemd-run.py").write_text(SYSTEMD_RUN)
+        self._stand_in("python3.13", PYTHON.removeprefix("#!/bin/sh\n"))
+        onelook = self.notes / "onelook"
+        onelook.write_text(
+            f'#!/bin/sh\nPYTHONPATH={REPOSITORY / "daemon"} exec {sys.executable} -m onelook "$@"\n')
+        onelook.chmod(0o755)
+        if booted:
+            (self.place / "run/systemd/system").mkdir(parents=True)
+
+    def _stand_in(self, name: str, script: str) -> None:
+        (self.bin / name).write_text(f"#!/bin/sh\n{script}")
+        (self.bin / name).chmod(0o755)
+
+    def config(self, text: str) -> None:
+        folder = self.place / "etc/onelook"
+        folder.mkdir(exist_ok=True)
+        (folder / "config.yaml").write_text(text)
+
+    def install(self, *options: str | Path) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": f"{self.bin}:{os.environ['PATH']}", "NOTES": str(self.notes), "HOME": "/nowhere"}
+        command = [*UNSHARE, "sh", "-c", INSIDE, "sh", self.place, sys.executable,
+                   REPOSITORY / "deploy" / "install.sh", *options]
+        return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=180, check=False,
+                              env=environment, cwd=REPOSITORY)
+
+    def noted(self, name: str) -> str:
+        file = self.notes / name
+        return file.read_text() if file.exists() else ""
+
+
+@pytest.fixture
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    if shutil.which("unshare") is None:
+        pytest.skip("unshare is not installed (Debian: util-linux)")
+    if subprocess.run([*UNSHARE, "mount", "--bind", "/opt", "/opt"], capture_output=True, check=False).returncode:
+        pytest.skip("no mount namespace can be made here")
+    if os.uname().machine not in ("x86_64", "aarch64"):
+        pytest.skip("another lock file, and Debian's packages")
+    if any(path.startswith(("/opt/", "/run/", "/var/lib/")) for path in (sys.base_prefix, str(REPOSITORY))):
+        pytest.skip("Python or this tree lies where the copies do")
+    return tmp_path_factory.mktemp("machine")
+
+
+@pytest.fixture
+def machine(place: Path) -> Machine:
+    return Machine(place)
+
+
+def test_it_installs_and_starts(machine: Machine) -> None:
+    done = machine.install()
+
+    assert done.returncode == 0, done.stderr
+    assert "the service is ready" in done.stdout
+    assert (machine.place / "opt/onelook").is_symlink()
+    assert "restart onelook.service" in machine.noted("systemctl")
+    assert not Path("/opt/onelook.d").exists()
+
+
+def test_wheels_may_lie_in_a_folder_whose_name_has_spaces(machine: Machine, tmp_path: Path) -> None:
+    stick = tmp_path / "USB STICK"
+    stick.mkdir()
+
+    done = machine.install("--wheels", stick)
+
+    assert done.returncode == 0, done.stderr
+    arguments = machine.noted("pip").splitlines()
+    assert arguments.count(f"--find-links={stick}") == 2  # what runs, and what builds
+    assert arguments.count("--no-index") == 4
