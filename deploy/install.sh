@@ -144,8 +144,8 @@ else
   say "building $version with ${python:-python3} in $release (a minute or more)"
   set --  # the options are read; a folder's name may have spaces
   [ -z "$wheels" ] || set -- --no-index "--find-links=$wheels"
-  undo "rm -rf '$release'"
   [ -d "$releases" ] || undo "rmdir '$releases'"
+  undo "rm -rf '$release'"
   change install -d -m 755 "$releases"
   change rm -rf "$release"
   # shellcheck disable=SC2086 # nothing, or a word
@@ -211,9 +211,34 @@ fi
 
 # As that user, so that what `check` creates is the service's own.
 change install -d -m 700 -o onelook -g onelook "$state"
-change setpriv --reuid=onelook --regid=onelook --init-groups \
-  "$release/bin/onelook" check --config "$config/config.yaml" ||
-  fail "mend $config/config.yaml and run this again; nothing is changed"
+# And with the secrets that the unit, and the owner's drop-ins, give the service: systemd itself reads them, so that no
+# more than their paths stand in the process list. It is asked by D-Bus; without it, as without systemd, there are none.
+try_config() {
+  if ! booted || [ ! -S /run/dbus/system_bus_socket ]; then
+    change setpriv --reuid=onelook --regid=onelook --init-groups \
+      "$release/bin/onelook" check --config "$config/config.yaml"
+    return
+  fi
+  set -- "$root/systemd/onelook.service"
+  for one in "$units"/onelook.service.d/*.conf /run/systemd/system/onelook.service.d/*.conf; do
+    [ ! -e "$one" ] || set -- "$@" "$one"
+  done
+  # Variables that a drop-in itself holds, one a line, go by a file, for they may be secrets.
+  sed -n 's/^Environment="\{0,1\}\([^"]*\)"\{0,1\}$/\1/p' "$@" > "$work/environment"
+  names='User|Group|SupplementaryGroups|UMask|EnvironmentFile|LoadCredential'
+  [ "$systemd" -lt 250 ] || names="$names|LoadCredentialEncrypted"  # an older systemd-run refuses it
+  sed -nE "/^($names)=/p" "$@" > "$work/properties"
+  set -- --quiet --wait --pipe --collect "--property=EnvironmentFile=$work/environment"
+  while read -r one; do set -- "$@" "--property=$one"; done < "$work/properties"
+  change systemd-run "$@" "$release/bin/onelook" check --config "$config/config.yaml" </dev/null
+}
+code=0
+try_config || code=$?
+case $code in
+  0) ;;
+  78) fail "mend $config/config.yaml and run this again; nothing is changed" ;;
+  *) fail "$config/config.yaml could not be tried (exit status $code; journalctl may say why); nothing is changed" ;;
+esac
 
 # Taken back from the last line to the first: link and units as they were, then the service that ran before.
 if booted; then

@@ -6,6 +6,7 @@ does, and `onelook check` is the real one.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -163,3 +164,79 @@ def test_wheels_may_lie_in_a_folder_whose_name_has_spaces(machine: Machine, tmp_
     arguments = machine.noted("pip").splitlines()
     assert arguments.count(f"--find-links={stick}") == 2  # what runs, and what builds
     assert arguments.count("--no-index") == 4
+
+
+def test_a_config_is_tried_with_the_variables_of_the_service(machine: Machine) -> None:
+    machine.config(STREAM.format(url="rtsp://me:${DOOR_PASSWORD}@192.0.2.1/"))
+    (machine.place / "etc/onelook/environment").write_text("DOOR_PASSWORD=opensesame\n")
+
+    done = machine.install()
+
+    assert done.returncode == 0, done.stderr
+    assert "the service is ready" in done.stdout
+    assert "--property=User=onelook" in json.loads(machine.noted("systemd-run"))
+    assert "opensesame" not in machine.noted("systemd-run") + done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("systemd", [249, 252])
+def test_a_config_is_tried_with_the_credentials_of_the_service(place: Path, tmp_path: Path, systemd: int) -> None:
+    machine = Machine(place, systemd=systemd)
+    machine.config(STREAM.format(url="rtsp://192.0.2.1/") + COMMANDS)
+    word = tmp_path / "word"
+    word.write_text("opensesame\n")
+
+    done = machine.install("--mqtt-password-file", word)
+
+    assert done.returncode == 0, done.stderr
+    assert ("LoadCredentialEncrypted" in machine.noted("systemd-run")) == (systemd >= 250)  # which an older one refuses
+    assert "opensesame" not in machine.noted("systemd-run")
+
+
+def test_a_config_is_tried_with_what_the_owners_drop_ins_add(machine: Machine) -> None:
+    machine.config(STREAM.format(url="rtsp://${DOOR_USER}:${DOOR_PASSWORD}@192.0.2.1/"))
+    folder = machine.place / "etc/systemd/system/onelook.service.d"
+    folder.mkdir(parents=True)
+    (folder / "override.conf").write_text(
+        "[Service]\nEnvironment=\"DOOR_PASSWORD=open sesame\"\nEnvironmentFile=/etc/door\nMemoryMax=2G\n")
+    (machine.place / "etc/door").write_text("DOOR_USER=me\n")
+
+    done = machine.install()
+
+    assert done.returncode == 0, done.stderr
+    assert "sesame" not in machine.noted("systemd-run")
+
+
+def test_a_mistake_in_the_config_is_told_and_all_is_taken_back(machine: Machine) -> None:
+    machine.config(STREAM.format(url="rtsp://me:${DOOR_PASSWORD}@192.0.2.1/"))
+
+    done = machine.install()
+
+    assert done.returncode == 1
+    assert "DOOR_PASSWORD, which is not set" in done.stderr
+    assert "mend /etc/onelook/config.yaml and run this again; nothing is changed" in done.stderr
+    assert list((machine.place / "opt").iterdir()) == []
+    assert "restart" not in machine.noted("systemctl")
+
+
+def test_that_the_config_could_not_be_tried_is_not_told_as_a_mistake_in_it(machine: Machine) -> None:
+    machine.config(STREAM.format(url="rtsp://192.0.2.1/"))
+    (machine.bin / "systemd-run").write_text("#!/bin/sh\nexit 243\n")  # systemd's own: a credential it cannot decrypt
+
+    done = machine.install()
+
+    assert done.returncode == 1
+    assert "could not be tried (exit status 243" in done.stderr
+    assert "mend" not in done.stderr
+    assert list((machine.place / "opt").iterdir()) == []
+
+
+def test_where_systemd_does_not_run_the_config_is_tried_as_the_services_user(place: Path) -> None:
+    machine = Machine(place, booted=False)
+    machine.config(STREAM.format(url="rtsp://192.0.2.1/"))
+
+    done = machine.install()
+
+    assert done.returncode == 0, done.stderr
+    assert "installed, not started" in done.stdout
+    assert "--reuid=onelook" in machine.noted("setpriv")
+    assert machine.noted("systemd-run") == ""
