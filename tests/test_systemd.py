@@ -153,6 +153,14 @@ def test_a_camera_can_be_opened_by_the_service() -> None:
     assert "char-video4linux rw" in unit["DeviceAllow"]
 
 
+def test_the_name_of_cameras_is_known_before_one_is_plugged_in() -> None:
+    """DeviceAllow is looked up in /proc/devices, once, as the service starts."""
+    unit = settings()
+
+    assert "modprobe@videodev.service" in unit["Wants"]
+    assert "modprobe@videodev.service" in unit["After"]
+
+
 def test_the_owners_mistake_is_not_tried_again_and_a_crash_is() -> None:
     unit = settings()
 
