@@ -85,8 +85,8 @@ class HomeAssistant:
         """What to say to a message on one of its topics."""
         if heard.topic == self._birth:
             return self.greet() if heard.payload == BORN else []
-        # Commands come by the same way, from whoever may give them. And what is said just now is our own word come back,
-        # or that of another device of this name: to answer it would have no end.
+        # Commands come by the same way, from whoever may give them. And what is said just now is our own word come
+        # back, or that of another device of this name: to answer it would have no end.
         before = _components(heard.payload) if heard.topic == self._config and heard.retained else None
         if before is None:
             return []
