@@ -270,6 +270,23 @@ def test_bystanders_in_the_background_do_no_harm(studio: Studio, gallery: Galler
     assert gallery.match(Painted()(read_picture(studio.photo("q.png"))).embeddings)[0].similarity > 0.8
 
 
+def test_a_bystander_is_not_enrolled_in_the_place_of_a_larger_face_that_is_hard_to_make_out(
+    studio: Studio, gallery: Gallery
+) -> None:
+    class Doubting(Painted):
+        def __call__(self, image: Image) -> Faces:
+            faces = super().__call__(image)
+            faces.scores[faces.boxes[:, 2] - faces.boxes[:, 0] > 250] = 0.6
+            return faces
+
+    photo = studio.photo("both.png", side=300, beside=((8, 100, 10),))
+
+    [verdict] = enroll("Ada", [photo], Doubting(), gallery, threshold=THRESHOLD)
+
+    assert not verdict.accepted
+    assert "a larger one that is hard to make out" in verdict.reason
+
+
 def test_a_tightly_cut_out_face_is_given_surroundings(studio: Studio, gallery: Gallery) -> None:
     """As users of other face projects have them: the face and nothing else."""
     for side in (64, 112, 1000):

@@ -516,6 +516,18 @@ def test_a_broker_that_has_no_room_just_now_is_asked_again(
     assert sum("(Quota exceeded): trying again" in message for message in caplog.messages) <= 2
 
 
+def test_a_state_that_was_refused_does_not_come_after_a_newer_one(home: Home) -> None:
+    with Quota(refusals=2) as broker:  # of the device's status, and of the first crowd
+        publisher = home.publisher(broker.port)
+        wait_until(home.is_up, "the connection")
+        publisher.publish(event(Crowd(count=1, known=0, unknown=1)))
+        wait_until(lambda: publisher._later, "it to be refused")
+        publisher.publish(event(Crowd(count=2, known=0, unknown=2)))
+        wait_until(lambda: "onelook/pi/status" in broker.taken, "what was refused to be said again")
+        wait_until(lambda: not publisher._later and not publisher._on_wire, "all to be said")
+    assert Counter(broker.taken) == Counter({"onelook/pi/status": 1, "onelook/pi/door/crowd": 1})
+
+
 def test_events_on_the_wire_when_the_broker_dies_arrive_once(broker: Broker, home: Home) -> None:
     with broker.subscribe() as reader:
         publisher = home.publisher(broker)

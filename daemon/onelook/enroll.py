@@ -340,8 +340,11 @@ def _face(image: Image, model: Model, quality: float) -> Faces:
         faces = model(image)
     if not len(faces):
         raise _Refusal("shows no face that can be made out")
-    faces = faces.take(faces.scores >= CERTAIN * faces.scores.max())
     sizes = np.sqrt(np.prod(faces.boxes[:, 2:] - faces.boxes[:, :2], axis=1))
+    sure = faces.scores >= CERTAIN * faces.scores.max()
+    if sizes[~sure].max(initial=0) > sizes[sure].max():  # or a bystander would be enrolled in its place
+        raise _Refusal("shows a face, and a larger one that is hard to make out: cut it down to the one that is meant")
+    faces, sizes = faces.take(sure), sizes[sure]
     rows = np.argsort(-sizes)
     rivals = int(np.sum(sizes > sizes[rows[0]] / ALONE))
     if rivals > 1:

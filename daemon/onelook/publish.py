@@ -468,7 +468,8 @@ class MqttPublisher:
         with self._lock:
             later, self._later = self._later, []
             for event, waiting in later if self._connected else ():
-                self._give(event, waiting)
+                if waiting is not None or self._states.get(self._topic(event)) is event:  # no newer state has gone out
+                    self._give(event, waiting)
 
     def _ring(self) -> None:
         """Wake the delivering thread."""
@@ -559,8 +560,11 @@ class MqttPublisher:
         for correspondent in self._correspondents:
             self._said.extend(correspondent.hear(heard))
 
+    def _topic(self, event: Event) -> str:
+        return f"{self._mqtt.prefix}/{_place(event, self._device)}/{event.kind}"
+
     def _state(self, event: Event) -> None:
-        topic = f"{self._mqtt.prefix}/{_place(event, self._device)}/{event.kind}"
+        topic = self._topic(event)
         self._states[topic] = event
         self._unsaid.pop(topic, None)
         self._unsaid[topic] = event
