@@ -665,8 +665,8 @@ def test_a_mood_is_not_told_ever_anew_because_one_of_three_is_missed_now_and_the
 
 
 def test_when_all_have_gone_the_last_mood_says_so() -> None:
-    two = [each.but(visible=between((0, 10))) for each in THREE[:2]]
-    listener = Listener(report=Report(mood=True)).watch(*two, seconds=25)
+    leaving = [each.but(visible=between((0, end))) for each, end in zip(THREE, (8, 20, 20), strict=True)]
+    listener = Listener(report=Report(mood=True)).watch(*leaving, seconds=35)
 
     assert listener.heard(Mood)[-1][1].people == 0
 
