@@ -51,8 +51,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             sys.stderr.write(_with_priority(logging.ERROR, str(error)) + "\n")
         return OWNER
     except KeyboardInterrupt:
-        # A daemon is asked to end so; of all else half is not done, and `onelook check && …` must not go on.
-        return 0 if arguments.command is _run else INTERRUPTED
+        # Asked to end are a daemon and a demo; of all else half is not done, and `onelook check && …` must not go on.
+        return 0 if arguments.command in (_run, _demo) else INTERRUPTED
 
 
 class _Parser(argparse.ArgumentParser):
