@@ -91,22 +91,27 @@ def one(name: str, streams: int, camera: str, folder: Path, threads: int, second
 
 
 def clip(file: Path) -> Path:
-    """A crowd that sways, round and round, as a camera sends it: H.264, one slice a picture."""
+    """A crowd that sways, round and round."""
     picture = scene(SIZE, FACES).image
+    angles = 2 * np.pi * np.arange(4 * FPS) / (4 * FPS)
+    encode((np.roll(picture, (round(2 * np.sin(angle)), round(3 * np.cos(angle))), (0, 1)) for angle in angles),
+           file, FPS)
+    return file
+
+
+def encode(pictures: Iterable[Image], file: Path, fps: int) -> None:
+    """RGB pictures (480, 640, 3) as a camera sends them: H.264, one slice a picture."""
     with av.open(str(file), "w", format="h264") as out:
-        stream = out.add_stream("libx264", rate=FPS, options={
-            "preset": "veryfast", "bf": "0", "g": str(FPS), "x264-params": "sliced-threads=0:slices=1"})
+        stream = out.add_stream("libx264", rate=fps, options={
+            "preset": "veryfast", "bf": "0", "g": str(fps), "x264-params": "sliced-threads=0:slices=1"})
         assert isinstance(stream, av.VideoStream)
         stream.width, stream.height, stream.pix_fmt = *SIZE, "yuv420p"
-        stream.codec_context.time_base = Fraction(1, FPS)
-        for index in range(4 * FPS):
-            angle = 2 * np.pi * index / (4 * FPS)
-            moved = np.roll(picture, (round(2 * np.sin(angle)), round(3 * np.cos(angle))), (0, 1))
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(moved), format="rgb24")
+        stream.codec_context.time_base = Fraction(1, fps)
+        for index, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
             frame.pts = index
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
-    return file
 
 
 def gstreamer() -> bool:
@@ -160,7 +165,8 @@ def camera_of(file: Path) -> Iterator[str]:
 def broker(folder: Path) -> Iterator[int]:
     """A mosquitto; gives its port."""
     port = free_port()
-    (folder / "mosquitto.conf").write_text(f"listener {port} 127.0.0.1\nallow_anonymous true\n")
+    (folder / "mosquitto.conf").write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n")
     with listening([str(MOSQUITTO), "-c", str(folder / "mosquitto.conf")], port):
         yield port
 

@@ -2,9 +2,10 @@
 
     PYTHONPATH=daemon:. python -m benchmarks.event_latency [--seconds 60] [--burst] [--keep]
 
-The whole daemon (service.run: capture, network, tracker, reporter, outbox on disk, publisher) looks at a clip of
-640x480 on which about twenty faces come and go; mosquitto and the subscriber are processes of their own on
-loopback, the subscriber in Python with paho as most are. `inference` is the whole call of the network on the frame
+The whole daemon (service.run: capture, network, tracker, reporter, outbox on disk, publisher) looks at a camera of
+640x480 before which about twenty faces come and go; the camera (GStreamer's RTSP server), mosquitto and the
+subscriber are processes of their own on loopback, the subscriber in Python with paho as most are. A frame is captured
+when it has come and is decoded. `inference` is the whole call of the network on the frame
 that decided the event; `outside` is all else: converting the picture, handing it over, tracking, reporting, SQLite,
 MQTT twice, and Python at both ends. Every event counts, the last of a frame's with those that went before it. With
 --burst all faces come at once, and one frame decides twenty events of a kind.
@@ -21,14 +22,13 @@ import os
 
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # as the daemon's own door has it
 
-import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,7 @@ import numpy as np
 from paho.mqtt.client import Client
 
 import onelook
+from benchmarks.daemon import MOSQUITTO, broker, camera_of, encode, gstreamer
 from benchmarks.machine import describe as machine
 from benchmarks.machine import neutral_name
 from onelook import service
@@ -48,7 +49,6 @@ from onelook.outbox import Outbox
 from onelook.picture import read_picture
 from onelook.reporter import Reporter
 from onelook.track import Track, Tracker
-from onelook.video import VideoWriter
 
 PORTRAITS = Path(onelook.__file__).parent / "portraits"
 HEADS = {"eileen_collins.jpg": (132, 9, 230, 224), "grace_hopper.jpg": (88, 11, 400, 450)}
@@ -94,22 +94,23 @@ for at, payload in received:
 
 
 def compose(path: Path, *, burst: bool) -> None:
-    """A clip of one period, for going round and round: each slot's face is away once."""
+    """A clip of one period, for going round and round, as a camera sends it: each slot's face is away once."""
     heads = []
     for name, (x, y, w, h) in HEADS.items():
         cut = read_picture(PORTRAITS / name)[y : y + h, x : x + w]
         heads.append(cv2.resize(cut, (640 // COLUMNS - 8, 480 // ROWS - 6), interpolation=cv2.INTER_AREA))
-    with VideoWriter(path) as writer:
-        for index in range(PERIOD):
-            canvas = np.full((480, 640, 3), (96, 110, 120), np.uint8)
-            for slot in range(SLOTS):
-                phase = 0 if burst else slot * PERIOD // SLOTS
-                if (index - phase) % PERIOD < ABSENT:
-                    continue
-                head = heads[slot % len(heads)]
-                x, y = slot % COLUMNS * (640 // COLUMNS) + 4, slot // COLUMNS * (480 // ROWS) + 3
-                canvas[y : y + head.shape[0], x : x + head.shape[1]] = head
-            writer.write(canvas, index / FPS)
+    pictures = []
+    for index in range(PERIOD):
+        canvas = np.full((480, 640, 3), (96, 110, 120), np.uint8)
+        for slot in range(SLOTS):
+            phase = 0 if burst else slot * PERIOD // SLOTS
+            if (index - phase) % PERIOD < ABSENT:
+                continue
+            head = heads[slot % len(heads)]
+            x, y = slot % COLUMNS * (640 // COLUMNS) + 4, slot // COLUMNS * (480 // ROWS) + 3
+            canvas[y : y + head.shape[0], x : x + head.shape[1]] = head
+        pictures.append(canvas)
+    encode(pictures, path, FPS)
 
 
 class Look:
@@ -190,42 +191,31 @@ def histogram(title: str, values: Sequence[float]) -> None:
 
 def watched(seconds: float, *, burst: bool, threads: int) -> tuple[Look, str]:
     """Run it all for so long; what the daemon did, and the lines of the subscriber."""
-    mosquitto = shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin")
-    if mosquitto is None:
-        sys.exit("mosquitto is not installed (apt install mosquitto)")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="onelook-latency-") as name:
-        folder = Path(name)
-        compose(folder / "crowd.mp4", burst=burst)
-        (folder / "mosquitto.conf").write_text(
-            f"listener {port} 127.0.0.1\nallow_anonymous true\nset_tcp_nodelay true\n"
-        )
-        broker = subprocess.Popen([mosquitto, "-c", folder / "mosquitto.conf"], stderr=subprocess.DEVNULL)
-        try:
-            time.sleep(1)
-            reader = subprocess.Popen([sys.executable, "-c", SUBSCRIBER, str(port)], text=True,
-                                      stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
-            assert reader.stdout is not None
-            assert reader.stdout.readline() == "ready\n"
-            config = Config.model_validate({
-                "device": "bench",
-                "model": {"threads": threads},
-                "streams": [{"name": "door", "url": str(folder / "crowd.mp4"), "loop": True}],
-                "gallery": {"path": folder / "gallery.db", "key_file": folder / "gallery.key"},
-                "mqtt": {"port": port, "outbox": folder / "outbox.db"},
-                "tracking": {"lost": 0.5},
-                "metrics": {"port": 0},
-            })  # fmt: skip
-            look, stop = Look(), threading.Event()
-            threading.Timer(seconds, stop.set).start()
-            service.run(config, stop=stop, watch=look.watch)
-            output, _ = reader.communicate("\n", timeout=30)
-        finally:
-            broker.terminate()
-            broker.wait()
-
+    if MOSQUITTO is None or not gstreamer():
+        sys.exit("This needs mosquitto and GStreamer's RTSP server: sh deploy/system-packages.sh")
+    with ExitStack() as house:
+        folder = Path(house.enter_context(tempfile.TemporaryDirectory(prefix="onelook-latency-")))
+        compose(folder / "crowd.h264", burst=burst)
+        camera = house.enter_context(camera_of(folder / "crowd.h264"))
+        port = house.enter_context(broker(folder))
+        reader = subprocess.Popen([sys.executable, "-c", SUBSCRIBER, str(port)], text=True,
+                                  stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # fmt: skip
+        house.callback(reader.kill)
+        assert reader.stdout is not None
+        assert reader.stdout.readline() == "ready\n"
+        config = Config.model_validate({
+            "device": "bench",
+            "model": {"threads": threads},
+            "streams": [{"name": "door", "url": camera}],
+            "gallery": {"path": folder / "gallery.db", "key_file": folder / "gallery.key"},
+            "mqtt": {"port": port, "outbox": folder / "outbox.db"},
+            "tracking": {"lost": 0.5},
+            "metrics": {"port": 0},
+        })  # fmt: skip
+        look, stop = Look(), threading.Event()
+        threading.Timer(seconds, stop.set).start()
+        service.run(config, stop=stop, watch=look.watch)
+        output, _ = reader.communicate("\n", timeout=30)
     return look, output
 
 

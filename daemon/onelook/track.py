@@ -13,11 +13,10 @@ the other.
 """
 
 from collections import deque
-from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
 from itertools import repeat
 from math import inf
-from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +28,8 @@ State: TypeAlias = Literal["tentative", "confirmed", "lost"]
 Trait: TypeAlias = Literal["attributes", "age", "gender", "ethnicity", "emotion"]
 Doubles: TypeAlias = NDArray[np.float64]
 Rows: TypeAlias = NDArray[np.intp]
+Table: TypeAlias = NDArray[np.void]
+"""Tracks, a record each: see `_record`."""
 
 TRAITS: Final[frozenset[Trait]] = frozenset({"attributes", "age", "gender", "ethnicity", "emotion"})
 """What of a face can be averaged over its track."""
@@ -52,13 +53,18 @@ STRIDE = 2.0  # sizes/s: by how much that grows while it is unseen
 FARTHEST = 4.0  # sizes: and to no more than this
 
 # Averages: after so many seconds an old face counts only e^-1 as much.
-FADES: Final = np.array([2.0, 0.5, 10.0])
+FADES: Final = (2.0, 0.5, 10.0, 10.0)
+IDENTITY: Final = 3
+"""The fade of the embedding, which at times learns nothing from a face of which all else is learnt."""
 PACE: Final = {
     "attributes": 0, "quality": 0,  # hats and glasses come off
     "emotion": 1,
-    "age": 2, "age_squared": 2, "gender": 2, "ethnicity": 2, "embedding": 2,
+    "age": 2, "age_squared": 2, "gender": 2, "ethnicity": 2,
+    "embedding": IDENTITY,
 }  # fmt: skip
 """What is averaged -> which of the fades."""
+RATES: Final = -1 / np.array([COAST, SIZING, *FADES])
+"""1/s: by which all that fades does so."""
 NUMBERS: Final = frozenset({"quality", "age", "age_squared", "gender"})
 """Those of them that are one number of a face."""
 
@@ -136,11 +142,11 @@ class Tracker:
         self.strong = strong
         self.alike = alike
         self.smooth = frozenset(smooth)
-        self._columns: dict[str, slice] = {}  # of each mean in the table's
+        self._columns: dict[str, slice] = {}  # of each mean in the records'
         self._pace: Rows = np.arange(0)  # of each column, which of FADES
         self.ended: list[Track] = []
         """Tracks that the last update forgot, as they were last seen; tentative ones among them."""
-        self._table: _Table | None = None
+        self._table: Table = np.zeros(0, np.dtype([]))
         self._time = -inf
         self._steps: deque[float] = deque(maxlen=2)  # between frames, seconds
         self._memory = lost  # seconds
@@ -160,73 +166,77 @@ class Tracker:
         self._memory = max(self.lost, 1.5 * min(self._steps, default=step))
         if step < inf:
             self._steps.append(step)
-        table = self._begin(faces, np.arange(0), time) if self._table is None else self._table
+        fresh = self._fresh(faces, time)
+        table = self._table if len(self._table) else fresh[:0]
 
-        forgotten = time - table.last > self._memory
+        forgotten = time - table["last"] > self._memory
         self.ended = self._end(table, forgotten)
-        table = table.take(~forgotten)
+        table = _where(table, ~forgotten)
 
-        table.row = rows = self._associate(table, faces, time)
-        table.frames += 1
-        seen = np.flatnonzero(rows >= 0)
-        if seen.size:
+        table["row"] = rows = self._associate(table, fresh, time)
+        table["frames"] += 1
+        seen = rows >= 0
+        claimed = rows[seen]
+        if claimed.size:
             # All of them is the usual case, and needs no picking.
-            self._learn(table, slice(None) if seen.size == len(table) else seen, rows[seen], faces, time)
-        table.confirmed |= (
-            (rows >= 0) & (2 * table.hits > table.frames) & (time - table.first >= self.confirm)
-        )
-        doubtful = ~table.confirmed & (time - table.last > self.confirm)
+            learning = _where(table, seen)
+            self._learn(learning, fresh.take(claimed), self._hidden[claimed], time)
+            if learning is not table:
+                table[seen] = learning
+        confirmed = table["confirmed"]
+        confirmed |= seen & (2 * table["hits"] > table["frames"]) & (time - table["first"] >= self.confirm)
+        doubtful = ~confirmed & (time - table["last"] > self.confirm)
         self.ended += self._end(table, doubtful)
-        table = table.take(~doubtful)
+        table = _where(table, ~doubtful)
 
-        fresh = faces.scores >= self.strong
-        fresh[rows[seen]] = False
-        if fresh.any():
-            table = table.join(self._begin(faces, np.flatnonzero(fresh), time))
+        begins = fresh["score"] >= self.strong
+        begins[claimed] = False
+        if begins.any():
+            table = self._joined(table, fresh[begins])
         self._table = table
         return self._tracks(table)
 
-    def _associate(self, table: "_Table", faces: Faces, time: float) -> Rows:
+    def _associate(self, table: Table, fresh: Table, time: float) -> Rows:
         """Row of each track's face, or -1. Two rounds, after ByteTrack.
 
         A weak detection is rarely a new person but often one who turns or is half hidden: the
         second round gives what is left to the tracks that were seen a moment ago.
         """
         rows = np.full(len(table), -1, np.intp)
-        if not len(table) or not len(faces):
+        if not len(table) or not len(fresh):
             return rows
-        worth = self._worth(table, faces, time)
-        strong = faces.scores >= self.strong
+        worth = self._worth(table, fresh, time)
+        strong = fresh["score"] >= self.strong
         everybody = np.arange(len(table))
-        _assign(worth, everybody, np.flatnonzero(strong), rows)
-        if not strong.all():
-            followed = np.flatnonzero((rows < 0) & (table.row >= 0))
-            _assign(worth, followed, np.flatnonzero(~strong), rows)
+        if strong.all():
+            _assign(worth, everybody, np.arange(len(fresh)), rows)
+            return rows
+        _assign(worth[:, strong], everybody, np.flatnonzero(strong), rows)
+        followed, weak = np.flatnonzero((rows < 0) & (table["row"] >= 0)), np.flatnonzero(~strong)
+        _assign(worth[np.ix_(followed, weak)], followed, weak, rows)
         return rows
 
-    def _worth(self, table: "_Table", faces: Faces, time: float) -> Floats:
+    def _worth(self, table: Table, fresh: Table, time: float) -> Doubles:
         """(tracks, faces) how well each face would continue each track; 0 where it cannot.
 
         Notes which faces lie over more than one track.
         """
-        unseen = time - table.last
-        centre = table.centre + table.velocity * (COAST * -np.expm1(-unseen / COAST))[:, None]
-        expected = _boxes(centre, table.size).astype(np.float32)
-        overlap, apart = _overlaps(expected, faces.boxes)
+        unseen = time - table["last"]
+        overlap, apart = _overlaps(_expected(table, unseen), table["size"], fresh["centre"], fresh["size"])
         self._hidden = (overlap > HIDING).sum(0) > 1
-        cosine = table.template @ faces.embeddings.T
+        cosine = table["template"] @ fresh["means"][:, self._columns["embedding"]].T
         likeness = np.clip(cosine / np.float32(self.alike), 0, 1)
-        quality = table.means[:, self._columns["quality"]].ravel()
-        trust = np.minimum.outer(quality, faces.quality)
+        quality = self._columns["quality"].start
+        trust = np.minimum.outer(table["means"][:, quality], fresh["means"][:, quality])
         # The longer a place was out of sight, the less it says who is there now.
-        overlap *= np.exp(-2 * unseen / self._memory).astype(np.float32)[:, None]
-        worth: Floats = overlap + CONTRAST * trust * (2 * likeness - 1)
-        reach = np.minimum(REACH + STRIDE * unseen, FARTHEST).astype(np.float32)[:, None]
+        overlap *= np.exp(unseen * (-2 / self._memory))[:, None]
+        worth: Doubles = overlap + trust * (likeness * np.float32(2 * CONTRAST) - np.float32(CONTRAST))
+        reach = np.minimum(REACH + STRIDE * unseen, FARTHEST)[:, None]
         worth[(worth < self.iou) | (apart > reach)] = 0
         self._judge_claims(worth, cosine, trust)
         return worth
 
-    def _judge_claims(self, worth: Floats, cosine: Floats, trust: Floats) -> None:
+    def _judge_claims(self, worth: Doubles, cosine: Floats, trust: Floats) -> None:
         """Where several tracks may have a face, let their looks against each other decide: into `worth`.
 
         A person's faces are nearer to each other than to the other's, whatever their cosines are: those
@@ -249,93 +259,98 @@ class Tracker:
         # Who loses may have it all the same, should the other have a better one.
         worth[:, contested] = np.where(there > 0, np.maximum(there + more, LAST_RESORT), 0)
 
-    def _learn(self, table: "_Table", seen: Rows | slice, rows: Rows, faces: Faces, time: float) -> None:
-        """Bring the tracks `seen` up to `time` with their faces, which are those at `rows`.
+    def _learn(self, table: Table, faces: Table, hidden: NDArray[np.bool_], time: float) -> None:
+        """Bring tracks up to `time` with their faces, row by row.
 
         Of those that are hidden no looks are learnt.
         """
-        unseen = time - table.last[seen]
-        centre, size = _places(faces.boxes[rows])
+        unseen = time - table["last"]
+        decays = np.exp(np.multiply.outer(unseen, RATES))
 
         # A Kalman filter whose speed fades while unseen; x and y share one covariance, kept in
         # units of the face's size: of the place, of place and speed, of the speed.
-        coast = COAST * -np.expm1(-unseen / COAST)
-        fade = np.exp(-unseen / COAST)
-        a, b, c = table.spread[seen].T
-        push = AGILITY**2
-        a, b, c = (
-            a + 2 * coast * b + coast**2 * c + push * unseen**3 / 3,
-            fade * (b + coast * c) + push * unseen**2 / 2,
-            fade**2 * c + push * unseen,
-        )
-        gain, kick = a / (a + ERROR**2), b / (a + ERROR**2)
-        place = table.centre[seen] + coast[:, None] * table.velocity[seen]
-        speed = fade[:, None] * table.velocity[seen]
-        surprise = centre - place
-        table.spread[seen] = np.stack([(1 - gain) * a, (1 - gain) * b, c - kick * b], 1)
-        table.centre[seen] = place + gain[:, None] * surprise
-        table.velocity[seen] = speed + kick[:, None] * surprise
-        table.size[seen] += -np.expm1(-unseen / SIZING)[:, None] * (size - table.size[seen])
+        fade = decays[:, 0]
+        coast = COAST * (1 - fade)
+        spread = table["spread"]
+        a, b, c = spread.T
+        push = AGILITY**2 * unseen
+        d = b + coast * c
+        a = a + coast * (b + d) + push * unseen**2 / 3
+        b = fade * d + push * unseen / 2
+        c = fade**2 * c + push
+        trust = 1 / (a + ERROR**2)
+        gain, kick = a * trust, b * trust
+        spread[:, 0] = ERROR**2 * gain  # what (1 - gain) leaves of it
+        spread[:, 1] = ERROR**2 * kick
+        spread[:, 2] = c - kick * b
+        centre, velocity, size = table["centre"], table["velocity"], table["size"]
+        place = centre + coast[:, None] * velocity
+        surprise = faces["centre"] - place
+        centre[:] = place + gain[:, None] * surprise
+        velocity *= fade[:, None]
+        velocity += kick[:, None] * surprise
+        size += (1 - decays[:, 1:2]) * (faces["size"] - size)
 
         # Weighted means in which the old fades: a frame's share is its weight in all the weight
         # that is left, so any frame rate, gaps, and two frames at one time come out right.
-        weight = _weights(faces)[rows, None]
-        mass = table.mass[seen] * np.exp(-unseen[:, None] / FADES) + weight
-        table.mass[seen] = mass
-        share = (weight / mass).astype(np.float32)[:, self._pace]
-        known = self._hidden[rows] & (table.hits[seen] >= ACQUAINTED)
-        if known.any():
-            share[known, self._columns["embedding"]] = 0
-        old = table.means[seen]
-        table.means[seen] = means = old + share * (self._looks(faces)[rows] - old)
-        table.template[seen] = _unit(means[:, self._columns["embedding"]])
+        mass, weight = table["mass"], faces["mass"]
+        mass *= decays[:, 2:]
+        mass += weight
+        share = (weight / mass).astype(np.float32)
+        share[hidden & (table["hits"] >= ACQUAINTED), IDENTITY] = 0
+        means = table["means"]
+        means += share.take(self._pace, 1) * (faces["means"] - means)
+        table["template"] = _unit(means[:, self._columns["embedding"]])
 
-        table.landmarks[seen] = faces.landmarks[rows]
-        table.score[seen] = faces.scores[rows]
-        table.last[seen] = time
-        table.hits[seen] += 1
+        table["landmarks"] = faces["landmarks"]
+        table["score"] = faces["score"]
+        table["last"] = time
+        table["hits"] += 1
 
-    def _begin(self, faces: Faces, rows: Rows, time: float) -> "_Table":
-        """A tentative track for each of the faces at `rows`."""
-        if self._table is None or not len(self._table):
+    def _fresh(self, faces: Faces, time: float) -> Table:
+        """Each face as a tentative track of its own, without a number."""
+        if not len(self._table) and (len(faces) or not self._columns):
             self._lay_out(faces)
-        born = faces.take(rows)
-        count = len(born)
-        ids = np.arange(self._next_id, self._next_id + count)
-        self._next_id += count
-        centre, size = _places(born.boxes)
-        return _Table(
-            id=ids,
-            row=rows,
-            confirmed=np.zeros(count, np.bool_),
-            hits=np.ones(count, np.int64),
-            frames=np.ones(count, np.int64),
-            first=np.full(count, time),
-            last=np.full(count, time),
-            centre=centre,
-            velocity=np.zeros((count, 2)),
-            size=size,
-            spread=np.tile([ERROR**2, 0.0, HASTE**2], (count, 1)),
-            landmarks=born.landmarks,
-            score=born.scores,
-            mass=np.repeat(_weights(born)[:, None], len(FADES), 1),
-            means=self._looks(born),
-            template=_unit(born.embeddings),
-        )
+        fresh = np.zeros(len(faces), self._record)
+        if not len(faces):
+            return fresh
+        low, high = faces.boxes[:, :2].astype(np.float64), faces.boxes[:, 2:]
+        fresh["row"] = np.arange(len(faces))
+        fresh["hits"] = fresh["frames"] = 1
+        fresh["first"] = fresh["last"] = time
+        fresh["centre"] = (low + high) / 2
+        fresh["size"] = np.maximum(high - low, 1)
+        fresh["spread"] = ERROR**2, 0.0, HASTE**2
+        fresh["landmarks"] = faces.landmarks
+        fresh["score"] = faces.scores
+        # How much each counts in an average; a little even when it is poor.
+        fresh["mass"] = np.maximum(faces.scores * faces.quality, 1e-3)[:, None]
+        for name, values in self._each_look(faces).items():
+            fresh["means"][:, self._columns[name]] = values
+        return fresh
+
+    def _joined(self, table: Table, born: Table) -> Table:
+        """These tracks, then the others, which get their numbers."""
+        born["id"] = np.arange(self._next_id, self._next_id + len(born))
+        born["template"] = _unit(born["means"][:, self._columns["embedding"]])
+        self._next_id += len(born)
+        # np.concatenate would first compare the records' fields, one by one.
+        joined = np.empty(len(table) + len(born), self._record)
+        joined[: len(table)] = table
+        joined[len(table) :] = born
+        return joined
 
     def _lay_out(self, faces: Faces) -> None:
         """Give each of what is averaged its columns."""
         looks = self._each_look(faces)
-        ends = np.cumsum([values.shape[1] for values in looks.values()]).tolist()
+        widths = [values.shape[1] for values in looks.values()]
+        ends = np.cumsum(widths).tolist()
         self._columns = dict(zip(looks, map(slice, [0, *ends], ends), strict=False))
-        self._pace = np.repeat([PACE[name] for name in looks], [values.shape[1] for values in looks.values()])
-
-    def _looks(self, faces: Faces) -> Floats:
-        """What is averaged of each face, (N, columns)."""
-        return np.concatenate(list(self._each_look(faces).values()), 1)
+        self._pace = np.repeat([PACE[name] for name in looks], widths)
+        self._record = _record(sum(widths), faces.embeddings.shape[1])
 
     def _each_look(self, faces: Faces) -> dict[str, Floats]:
-        """The same by name; the keys are those of PACE."""
+        """What is averaged of each face, (N, columns) by name; the keys are those of PACE."""
         looks = {"embedding": faces.embeddings, "quality": faces.quality[:, None]}
         for trait in self.smooth:
             values = getattr(faces, trait)
@@ -344,42 +359,43 @@ class Tracker:
             looks["age_squared"] = looks["age"] ** 2
         return looks
 
-    def _end(self, table: "_Table", over: NDArray[np.bool_]) -> list[Track]:
+    def _end(self, table: Table, over: NDArray[np.bool_]) -> list[Track]:
         """The tracks that are over, out of sight."""
         if not over.any():
             return []
-        ended = table.take(over)
-        ended.row[:] = -1
+        ended = table[over]
+        ended["row"] = -1
         return self._tracks(ended)
 
-    def _tracks(self, table: "_Table") -> list[Track]:
+    def _tracks(self, table: Table) -> list[Track]:
         """The table as others read it: rows of copies, as the table itself is written to."""
+        table = table.copy()
         means: dict[str, Iterable[Any]] = dict.fromkeys((*PACE, "age_deviation"), repeat(None))
-        copied = table.means.copy()
+        all_means = table["means"]
         for name, columns in self._columns.items():
-            mean = copied[:, columns]
+            mean = all_means[:, columns]
             means[name] = mean.ravel().tolist() if name in NUMBERS else mean
         if "age" in self._columns:
-            age, squared = copied[:, self._columns["age"]], copied[:, self._columns["age_squared"]]
+            age, squared = all_means[:, self._columns["age"]], all_means[:, self._columns["age_squared"]]
             means["age_deviation"] = np.sqrt(np.maximum(squared - age**2, 0)).ravel().tolist()
-        rows: list[int | None] = [row if row >= 0 else None for row in table.row.tolist()]
+        rows: list[int | None] = [row if row >= 0 else None for row in table["row"].tolist()]
         states: list[State] = [
             "tentative" if not confirmed else "lost" if row is None else "confirmed"
-            for confirmed, row in zip(table.confirmed.tolist(), rows, strict=True)
+            for confirmed, row in zip(table["confirmed"].tolist(), rows, strict=True)
         ]
         return [
             Track._make(values)
             for values in zip(
-                table.id.tolist(),
+                table["id"].tolist(),
                 states,
                 rows,
-                _boxes(table.centre, table.size),
-                table.velocity.copy(),
-                table.landmarks.copy(),
-                table.score.tolist(),
-                table.first.tolist(),
-                table.last.tolist(),
-                table.template.copy(),
+                _boxes(table["centre"], table["size"]),
+                table["velocity"],
+                table["landmarks"],
+                table["score"].tolist(),
+                table["first"].tolist(),
+                table["last"].tolist(),
+                table["template"],
                 means["quality"],
                 means["attributes"],
                 means["age"],
@@ -392,91 +408,74 @@ class Tracker:
         ]
 
 
-@dataclass(slots=True, eq=False)
-class _Table:
-    """All tracks of a tracker as one struct of arrays, row i of every array being track i."""
-
-    id: NDArray[np.int64]
-    row: Rows  # of this frame's face; -1: not seen
-    confirmed: NDArray[np.bool_]
-    hits: NDArray[np.int64]  # frames that it was seen in
-    frames: NDArray[np.int64]  # frames since it began
-    first: Doubles
-    last: Doubles  # the time that all below is of
-    centre: Doubles  # (N, 2)
-    velocity: Doubles  # (N, 2)
-    size: Doubles  # (N, 2) width, height
-    spread: Doubles  # (N, 3) covariance of place and speed
-    landmarks: Floats
-    score: Floats
-    mass: Doubles  # (N, len(FADES)) weight of all faces in the means
-    means: Floats  # (N, columns) what _looks gives
-    template: Floats  # (N, D) mean embedding, unit length
-
-    def __len__(self) -> int:
-        return len(self.id)
-
-    def take(self, rows: NDArray[np.bool_]) -> Self:
-        """The tracks where `rows` is true."""
-        return self if rows.all() else self._of(lambda arrays: arrays[0][rows], self)
-
-    def join(self, other: Self) -> Self:
-        """These tracks, then the others."""
-        if not len(self) or not len(other):
-            return self if len(self) else other
-        return self._of(np.concatenate, self, other)
-
-    @classmethod
-    def _of(cls, change: Callable[[list[Any]], Any], *tables: Self) -> Self:
-        return cls(*(change([getattr(table, name) for table in tables]) for name in cls.__slots__))
+def _record(columns: int, embedding: int) -> np.dtype[np.void]:
+    """All that is kept of a track, in one piece: tracks are picked and joined at every turn, and each array costs."""
+    return np.dtype([
+        ("id", np.int64),
+        ("row", np.intp),  # of this frame's face; -1: not seen
+        ("confirmed", np.bool_),
+        ("hits", np.int64),  # frames that it was seen in
+        ("frames", np.int64),  # frames since it began
+        ("first", np.float64),
+        ("last", np.float64),  # the time that all below is of
+        ("centre", np.float64, 2),
+        ("velocity", np.float64, 2),
+        ("size", np.float64, 2),  # width, height
+        ("spread", np.float64, 3),  # covariance of place and speed
+        ("mass", np.float64, len(FADES)),  # weight of all faces in the means
+        ("landmarks", np.float32, (5, 2)),
+        ("score", np.float32),
+        ("means", np.float32, columns),  # what is averaged
+        ("template", np.float32, embedding),  # mean embedding, unit length
+    ], align=True)  # fmt: skip
 
 
-def _assign(worth: Floats, tracks: Rows, faces: Rows, rows: Rows) -> None:
-    """Write into `rows` the pairs of `tracks` and `faces` whose worths have the greatest sum."""
-    worth = worth[np.ix_(tracks, faces)]
+def _where(table: Table, true: NDArray[np.bool_]) -> Table:
+    """Those records; the table itself if that is all of them."""
+    return table if true.all() else table.take(true.nonzero()[0])
+
+
+def _expected(table: Table, unseen: Doubles) -> Doubles:
+    """(N, 2) where tracks should be by now."""
+    coast = COAST * (1 - np.exp(unseen * (-1 / COAST)))
+    expected: Doubles = table["centre"] + coast[:, None] * table["velocity"]
+    return expected
+
+
+def _assign(worth: Doubles, tracks: Rows, faces: Rows, rows: Rows) -> None:
+    """Write into `rows` the pairs of `tracks` and `faces` whose worths, (tracks, faces), have the greatest sum."""
     possible = worth > 0
     choices, rivals = possible.sum(1), possible.sum(0)
     # Most people stand alone: a pair in which neither has another choice is in every best sum.
-    alone, its = np.nonzero(possible & (choices == 1)[:, None] & (rivals == 1))
+    alone, its = (possible & (choices == 1)[:, None] & (rivals == 1)).nonzero()
     rows[tracks[alone]] = faces[its]
     choices[alone] = rivals[its] = 0
-    tracks_left, faces_left = np.flatnonzero(choices), np.flatnonzero(rivals)
+    tracks_left, faces_left = choices.nonzero()[0], rivals.nonzero()[0]
     if tracks_left.size and faces_left.size:
-        left = worth[np.ix_(tracks_left, faces_left)]
+        left = worth[tracks_left[:, None], faces_left]
         a, b = linear_sum_assignment(left, maximize=True)
         paired = left[a, b] > 0
         rows[tracks[tracks_left[a[paired]]]] = faces[faces_left[b[paired]]]
 
 
-def _overlaps(ours: Floats, theirs: Floats) -> tuple[Floats, Floats]:
-    """Of every pair of boxes (N, 4), (M, 4): IoU, and distance of centres in sizes of ours; (N, M)."""
-    ax1, ay1, ax2, ay2 = ours.T[:, :, None]
-    bx1, by1, bx2, by2 = theirs.T[:, None, :]
-    width = np.minimum(ax2, bx2) - np.maximum(ax1, bx1)
-    height = np.minimum(ay2, by2) - np.maximum(ay1, by1)
+def _overlaps(centre: Doubles, size: Doubles, centres: Doubles, sizes: Doubles) -> tuple[Doubles, Doubles]:
+    """Of every pair of boxes, N with M: IoU, and distance of centres in sizes of ours; (N, M)."""
+    low, high = (centre - size / 2).T[:, :, None], (centre + size / 2).T[:, :, None]
+    lows, highs = (centres - sizes / 2).T[:, None, :], (centres + sizes / 2).T[:, None, :]
+    width = np.minimum(high[0], highs[0]) - np.maximum(low[0], lows[0])
+    height = np.minimum(high[1], highs[1]) - np.maximum(low[1], lows[1])
     both = np.maximum(width, 0) * np.maximum(height, 0)
-    either = (ax2 - ax1) * (ay2 - ay1) + (bx2 - bx1) * (by2 - by1) - both
-    apart = np.hypot(ax1 + ax2 - bx1 - bx2, ay1 + ay2 - by1 - by2) / (ax2 - ax1 + ay2 - ay1)
+    either = np.add.outer(size[:, 0] * size[:, 1], sizes[:, 0] * sizes[:, 1]) - both
+    x, y = np.subtract.outer(centre[:, 0], centres[:, 0]), np.subtract.outer(centre[:, 1], centres[:, 1])
+    apart = np.hypot(x, y) * (2 / (size[:, :1] + size[:, 1:]))
     return both / either, apart
-
-
-def _places(boxes: Floats) -> tuple[Doubles, Doubles]:
-    """Centres (N, 2) and sizes (N, 2), a pixel at least, of boxes (N, 4)."""
-    corners = boxes.astype(np.float64)
-    low, high = corners[:, :2], corners[:, 2:]
-    return (low + high) / 2, np.maximum(high - low, 1)
 
 
 def _boxes(centre: Doubles, size: Doubles) -> Doubles:
     """Boxes (N, 4) of centres and sizes."""
-    boxes: Doubles = np.concatenate([centre - size / 2, centre + size / 2], 1)
+    half = size / 2
+    boxes: Doubles = np.concatenate([centre - half, centre + half], 1)
     return boxes
-
-
-def _weights(faces: Faces) -> Doubles:
-    """(N,) how much each face counts in an average; a little even when it is poor."""
-    weights: Doubles = np.maximum(faces.scores * faces.quality, 1e-3).astype(np.float64)
-    return weights
 
 
 def _unit(vectors: Floats) -> Floats:
