@@ -45,6 +45,29 @@ def test_who_stands_on_the_border_does_not_come_and_go() -> None:
     assert len(told) <= 1
 
 
+WHOLE = [[0, 0], [1, 0], [1, 1], [0, 1]]
+LOWER_HALF = [[0, 0.5], [0.4, 0.5], [1, 0.5], [1, 1], [0.5, 1], [0, 1]]
+
+
+@pytest.mark.parametrize("polygon", [WHOLE, LOWER_HALF, LOWER_HALF[::-1]])
+@pytest.mark.parametrize("place", [(320, 478), (320, 490), (2, 400), (-10, 400), (638, 478), (650, 490), (-10, 490)])
+def test_whom_the_pictures_border_cuts_is_in_a_zone_that_reaches_it(
+    polygon: list[list[float]], place: tuple[float, float]
+) -> None:
+    zone = SimpleNamespace(name="zone", polygon=polygon)
+    there = ANN.but(place=place, visible=between((0, 3)))
+    told = watch(there, Person("Bob", place=(320, 350)), seconds=6, places=Places([zone]))
+    assert [(found.state, found.count) for _, found in told] == [("entered", 1), ("entered", 2), ("left", 1)]
+
+
+@pytest.mark.parametrize("x", [300, 0, 640])
+def test_a_zone_that_reaches_the_pictures_border_ends_where_its_other_edges_do(x: float) -> None:
+    up = ANN.but(place=walk((x, 400), (0, -100)))
+    told = watch(up, seconds=3, places=Places([SimpleNamespace(name="lower", polygon=LOWER_HALF)]))
+    assert [found.state for _, found in told] == ["entered", "left"]
+    assert told[-1][0] == pytest.approx(2.2, abs=0.45)
+
+
 def test_who_vanishes_within_a_zone_has_left_it() -> None:
     ann = ANN.but(place=(100, 240), visible=between((0, 4)))
     bob = Person("Bob", place=(200, 100))
@@ -78,3 +101,8 @@ def test_who_turns_back_at_the_line_has_not_crossed_it() -> None:
 def test_who_walks_around_the_end_of_a_line_has_not_crossed_it() -> None:
     short = SimpleNamespace(name="gate", start=[0.5, 0.4], end=[0.5, 0.1])
     assert watch(ANN.but(place=walk((100, 400), (100, 0))), seconds=5, places=Places(lines=[short])) == []
+
+
+def test_whom_the_pictures_border_cuts_crosses_a_line_that_reaches_it() -> None:
+    told = watch(ANN.but(place=walk((100, 490), (100, 0))), seconds=5, places=Places(lines=[DOORSTEP]))
+    assert [found.state for _, found in told] == ["entered"]

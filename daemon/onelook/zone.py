@@ -70,7 +70,7 @@ class _Stay:
 @dataclass(slots=True)
 class _Polygon:
     name: str
-    corners: NDArray[np.float32]  # (N, 2) fractions
+    corners: NDArray[np.float32]  # (N, 2) fractions, see _beyond
     stays: dict[int, _Stay] = field(default_factory=dict)
     tracks: dict[int, Track] = field(default_factory=dict)
 
@@ -117,7 +117,7 @@ class _Line:
         for track in tracks:
             if track.row is None:
                 continue
-            place = _middle(track)
+            place = np.clip(_middle(track), 0, shape)  # who is cut by the picture's border passes no line's end there
             distance = _across(along, place - start) / length
             if abs(distance) < CLEAR * float(track.box[2] - track.box[0]):
                 continue
@@ -140,7 +140,7 @@ class Places:
     def __init__(self, zones: Sequence[ZoneLike] = (), lines: Sequence[LineLike] = ()) -> None:
         """Nobody is anywhere yet."""
         self._places: list[_Polygon | _Line] = [
-            *(_Polygon(zone.name, np.array(zone.polygon, np.float32)) for zone in zones),
+            *(_Polygon(zone.name, _beyond(np.array(zone.polygon, np.float32))) for zone in zones),
             *(_Line(line.name, np.array(line.start), np.array(line.end)) for line in lines),
         ]
 
@@ -152,6 +152,16 @@ class Places:
         shape = np.array([width, height], np.float64)
         for place in self._places:
             yield from place.update(tracks, time, shape)
+
+
+def _beyond(corners: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The polygon, its edges along the picture's border moved out by a picture's size.
+
+    Nobody leaves a zone there: who is cut by the border, and even has the middle of the face beyond it, is within.
+    """
+    along = corners == np.roll(corners, -1, 0)  # of each corner: the edge from it to the next
+    out = np.float32(along & (corners == 1)) - np.float32(along & (corners == 0))
+    return np.stack([corners + np.roll(out, 1, 0), corners + out], 1).reshape(-1, 2)
 
 
 def _middle(track: Track) -> Doubles:
