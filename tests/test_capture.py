@@ -671,7 +671,7 @@ def test_a_blocked_file_is_left_at_once(film: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("onelook.capture.JOIN_SECONDS", PATIENCE)
     inbox = LatestFrames()
     with Capture(stream(film, paced=False, loop=True), inbox, Changes()) as capture:
-        wait_until(lambda: capture._delivered == 2)  # one waits in the inbox, one for its room
+        wait_until(lambda: capture.delivered == 2)  # one waits in the inbox, one for its room
         began = time.monotonic()
     assert time.monotonic() - began < PATIENCE / 2
 

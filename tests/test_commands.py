@@ -25,8 +25,8 @@ from clip import EILEEN, GRACE, write_mp4
 from daemon_process import DEVICE, PASSWORD, READER, Daemon, onelook, write_config
 from onelook import control
 from onelook.capture import LatestFrames
-from onelook.commands import COMMANDS, MOST_WAITING, Commands, Enroll, Pong
-from onelook.config import load
+from onelook.commands import COMMANDS, MOST_WAITING, Commands, Enroll, Pause, Pong, Resume
+from onelook.config import Stream, load
 from onelook.errors import OwnerError
 from onelook.gallery import Gallery, Stranger
 from onelook.model import shipped
@@ -207,6 +207,27 @@ def test_a_person_is_enrolled_and_forgotten(house: House) -> None:
 
     assert house.data("forget", name="Eileen Collins")["templates"] == 1
     assert house.error("forget", name="Eileen Collins") == "Nobody named Eileen Collins is enrolled."
+
+
+def test_a_resumed_streams_frames_are_numbered_on(clip: Path) -> None:
+    inbox, nothing = LatestFrames(), lambda *_: []
+    door = Stream(name="door", url=str(clip), loop=True, paced=False)
+    hands = control.Control(
+        [door], inbox, lambda *_: None, {}, enroll=nothing, forget=len, unknown=list, name=lambda *_: 0,
+    )
+
+    def numbers() -> list[int]:
+        frames = [inbox.take(PATIENCE) for _ in range(5)]
+        return [frame.index for frame in frames if frame is not None]
+
+    with hands:
+        before = numbers()
+        hands.pause(Pause())
+        hands.resume(Resume())
+        after = numbers()
+    assert before == [0, 1, 2, 3, 4]
+    assert len(after) == 5
+    assert min(after) > 4, "a frame's number was given again"
 
 
 def test_people_whom_nobody_knows_are_listed_and_named(house: House) -> None:

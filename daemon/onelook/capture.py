@@ -130,15 +130,16 @@ class Capture:
     """
 
     def __init__(
-        self, stream: Stream, inbox: LatestFrames, on_change: Callable[[str, bool, str | None], None]
+        self, stream: Stream, inbox: LatestFrames, on_change: Callable[[str, bool, str | None], None], *, first: int = 0
     ) -> None:
-        """Nothing is opened before the block is entered."""
+        """Nothing is opened before the block is entered. first: the number that its first frame gets."""
         self.stream = stream
         self._inbox = inbox
         self._on_change = on_change
         self._up: bool | None = None  # not known yet
         self._since = 0.0
-        self._delivered = 0
+        self.delivered = first
+        """Frames that the stream has delivered, those before this capture among them."""
         self._stop = threading.Event()
         self._leave = 0.0
         self._thread = threading.Thread(target=self._run, name=f"capture-{stream.name}", daemon=True)
@@ -205,11 +206,11 @@ class Capture:
             loop=stream.loop,
             stop=self._stop,
         )
-        for frame in _dated(stream.name, source, self._clock(), fps=stream.fps, first=self._delivered):
+        for frame in _dated(stream.name, source, self._clock(), fps=stream.fps, first=self.delivered):
             if self._stop.is_set():
                 return  # paused or ended while this picture was read: it is not up any more
             self._say(up=True)
-            self._delivered = frame.index + 1
+            self.delivered = frame.index + 1
             self._inbox.put(frame, wait=unhurried and not is_live(stream.url))
 
     def _clock(self) -> Clock:

@@ -83,6 +83,7 @@ class Control:
         self._began = time.monotonic()
         self._up: set[str] = set()
         self._captures: dict[str, Capture] = {}
+        self._delivered: dict[str, int] = {}  # frames, before a stream was paused: their numbers are not given again
         self._said: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in self._streams}
         self.handlers: Mapping[str, Handler] = {
             "ping": self.ping,
@@ -147,7 +148,9 @@ class Control:
         """Let go of the cameras; who is paused already stays so."""
         for name in self._meant(asked.stream):
             if name in self._captures:
-                self._captures.pop(name).__exit__(None, None, None)
+                capture = self._captures.pop(name)
+                capture.__exit__(None, None, None)
+                self._delivered[name] = capture.delivered
                 self._inbox.register(name)  # it has not come to its end
                 self._changed(name, False, PAUSED)
         self._remember()
@@ -232,7 +235,8 @@ class Control:
         return paused
 
     def _start(self, name: str) -> None:
-        self._captures[name] = Capture(self._streams[name], self._inbox, self._changed)
+        first = self._delivered.get(name, 0)
+        self._captures[name] = Capture(self._streams[name], self._inbox, self._changed, first=first)
         self._captures[name].__enter__()
 
     def _changed(self, stream: str, up: bool, reason: str | None) -> None:
