@@ -324,6 +324,19 @@ def test_who_forgets_the_name_enrolls_nobody_under_that_of_a_file(gallery_config
     assert "is a file: NAME, as it shall stand in events, comes before the photos" in done.stderr
 
 
+def test_two_peoples_photos_under_one_name_are_taken_with_a_word(gallery_config: Path) -> None:
+    gallery_config.write_text(gallery_config.read_text().replace("people.db", "new.db"))
+    portraits = Path(package.__file__).parent / "portraits"
+    photos = portraits / "grace_hopper.jpg", portraits / "eileen_collins.jpg"
+    done = onelook("enroll", "Ann", *photos, "--config", gallery_config)
+
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert "unlike" not in first
+    assert "eileen_collins.jpg is enrolled: " in second
+    assert "; but it is unlike what else there is of Ann (similarity 0." in second
+
+
 def test_a_replay_does_not_write_over_the_recording(tmp_path: Path) -> None:
     film = tmp_path / "film.mp4"
     film.write_bytes(b"a recording")

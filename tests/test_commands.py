@@ -209,6 +209,14 @@ def test_a_person_is_enrolled_and_forgotten(house: House) -> None:
     assert house.error("forget", name="Eileen Collins") == "Nobody named Eileen Collins is enrolled."
 
 
+def test_two_peoples_photos_under_one_name_are_taken_with_a_word(house: House) -> None:
+    photos = [base64.b64encode(photo.read_bytes()).decode() for photo in (EILEEN, GRACE)]
+    told = house.data("enroll", name="Ann", photos=photos)["photos"]
+    assert [verdict["accepted"] for verdict in told] == [True, True]
+    assert ["is unlike what else there is of Ann" in verdict["reason"] for verdict in told] == [False, True]
+    assert house.data("forget", name="Ann")["templates"] == 2
+
+
 def test_a_resumed_streams_frames_are_numbered_on(clip: Path) -> None:
     inbox, nothing = LatestFrames(), lambda *_: []
     door = Stream(name="door", url=str(clip), loop=True, paced=False)

@@ -408,6 +408,32 @@ def test_one_face_does_not_get_two_names(studio: Studio, gallery: Gallery) -> No
     assert enrolled(gallery) == {"Ada": ["1.png", "2.png"], "Ben": ["3.png"]}
 
 
+def test_a_photo_that_is_unlike_the_persons_others_is_told(studio: Studio, gallery: Gallery) -> None:
+    def told(*photos: Path) -> list[bool]:
+        """Of which a doubt is told; all are taken."""
+        verdicts = enroll("Ada", photos, Painted(), gallery, threshold=THRESHOLD, unlike=0.5)
+        assert all(each.accepted for each in verdicts)
+        return ["is unlike what else there is of" in each.reason for each in verdicts]
+
+    mine = [studio.photo(f"{take}.png", take=take) for take in range(4)]
+    other = studio.photo("other.png", who=5, take=9)
+    assert told(mine[0]) == [False]
+    assert told(mine[1], mine[2]) == [False, False]
+    assert told(other, mine[3]) == [True, False]  # beside those that were there before
+    gallery.forget("Ada")
+    assert told(mine[0], other, mine[1], mine[2]) == [False, True, False, False]
+    gallery.forget("Ada")
+    assert told(other, mine[0]) == [False, True]  # of two, it could be either
+
+
+def test_of_somebody_unlike_it_is_told_what_to_do(studio: Studio, gallery: Gallery) -> None:
+    people = {"Ada": [studio.photo("1.png"), studio.photo("2.png", who=5, take=9)]}
+    for dry_run, word in ((True, "would be"), (False, "is")):
+        [_, doubt] = enroll_all(people, Painted(), gallery, threshold=THRESHOLD, unlike=0.5, dry_run=dry_run)["Ada"]
+        assert doubt.reason.startswith(f"{word} enrolled: a face of 160 pixels, quality 0.80; but it is unlike what ")
+        assert doubt.reason.endswith("if it shows somebody else, forget Ada and enroll again without it")
+
+
 def test_a_bad_name_is_told_before_any_photo_is_looked_at(studio: Studio, gallery: Gallery) -> None:
     model = Painted()
     with pytest.raises(GalleryError, match="1 to 64 characters"):

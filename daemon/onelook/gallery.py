@@ -263,6 +263,10 @@ class Gallery:
             for name, similarity, ahead in zip(names, similarities, margins.tolist(), strict=True)
         ]
 
+    def similarity(self, one: Floats, other: Floats) -> float:
+        """Of two faces, or means of several, (D,) of unit length: as `match` tells it."""
+        return float(one @ other - self._cohort.commonness(np.stack([one, other])).mean())
+
     def _compare(self) -> None:
         """Brings the means that faces are compared with up to the memory: of many people, only of who changed."""
         before, now = self._compared, self._memory.people

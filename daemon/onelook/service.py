@@ -240,8 +240,8 @@ def enroll(
                 bar.update()
 
         return enrolment.enroll_all(
-            people, model, gallery, threshold=_alike(config, model, gallery, people), note=note, dry_run=dry_run,
-            progress=counted,
+            people, model, gallery, threshold=_alike(config, model, gallery, people), unlike=_unlike(model),
+            note=note, dry_run=dry_run, progress=counted,
         )
 
 
@@ -262,7 +262,10 @@ def _enroll_one(
     _may_enroll(config.policy, note)
     if gallery is None:
         raise OwnerError("Nobody is recognised here, and so nobody enrolled.")
-    return enrolment.enroll(name, photos, model, gallery, threshold=_alike(config, model, gallery, [name]), note=note)
+    return enrolment.enroll(
+        name, photos, model, gallery, threshold=_alike(config, model, gallery, [name]), unlike=_unlike(model),
+        note=note,
+    )
 
 
 def _forget_one(config: Config, model: FaceModel, gallery: Gallery | None, name: str) -> int:
@@ -276,6 +279,11 @@ def _alike(config: Config, model: FaceModel, gallery: Gallery, names: Iterable[s
     """The similarity from which two faces are one person, once these too are enrolled."""
     enrolled = len({person.name for person in gallery.people()} | set(names))
     return float(model.spec.similarities(config.report.far, np.array([enrolment.SIZE], np.float32), enrolled)[0])
+
+
+def _unlike(model: FaceModel) -> float:
+    """The similarity under which two photos are hardly one person's."""
+    return enrolment.UNLIKE * model.spec.threshold(1e-2, enrolment.SIZE)
 
 
 def forget(config: Config, name: str) -> tuple[int, bool]:
