@@ -585,6 +585,18 @@ def test_on_what_ground_somebody_is_enrolled_is_kept_sealed_and_seen_by_others(t
     assert sql(two, "SELECT count(*) FROM note") == [(0,)]
 
 
+def test_what_was_said_of_somebody_can_be_taken_back(two: Path) -> None:
+    signed = Note("the door", "signed on paper", datetime(2030, 1, 1, tzinfo=UTC))
+    with open_gallery(two) as gallery:
+        gallery.annotate("Ada", signed)
+        gallery.annotate("Ada", Note(consent=""))
+        assert gallery.people()[0].note == Note("the door", None, signed.until)
+        gallery.annotate("Ada", Note(purpose="", until=module.NEVER))
+        assert gallery.people()[0].note == Note()
+    with open_gallery(two) as gallery:
+        assert gallery.people()[0].note == Note()
+
+
 def test_what_has_outlived_its_time_is_destroyed(two: Path) -> None:
     with open_gallery(two) as gallery:
         now = datetime.now(UTC)

@@ -11,10 +11,12 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from math import inf, nan
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -87,9 +89,13 @@ def _parser() -> argparse.ArgumentParser:
     as_json = _Parser(add_help=False)
     as_json.add_argument("--json", action="store_true", help="print JSON")
     note = _Parser(add_help=False)
-    note.add_argument("--purpose", metavar="TEXT", help="what it is for; kept with the person")
-    note.add_argument("--consent", metavar="TEXT", help="how and when the person agreed; kept with the person")
-    note.add_argument("--keep-days", type=_days, metavar="N", help="forget the person after so many days")
+    note.add_argument("--purpose", metavar="TEXT", help='what it is for; kept with the person; "" takes it back')
+    note.add_argument(
+        "--consent", metavar="TEXT", help='how and when the person agreed; kept with the person; "" takes it back'
+    )
+    note.add_argument(
+        "--keep-days", type=_days, metavar="N", help="forget the person after so many days; never: take that back"
+    )
 
     run = commands.add_parser("run", parents=[config, everywhere], help="watch until told to stop")
     run.set_defaults(command=_run, level=logging.INFO)
@@ -158,6 +164,11 @@ def _gallery_parser(
         "unknown", parents=[config, as_json, everywhere], help="people whom nobody knows, if the config keeps them"
     )
     unknown.set_defaults(command=_gallery_unknown)
+    noted = actions.add_parser(
+        "note", parents=[config, note, as_json, everywhere], help="tell on what ground somebody is enrolled; change it"
+    )
+    noted.add_argument("name", metavar="NAME")
+    noted.set_defaults(command=_gallery_note)
     name = actions.add_parser("name", parents=[config, note, as_json, everywhere], help="enroll one of them")
     name.add_argument("cluster", metavar="CLUSTER", help="as `gallery unknown` tells it, such as u17")
     name.add_argument("name", metavar="NAME", help="as it shall stand in events")
@@ -340,6 +351,28 @@ def _gallery_export(arguments: argparse.Namespace) -> None:
         _print(json.dumps(gallery.export(arguments.name), indent=2, ensure_ascii=False))
 
 
+def _gallery_note(arguments: argparse.Namespace) -> None:
+    config, note = _config(arguments.config), _note(arguments)
+    from onelook.gallery import Gallery
+
+    if note is not None and note.consent == "" and config.policy.needs_consent:
+        raise OwnerError(
+            f"The policy's preset written_consent keeps nobody who does not agree: run `onelook gallery forget "
+            f"{shlex.quote(arguments.name)}`, or say in --consent how they agreed."
+        )
+    with Gallery.open(config.gallery.path, config.gallery.key_file) as gallery:
+        kept = gallery.export(arguments.name)
+        if note is not None:
+            gallery.annotate(arguments.name, note)
+            kept = gallery.export(arguments.name)
+    told = {what: kept[what] for what in ("name", "purpose", "consent", "until")}
+    if arguments.json:
+        _print(json.dumps(told, ensure_ascii=False))
+    else:
+        for what, text in told.items():
+            _print(f"{what + ':':9} {'-' if text is None else text}")
+
+
 def _gallery_unknown(arguments: argparse.Namespace) -> None:
     config = _config(arguments.config)
     from onelook import service
@@ -424,21 +457,26 @@ def _config(path: Path | None) -> Config:
 
 
 def _days(text: str) -> float:
-    """A number of days, of a century at most."""
-    days = float(text)
+    """A number of days, of a century at most; infinite: never."""
+    if text == "never":
+        return inf
+    try:
+        days = float(text)
+    except ValueError:
+        days = nan
     if not 0 < days <= 36525:
-        raise argparse.ArgumentTypeError(f"give a number of days from more than 0 to 36525, not {text}")
+        raise argparse.ArgumentTypeError(f"give a number of days from more than 0 to 36525, or never, not {text}")
     return days
 
 
 def _note(arguments: argparse.Namespace) -> Note | None:
     """On what ground somebody is enrolled; none: as before."""
-    if not (arguments.purpose or arguments.consent or arguments.keep_days is not None):
-        return None
-    from onelook.gallery import Note
-
     days = arguments.keep_days
-    until = None if days is None else datetime.now(UTC) + timedelta(days=days)
+    if arguments.purpose is None and arguments.consent is None and days is None:
+        return None
+    from onelook.gallery import NEVER, Note
+
+    until = None if days is None else NEVER if days == inf else datetime.now(UTC) + timedelta(days=days)
     return Note(arguments.purpose, arguments.consent, until)
 
 

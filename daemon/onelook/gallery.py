@@ -75,6 +75,10 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 """Entry n: the statements that lead from schema n to n + 1. Only ever append."""
 
 
+NEVER = datetime.max.replace(tzinfo=UTC)
+"""`Note.until` that takes an earlier one back."""
+
+
 class GalleryError(OwnerError):
     """A gallery, key or name that cannot be used."""
 
@@ -103,7 +107,7 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class Note:
-    """On what ground a person is enrolled."""
+    """On what ground a person is enrolled. For `annotate`, None leaves what stood there; "" and NEVER take it back."""
 
     purpose: str | None = None
     """What the templates are kept for."""
@@ -416,7 +420,7 @@ class Gallery:
         }
 
     def annotate(self, name: str, note: Note) -> None:
-        """Stores on what ground somebody is enrolled; what `note` does not tell stays as it stood there.
+        """Stores on what ground somebody is enrolled; what `note` does not tell stays as it stood there, see `Note`.
 
         Raises GalleryError if nobody of that name is enrolled or the file cannot be written.
         """
@@ -428,7 +432,10 @@ class Gallery:
                 raise GalleryError(f"Nobody named {name} is enrolled.")
             with self._sentences():
                 old = next((kept for whose, kept in memory.notes.values() if whose == person), Note())
-                note = Note(note.purpose or old.purpose, note.consent or old.consent, note.until or old.until)
+                purpose = old.purpose if note.purpose is None else note.purpose or None
+                consent = old.consent if note.consent is None else note.consent or None
+                until = old.until if note.until is None else note.until
+                note = Note(purpose, consent, None if until == NEVER else until)
                 db.execute("DELETE FROM note WHERE person = ?", (person,))
                 number = _next_number(db, "note")
                 about = {
