@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
@@ -203,6 +204,14 @@ class Zone(Section):
 
     name: Name
     polygon: Annotated[list[Point], Field(min_length=3)]  # corners, x and y as fractions of width and height
+
+    @field_validator("polygon")
+    @classmethod
+    def _has_an_inside(cls, value: list[list[float]]) -> list[list[float]]:
+        sides = [(x - value[0][0], y - value[0][1]) for x, y in value]
+        if all(abs(a * d - b * c) < 1e-9 for (a, b), (c, d) in combinations(sides, 2)):
+            raise ValueError("must not have all its corners on one line, for nobody can be within")
+        return value
 
 
 class Line(Section):
@@ -700,9 +709,14 @@ def _sentence(details: Any, location: Sequence[str | int], written: str | None) 
         "string_too_long": f"must be at most {context.get('max_length')} characters long",
         "literal_error": f"must be {str(context.get('expected')).replace(chr(39), '')}, not {shown}",
         "list_type": f"must be a list, each entry on a line of its own after `- `, not {shown}",
-        "too_short": "must have at least one entry",
+        "too_short": f"must have at least {_entries(context.get('min_length', 1))}",
+        "too_long": f"must have at most {_entries(context.get('max_length', 1))}, not {context.get('actual_length')}",
         "model_type": f"must be a section of keys with values, not {shown}",
     }.get(kind, f"cannot be used: {details['msg']}")
+
+
+def _entries(count: int) -> str:
+    return "one entry" if count == 1 else f"{count} entries"
 
 
 def _shown(value: object, written: str | None = None) -> str:
