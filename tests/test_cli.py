@@ -315,6 +315,13 @@ def test_a_lifetime_that_is_none_is_refused(days: str) -> None:
     assert f"--keep-days: give a number of days from more than 0 to 36525, or never, not {days}" in done.stderr
 
 
+@pytest.mark.parametrize("seconds", ["0", "-1", "nan", "inf", "soon"])
+def test_a_demo_of_no_seconds_is_refused(seconds: str) -> None:
+    done = onelook("demo", "--seconds", seconds)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert f"--seconds: give a number of seconds from more than 0 to 86400, not {seconds}" in done.stderr
+
+
 def test_a_folder_of_people_is_enrolled_with_a_verdict_for_each_photo(gallery_config: Path) -> None:
     portraits = Path(package.__file__).parent / "portraits"
     gallery_config.write_text(gallery_config.read_text().replace("people.db", "new.db"))

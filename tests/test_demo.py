@@ -215,8 +215,8 @@ def test_it_ends_by_itself_when_its_seconds_are_over(tmp_path: Path, clip: Path,
     assert demo.leftovers() == []
 
 
-def test_without_the_extra_it_says_which(tmp_path: Path, demos: list[Demo]) -> None:
-    demos.append(demo := Demo(tmp_path, "x.mp4", first="import sys; sys.modules['amqtt'] = None"))
+def test_without_the_extra_it_says_which(tmp_path: Path, clip: Path, demos: list[Demo]) -> None:
+    demos.append(demo := Demo(tmp_path, clip, first="import sys; sys.modules['amqtt'] = None"))
 
     assert demo.process.wait(PATIENCE) == 78
     assert demo.err.splitlines()[-1].endswith(
@@ -227,7 +227,8 @@ def test_without_the_extra_it_says_which(tmp_path: Path, demos: list[Demo]) -> N
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
-    (["nothing.mp4"], "nothing.mp4"),
+    (["unreadable.mp4"], "No frame came from "),
+    (["nothing.mp4"], "There is no "),  # for which a whole minute is not waited
     (["rstp://cam/1"], "did you mean rtsp://?"),
     (["--broker", "127.0.0.1:{port}"], "There is no broker at 127.0.0.1:{port}"),
     (["--broker", "127.0.0.1:mqtt"], "127.0.0.1:mqtt is no broker: give HOST or HOST:PORT."),
@@ -237,6 +238,7 @@ def test_what_it_cannot_use_is_told_with_a_sentence(
     tmp_path: Path, demos: list[Demo], clip: Path, arguments: list[str], sentence: str
 ) -> None:
     port = free_port()
+    (tmp_path / "unreadable.mp4").write_bytes(b"no film")
     given = [word.format(port=port) for word in arguments]
     if given[0] == "--broker":
         given.append(str(clip))

@@ -563,8 +563,12 @@ def test_another_model_takes_over_from_the_photos_that_were_kept(studio: Studio,
         assert (len(ada.templates), ada.note.purpose) == (2, "the door")
         [match] = gallery.match(Mirrored()(read_picture(photos[2])).embeddings)
         assert match.similarity > 0.8
-    with pytest.raises(EnrollError, match="holds no photos"), Gallery.open(*paths) as gallery:
-        migrate(studio.folder / "old" / "nowhere", Painted(), gallery, "b2" * 32)
+    (tmp_path / "empty").mkdir()
+    with Gallery.open(*paths) as gallery:
+        with pytest.raises(EnrollError, match="holds no photos"):
+            migrate(tmp_path / "empty", Painted(), gallery, "b2" * 32)
+        with pytest.raises(EnrollError, match=r"There is no folder .*nowhere\.$"):
+            migrate(tmp_path / "nowhere", Painted(), gallery, "b2" * 32)
 
 
 def test_the_same_model_may_look_at_the_photos_again(studio: Studio, gallery: Gallery) -> None:
@@ -586,7 +590,7 @@ def test_the_same_model_may_look_at_the_photos_again(studio: Studio, gallery: Ga
 # --- a folder per person ------------------------------------------------------------------------
 
 
-def test_a_folder_per_person_is_read_as_people_keep_it(tmp_path: Path) -> None:
+def test_a_folder_per_person_is_read_as_people_keep_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     for place in (
         "Ada Lovelace/2.JPG",
         "Ada Lovelace/1.jpeg",
@@ -607,6 +611,8 @@ def test_a_folder_per_person_is_read_as_people_keep_it(tmp_path: Path) -> None:
         "José": ["a.png"],
     }
     assert all(photo.is_file() for photos in people.values() for photo in photos)
+    [told] = caplog.messages
+    assert told.startswith(f"{tmp_path / 'nobody yet'} holds no photos of a kind that can be read (.avif, .bmp, ")
 
 
 def test_a_folder_without_people_is_told(tmp_path: Path) -> None:

@@ -114,7 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     replay = commands.add_parser(
         "replay", parents=[everywhere], help="print what a recording would have published, as JSON lines"
     )
-    replay.add_argument("source", metavar="SOURCE", help="video file, folder of pictures or a stream's URL")
+    replay.add_argument(
+        "source", metavar="SOURCE", help="video file, picture, folder of pictures or a stream's URL"
+    )
     replay.add_argument("--draw", type=Path, metavar="OUT.mp4", help="write it with the faces drawn in")
     replay.add_argument("--config", type=Path, metavar="FILE", help="default: every default, nobody enrolled")
     replay.set_defaults(command=_replay)
@@ -133,7 +135,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", parents=[everywhere], help="see it work, within a minute or two")
     demo.add_argument("source", metavar="SOURCE", nargs="?", help="a stream's URL; default: a made-up crowd")
     demo.add_argument("--broker", metavar="HOST[:PORT]", help="default: one of its own")
-    demo.add_argument("--seconds", type=float, default=60.0, metavar="N", help="at most so long; default: 60")
+    demo.add_argument("--seconds", type=_seconds, default=60.0, metavar="N", help="at most so long; default: 60")
     demo.set_defaults(command=_demo, level=logging.INFO)
 
     schema = commands.add_parser("schema", parents=[everywhere], help="print the JSON Schema of the events")
@@ -456,17 +458,27 @@ def _config(path: Path | None) -> Config:
     return load(path)
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return nan
+
+
 def _days(text: str) -> float:
     """A number of days, of a century at most; infinite: never."""
     if text == "never":
         return inf
-    try:
-        days = float(text)
-    except ValueError:
-        days = nan
-    if not 0 < days <= 36525:
+    if not 0 < (days := _number(text)) <= 36525:
         raise argparse.ArgumentTypeError(f"give a number of days from more than 0 to 36525, or never, not {text}")
     return days
+
+
+def _seconds(text: str) -> float:
+    """A number of seconds, of a day at most."""
+    if not 0 < (seconds := _number(text)) <= 86400:
+        raise argparse.ArgumentTypeError(f"give a number of seconds from more than 0 to 86400, not {text}")
+    return seconds
 
 
 def _note(arguments: argparse.Namespace) -> Note | None:

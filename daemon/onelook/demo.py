@@ -57,6 +57,8 @@ def demo(
     seconds: at most so long. folder: where the annotated picture goes. Raises OwnerError where
     the source, the broker or the extra packages are missing.
     """
+    if source is not None and "://" not in source and not source.isdecimal() and not Path(source).exists():
+        raise OwnerError(f"There is no {source}.")  # a daemon waits for it, who looks at a demo does not
     stop, best = threading.Event(), _Best()
     logging.getLogger("onelook").setLevel(logging.WARNING)  # the events are the news here
     with ExitStack() as house:

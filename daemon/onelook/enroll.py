@@ -10,6 +10,7 @@ to show one face, large, sharp and turned to the camera.
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, replace
@@ -24,6 +25,8 @@ from onelook.errors import OwnerError
 from onelook.face import Faces, Floats
 from onelook.gallery import Gallery, GalleryError, Note, Template, clean_name
 from onelook.picture import Image, PictureError, read_picture
+
+log = logging.getLogger(__name__)
 
 SIZE = 112.0
 """`Faces.sizes` of a photo that is good enough, about."""
@@ -248,6 +251,8 @@ def migrate(
     whom no photo is found keeps the old templates. gallery: opened without a model, so that it opens at
     all. All is stored at once, at the end. Raises EnrollError for the folder, GalleryError for the gallery.
     """
+    if not folder.is_dir():
+        raise EnrollError(f"There is no folder {folder}.")
     try:
         photos = [file for file in sorted(folder.rglob("*")) if _is_picture(file)]
     except OSError as error:
@@ -301,6 +306,9 @@ def folder_people(folder: Path) -> dict[str, list[Path]]:
                 photos = sorted(file for file in inner.iterdir() if _is_picture(file))
                 if photos:
                     people.setdefault(clean_name(inner.name), []).extend(photos)
+                else:
+                    log.warning("%s holds no photos of a kind that can be read (%s): nobody is enrolled from it.",
+                                inner, ", ".join(sorted(PICTURES)))
     except OSError as error:
         raise EnrollError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error
     except GalleryError as error:
