@@ -383,6 +383,15 @@ def test_a_replay_does_not_write_over_the_recording(tmp_path: Path) -> None:
     assert film.read_bytes() == b"a recording"
 
 
+def test_a_single_picture_is_replayed_for_as_long_as_it_takes_to_count_whom_it_shows(tmp_path: Path) -> None:
+    done = onelook("replay", Path(package.__file__).parent / "portraits" / "grace_hopper.jpg")
+    assert done.returncode == 0, done.stderr
+    told = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["data"]["state"] for event in told if event["type"] == "onelook.presence"] == ["appeared"]
+    assert [event["data"]["count"] for event in told if event["type"] == "onelook.crowd"][-1] == 1
+    assert any(event["type"] == "onelook.attributes" for event in told)
+
+
 def test_photos_can_be_looked_at_again(gallery_config: Path) -> None:
     gallery_config.write_text(gallery_config.read_text().replace("people.db", "new.db"))
     folder, config = gallery_config.parent / "photos", ("--config", gallery_config)

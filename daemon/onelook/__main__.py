@@ -115,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
         "replay", parents=[everywhere], help="print what a recording would have published, as JSON lines"
     )
     replay.add_argument(
-        "source", metavar="SOURCE", help="video file, picture, folder of pictures or a stream's URL"
+        "source", metavar="SOURCE",
+        help="video file, folder of pictures, one picture (held for five seconds) or a stream's URL",
     )
     replay.add_argument("--draw", type=Path, metavar="OUT.mp4", help="write it with the faces drawn in")
     replay.add_argument("--config", type=Path, metavar="FILE", help="default: every default, nobody enrolled")

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from math import inf
@@ -56,6 +57,8 @@ Watch = Callable[[Frame, Sequence[Track], Sequence[Event]], None]
 StageMaker = Callable[[str], AbstractContextManager[object]]
 
 NOWHERE: dict[str, object] = {"zones": [], "lines": []}
+STILL = 5
+"""Seconds for which a single picture is replayed, ten times a second: nobody is counted or known at first sight."""
 STUCK = 10.0
 """Seconds without a turn of the loop after which /healthz says so."""
 
@@ -184,8 +187,8 @@ def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO
     """Print the events of a recording as JSON lines on `out`; to `draw`, write it with the faces drawn in.
 
     Every frame is looked at, and dated by its place in the file, so that the events of a
-    recording are the same on every machine, but for their ids. Without a config: every
-    default, and nobody enrolled. Raises OwnerError where the source cannot be read.
+    recording are the same on every machine, but for their ids. A single picture is held for a while.
+    Without a config: every default, and nobody enrolled. Raises OwnerError where the source cannot be read.
     """
     if draw is not None and _same_file(source, draw):
         raise OwnerError(f"{draw} is the recording itself, and would be written over: give --draw another file.")
@@ -204,7 +207,8 @@ def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO
             pipeline = _pipeline(chosen, stream, model, gallery, _visitors(config, model))
         writer = house.enter_context(VideoWriter(draw)) if draw else None
         captions = Captions()
-        for frame in tqdm(frames(source, start=started), total=length(source), unit="frame", disable=None):
+        shown = tqdm(frames(source, start=started), total=length(source), unit="frame", disable=None)
+        for frame in _held(shown):
             events = pipeline.step(frame)
             publisher.publish(*events)
             if writer:
@@ -212,6 +216,17 @@ def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO
                 writer.write(drawn(frame.image, pipeline.tracks, captions), frame.time)
             if closed.is_set():
                 break
+
+
+def _held(shown: Iterable[Frame]) -> Iterator[Frame]:
+    """The frames; a single one for STILL seconds, as if the camera saw nothing else."""
+    count = 0
+    for count, frame in enumerate(shown, 1):  # noqa: B007 - how many there were
+        yield frame
+    if count == 1:
+        for index in range(1, 10 * STILL):
+            later = index / 10
+            yield replace(frame, index=index, time=frame.time + later, utc=frame.utc + timedelta(seconds=later))
 
 
 def _same_file(source: str, path: Path) -> bool:
