@@ -23,6 +23,7 @@ dry='' uninstall='' purge='' password='' wheels='' start=yes
 
 fail() { echo "onelook: $*" >&2; exit 1; }
 say() { echo "onelook: $*"; }
+done_say() { [ -n "$dry" ] || say "$@"; }  # of what a dry run does not do
 # Changes go through here, so that --dry-run is true to what is done.
 change() { if [ -n "$dry" ]; then echo "would run: $*"; else "$@"; fi; }
 booted() { [ -d /run/systemd/system ]; }
@@ -34,7 +35,8 @@ while [ $# -gt 0 ]; do
     --purge) purge=yes ;;
     --no-start) start='' ;;
     --mqtt-password-file) [ $# -gt 1 ] || fail "$1 needs a file"; password=$2; shift ;;
-    --wheels) [ $# -gt 1 ] || fail "$1 needs a folder"; wheels=$(cd "$2" && pwd); shift ;;
+    --wheels) [ $# -gt 1 ] || fail "$1 needs a folder"
+      wheels=$(cd "$2" 2>/dev/null && pwd) || fail "there is no folder $2 to read wheels from"; shift ;;
     -h|--help) sed -n '2,/^set -eu/{/^#/s/^# \{0,1\}//p}' "$0"; exit 0 ;;
     *) fail "there is no option $1; see --help" ;;
   esac
@@ -60,7 +62,10 @@ if [ -n "$uninstall" ]; then
     if getent group onelook >/dev/null; then change groupdel onelook || true; fi
   fi
   if booted; then change systemctl daemon-reload; fi
-  if [ -n "$purge" ]; then say "all of it is gone"; else say "removed; $config and $state are still there (--purge)"; fi
+  if [ -n "$dry" ]; then say "nothing is removed: this was a dry run"
+  elif [ -n "$purge" ]; then say "all of it is gone"
+  else say "removed; $config and $state are still there (--purge)"
+  fi
   exit 0
 fi
 
@@ -259,10 +264,10 @@ change install -d /usr/local/bin
 change ln -sfn "$link/bin/onelook" /usr/local/bin/onelook
 
 if ! booted; then
-  say "systemd does not run here: installed, not started"
+  done_say "systemd does not run here: installed, not started"
 elif [ -z "$start" ]; then
   change systemctl daemon-reload
-  say "installed, not started: systemctl enable --now onelook"
+  done_say "installed, not started: systemctl enable --now onelook"
 else
   change systemctl daemon-reload
   change systemctl reset-failed onelook.service 2>/dev/null || true
@@ -278,7 +283,6 @@ else
   fi
 fi
 : > "$work/undo"
-if [ -z "$dry" ]; then
-  for old in "$releases"/*; do [ "$old" = "$release" ] || rm -rf "$old"; done
-fi
+if [ -n "$dry" ]; then say "nothing is changed: this was a dry run"; exit 0; fi
+for old in "$releases"/*; do [ "$old" = "$release" ] || rm -rf "$old"; done
 say "its config is $config/config.yaml; after a change: systemctl restart onelook"

@@ -154,6 +154,35 @@ def test_it_installs_and_starts(machine: Machine) -> None:
     assert not Path("/opt/onelook.d").exists()
 
 
+@pytest.mark.parametrize("booted", [True, False])
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "nothing is changed: this was a dry run"),
+        (["--no-start"], "nothing is changed: this was a dry run"),
+        (["--uninstall"], "nothing is removed: this was a dry run"),
+        (["--uninstall", "--purge"], "nothing is removed: this was a dry run"),
+    ],
+)
+def test_a_dry_run_does_nothing_and_says_so(place: Path, options: list[str], said: str, *, booted: bool) -> None:
+    machine = Machine(place, booted=booted)
+
+    done = machine.install("--dry-run", *options)
+
+    assert done.returncode == 0, done.stderr
+    told = done.stdout.splitlines()
+    assert told[-1] == f"onelook: {said}"
+    assert [line for line in told if "installed" in line or "gone" in line or "removed;" in line] == []
+    assert list((machine.place / "opt").iterdir()) == []
+
+
+def test_a_folder_of_wheels_that_is_not_there_is_told(machine: Machine) -> None:
+    done = machine.install("--wheels", "/nope")
+
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == "onelook: there is no folder /nope to read wheels from\n"
+
+
 def test_wheels_may_lie_in_a_folder_whose_name_has_spaces(machine: Machine, tmp_path: Path) -> None:
     stick = tmp_path / "USB STICK"
     stick.mkdir()
