@@ -48,6 +48,9 @@ $(VENV)/%.done: requirements/%.lock
 	@echo "Installing what '$*' needs into $(VENV), as locked in $< (a minute or two)..."
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv is missing: apt install python3-venv"; exit 1; }
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --only-binary :all: -r $<
+	@# The command, of this tree as it is: no build, and no build tool from the network.
+	@printf '#!/bin/sh\nPYTHONPATH="%s" exec "%s" -m onelook "$$@"\n' "$(CURDIR)/daemon" "$(CURDIR)/$(BIN)/python" > $(BIN)/onelook
+	@chmod +x $(BIN)/onelook
 	@touch $@
 
 COMPILE = $(UV) pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -16,6 +16,7 @@ import yaml
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
+from onelook import __version__
 from onelook.metrics import Metrics
 from onelook.outbox import REASONS
 
@@ -155,6 +156,25 @@ def test_an_option_that_there_is_not_is_told() -> None:
 
     assert done.returncode == 1
     assert "there is no option --unistall" in done.stderr
+
+
+def test_making_the_environment_leaves_the_command_in_it(tmp_path: Path) -> None:
+    """Python's venv and pip are stand-ins: nothing is fetched."""
+    stand_in = tmp_path / "python"
+    stand_in.write_text(f"""#!/bin/sh
+case "$1 $2" in
+  "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;;
+  "-m pip") ;;
+  *) exec "{sys.executable}" "$@" ;;
+esac
+""")
+    stand_in.chmod(0o755)
+    venv = os.path.relpath(tmp_path / "venv", DEPLOY.parent)
+    made = run("make", "-C", DEPLOY.parent, f"PYTHON={stand_in}", f"VENV={venv}", f"{venv}/demo.done")
+    assert made.returncode == 0, made.stderr
+    told = subprocess.run([tmp_path / "venv/bin/onelook", "--version"], capture_output=True, text=True, check=False,
+                          cwd=tmp_path, env={"PATH": os.environ["PATH"]})
+    assert (told.returncode, told.stdout) == (0, f"onelook {__version__}\n"), told.stderr
 
 
 def test_replays_of_two_machines_may_differ_by_roundings_and_in_nothing_else(tmp_path: Path) -> None:
