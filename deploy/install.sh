@@ -191,7 +191,7 @@ systemd=$(systemctl --version 2>/dev/null | sed -n '1s/^systemd \([0-9]*\).*/\1/
 systemd=${systemd:-0}
 if [ -n "$password" ]; then
   if [ "$systemd" -ge 250 ] && command -v systemd-creds >/dev/null; then
-    kind=LoadCredentialEncrypted stored=/etc/credstore.encrypted/onelook.mqtt-password
+    stored=/etc/credstore.encrypted/onelook.mqtt-password
     keep "$stored"
     change install -d -m 700 /etc/credstore.encrypted
     # The owner's editor puts a newline at the end; it is no part of the password, and onelook knows.
@@ -199,16 +199,10 @@ if [ -n "$password" ]; then
     change chmod 600 "$stored.new"  # newer ones of systemd leave it readable, encrypted as it is
     change mv "$stored.new" "$stored"
   else
-    kind=LoadCredential stored=/etc/credstore/onelook.mqtt-password
+    stored=/etc/credstore/onelook.mqtt-password
     keep "$stored"
     change install -d -m 700 /etc/credstore
     change install -m 600 "$password" "$stored"
-  fi
-  if [ "$systemd" -lt 252 ]; then # which does not look into these folders by itself
-    keep "$units/onelook.service.d/credentials.conf"
-    change install -d "$units/onelook.service.d"
-    printf '[Service]\n%s=mqtt-password:%s\n' "$kind" "$stored" > "$work/credentials.conf"
-    change install -m 644 "$work/credentials.conf" "$units/onelook.service.d/credentials.conf"
   fi
 fi
 
@@ -230,7 +224,7 @@ try_config() {
   done
   # Variables that a drop-in itself holds, one a line, go by a file, for they may be secrets.
   sed -n 's/^Environment="\{0,1\}\([^"]*\)"\{0,1\}$/\1/p' "$@" > "$work/environment"
-  names='User|Group|SupplementaryGroups|UMask|EnvironmentFile|LoadCredential'
+  names='User|Group|SupplementaryGroups|UMask|EnvironmentFile|LoadCredential|SetCredential'
   [ "$systemd" -lt 250 ] || names="$names|LoadCredentialEncrypted"  # an older systemd-run refuses it
   sed -nE "/^($names)=/p" "$@" > "$work/properties"
   set -- --quiet --wait --pipe --collect "--property=EnvironmentFile=$work/environment"

@@ -46,9 +46,7 @@ import json, os, sys
 from pathlib import Path
 with open(os.environ["NOTES"] + "/systemd-run", "a") as notes:
     print(json.dumps(sys.argv[1:]), file=notes)
-given = {}
-folder = Path(os.environ["NOTES"], "credentials")
-folder.mkdir(exist_ok=True)
+given, loaded, default = {}, {}, {}
 while sys.argv[1].startswith("--"):
     name, _, value = sys.argv.pop(1).removeprefix("--property=").partition("=")
     if name == "EnvironmentFile":
@@ -57,12 +55,19 @@ while sys.argv[1].startswith("--"):
             for line in file.read_text().splitlines() if file.exists() else ():
                 key, _, word = line.partition("=")
                 given[key] = word.strip('"')
-    elif name.startswith("LoadCredential"):
-        key, _, source = value.partition(":")
-        store = "/etc/credstore.encrypted" if name.endswith("Encrypted") else "/etc/credstore"
-        if (file := Path(store, source)).exists():
-            (folder / key).write_bytes(file.read_bytes())
-            given["CREDENTIALS_DIRECTORY"] = str(folder)
+    elif "Credential" in name:
+        key, _, word = value.partition(":")
+        (default if name == "SetCredential" else loaded)[key] = word
+folder = Path(os.environ["NOTES"], "credentials")
+folder.mkdir(exist_ok=True)
+given["CREDENTIALS_DIRECTORY"] = str(folder)
+for key in loaded | default:
+    if (file := Path(loaded.get(key, "/none"))).exists():
+        (folder / key).write_bytes(file.read_bytes())
+    elif key in default:
+        (folder / key).write_text(default[key].encode().decode("unicode_escape"))
+    else:
+        sys.exit(243)
 os.execve(sys.argv[1], sys.argv[1:], {"PATH": "/usr/bin:/bin", "NOTES": os.environ["NOTES"]} | given)
 """
 

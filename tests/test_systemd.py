@@ -137,9 +137,9 @@ def test_the_service_is_exposed_by_no_more_than_it_needs(installed: Path) -> Non
     assert float(exposure[1]) <= 2.0
 
 
-def settings() -> dict[str, list[str]]:
+def settings(unit: Path = UNIT) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for line in UNIT.read_text().splitlines():
+    for line in unit.read_text().splitlines():
         if match := re.fullmatch(r"(\w+)=(.*)", line):
             found.setdefault(match[1], []).append(match[2])
     return found
@@ -180,12 +180,36 @@ def test_a_leak_or_a_crowd_takes_the_service_and_not_the_board() -> None:
     assert unit["LimitCORE"] == ["0"]  # there are faces in it
 
 
-def test_encrypted_credentials_take_the_place_of_plain_ones_where_systemd_knows_them() -> None:
-    unit = settings()
+def test_plain_and_encrypted_credentials_do_not_meet_and_none_is_needed() -> None:
+    """systemd keeps one line for a name, and looks for a bare file name among both kinds."""
+    for unit in (settings(), settings(TEMPLATE)):
+        plain, encrypted, default = (
+            dict(line.split(":", 1) for line in unit[key])
+            for key in ("LoadCredential", "LoadCredentialEncrypted", "SetCredential"))
 
-    assert unit["LoadCredential"] == unit["LoadCredentialEncrypted"]
-    text = UNIT.read_text()
-    assert text.index("LoadCredential=") < text.index("LoadCredentialEncrypted=")  # the later line counts
+        assert list(plain) == [f"{name}.plain" for name in encrypted] == ["mqtt-password.plain", "gallery-key.plain"]
+        assert all(path.startswith("/etc/credstore/onelook.") for path in plain.values())
+        assert list(encrypted.values()) == [path.replace("credstore", "credstore.encrypted") for path in plain.values()]
+        assert default == dict.fromkeys([*plain, *encrypted], r"\n")
+
+
+def test_a_credential_is_the_encrypted_one_else_the_plain_else_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
+    assert systemd.credential("gallery-key") is None
+
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    encrypted, plain = tmp_path / "gallery-key", tmp_path / "gallery-key.plain"
+    assert systemd.credential("gallery-key") is None
+
+    encrypted.write_text("\n")  # as the unit sets them
+    plain.write_text("\n")
+    assert systemd.credential("gallery-key") is None
+    plain.write_text("1\n")
+    assert systemd.credential("gallery-key") == plain
+    encrypted.write_text("2\n")
+    assert systemd.credential("gallery-key") == encrypted
 
 
 def test_the_template_is_the_same_unit_for_many() -> None:

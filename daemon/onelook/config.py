@@ -32,6 +32,7 @@ from pydantic import (
 )
 
 from onelook.errors import OwnerError
+from onelook.systemd import credential
 
 log = logging.getLogger(__name__)
 
@@ -529,7 +530,7 @@ def _with_password(config: Config, path: Path) -> Config:
             path, PASSWORD_VARIABLE,
         )
         return config
-    file = config.mqtt.password_file or _credential()
+    file = config.mqtt.password_file or credential(CREDENTIAL)
     if file is None:
         return config
     try:
@@ -540,13 +541,6 @@ def _with_password(config: Config, path: Path) -> Config:
         raise ConfigError(path, [Fault("mqtt.password_file", f"{file} is not text in UTF-8")]) from None
     mqtt = config.mqtt.model_copy(update={"password": SecretStr(word)})
     return config.model_copy(update={"mqtt": mqtt})
-
-
-def _credential() -> Path | None:
-    """The broker's password as systemd hands it over, where it does."""
-    folder = os.environ.get("CREDENTIALS_DIRECTORY")
-    file = Path(folder, CREDENTIAL) if folder else None
-    return file if file is not None and file.exists() else None
 
 
 class _Loader(yaml.SafeLoader):

@@ -35,6 +35,7 @@ from onelook.errors import OwnerError
 from onelook.face import Floats
 from onelook.match import Match
 from onelook.nearest import Nearest
+from onelook.systemd import credential
 
 log = logging.getLogger(__name__)
 
@@ -917,10 +918,7 @@ class Gallery:
             raise _uncreatable("gallery", self.path, error) from error
 
     def _key_path(self) -> Path:
-        folder = os.environ.get("CREDENTIALS_DIRECTORY")
-        if folder and (credential := Path(folder, CREDENTIAL)).exists():
-            return credential
-        return self.key_file
+        return credential(CREDENTIAL) or self.key_file
 
     def _read_key(self) -> bytes | None:
         """The 32 bytes, or none if there is no key yet. Raises GalleryError if it cannot serve."""

@@ -1,4 +1,4 @@
-"""systemd: saying to the service manager that we are ready, alive or on our way out.
+"""systemd: saying to the service manager that we are ready, alive or on our way out; the secrets that it hands over.
 
 Its protocol is one datagram per message; a library for it would be larger than this.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+from pathlib import Path
 
 log = logging.getLogger(__name__)
 
@@ -43,3 +44,19 @@ def watchdog_interval() -> float | None:
     if os.environ.get("WATCHDOG_PID", str(os.getpid())) != str(os.getpid()):
         return None
     return int(microseconds) / 1e6 / 2
+
+
+def credential(name: str) -> Path | None:
+    """The file in which systemd hands over the secret `name`, where it does: see systemd/onelook.service."""
+    folder = os.environ.get("CREDENTIALS_DIRECTORY")
+    files = (Path(folder, name), Path(folder, f"{name}.plain")) if folder else ()
+    return next((file for file in files if not _empty(file)), None)
+
+
+def _empty(file: Path) -> bool:
+    try:
+        return file.read_bytes() == b"\n"  # what the unit sets where the owner has put nothing
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False  # who reads it says why it cannot be read
