@@ -56,7 +56,7 @@ if [ -n "$uninstall" ]; then
   change rm -rf "$units/onelook.service" "$units/onelook@.service" "$units"/multi-user.target.wants/onelook@*.service \
     "$link" "$releases" /usr/local/bin/onelook
   if [ -n "$purge" ]; then
-    change rm -rf "$config" "$state" "$units/onelook.service.d"
+    change rm -rf "$config" "$state" "$units/onelook.service.d" "$units"/onelook@*.service.d
     change rm -f /etc/credstore/onelook.* /etc/credstore.encrypted/onelook.*
     if getent passwd onelook >/dev/null; then change userdel onelook; fi
     if getent group onelook >/dev/null; then change groupdel onelook || true; fi
@@ -277,6 +277,10 @@ else
   fi
 fi
 : > "$work/undo"
+# Those that run: what they run from is about to go.
+if booted; then
+  change systemctl try-restart 'onelook@*.service' || say "not every onelook@NAME turned ready: journalctl -u 'onelook@*'" >&2
+fi
 if [ -n "$dry" ]; then say "nothing is changed: this was a dry run"; exit 0; fi
 for old in "$releases"/*; do [ "$old" = "$release" ] || rm -rf "$old"; done
 say "its config is $config/config.yaml; after a change: systemctl restart onelook"

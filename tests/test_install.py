@@ -240,6 +240,18 @@ def test_a_config_is_tried_with_what_the_owners_drop_ins_add(machine: Machine) -
     assert "sesame" not in machine.noted("systemd-run")
 
 
+def test_instances_that_run_leave_the_release_that_goes(machine: Machine) -> None:
+    machine.config(STREAM.format(url="rtsp://192.0.2.1/"))
+    old = machine.place / "opt/onelook.d/0.0.1-before"
+    old.mkdir(parents=True)
+
+    done = machine.install()
+
+    assert done.returncode == 0, done.stderr
+    assert "try-restart onelook@*.service" in machine.noted("systemctl")
+    assert not old.exists()
+
+
 def test_a_mistake_in_the_config_is_told_and_all_is_taken_back(machine: Machine) -> None:
     machine.config(STREAM.format(url="rtsp://me:${DOOR_PASSWORD}@192.0.2.1/"))
 

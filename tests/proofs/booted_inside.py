@@ -34,7 +34,9 @@ DROP_IN = Path("/run/systemd/system/onelook.service.d")
 LINK = Path("/opt/onelook")
 SYSTEMD = int(re.match(r"systemd (\d+)", subprocess.run(
     ["systemctl", "--version"], capture_output=True, text=True, check=True).stdout)[1])
-STORED = Path("/etc/credstore.encrypted" if SYSTEMD >= 250 else "/etc/credstore") / "onelook.mqtt-password"
+STORES = tuple(map(Path, ("/etc/credstore", "/etc/credstore.encrypted") if SYSTEMD >= 250 else ("/etc/credstore",)))
+"""Where credentials lie: plain, and encrypted where systemd can."""
+STORED = STORES[-1] / "onelook.mqtt-password"
 """Where install.sh keeps the broker's password."""
 STREAM = f"""
 device: hall
@@ -45,6 +47,8 @@ streams:
     retry_max: 2
 """ + ("model: {input_width: 320, input_height: 256, threads: 1}\n" if SLOW > 1 else "")
 """With a network that an emulated processor, too, can run more than once a second."""
+YARD = STREAM.replace("hall", "yard") + "metrics:\n  port: 9465\nmqtt:\n  outbox: /var/lib/onelook/yard/outbox.db\n"
+"""That of a second instance."""
 HANG = """
 import sys
 from pathlib import Path
@@ -78,13 +82,13 @@ def journal() -> str:
     return run("journalctl", "--unit=onelook", "--no-pager", "--lines=60", ok=False)
 
 
-def show(name: str) -> str:
-    return run("systemctl", "show", f"--property={name}", "--value", "onelook.service").strip()
+def show(name: str, unit: str = "onelook.service") -> str:
+    return run("systemctl", "show", f"--property={name}", "--value", unit).strip()
 
 
-def page(path: str) -> tuple[int, str]:
+def page(path: str, port: int = 9464) -> tuple[int, str]:
     try:
-        with urlopen(f"http://127.0.0.1:9464{path}", timeout=5 * SLOW) as answer:
+        with urlopen(f"http://127.0.0.1:{port}{path}", timeout=5 * SLOW) as answer:
             return answer.status, answer.read().decode()
     except HTTPError as error:
         return error.code, ""
@@ -120,7 +124,7 @@ def expect(true: object, what: str) -> None:
 
 def start(name: str, *command: str) -> None:
     def gone() -> bool:  # an earlier one of that name is collected a moment after it has ended
-        return run("systemctl", "show", "--property=LoadState", "--value", f"{name}.service").strip() == "not-found"
+        return show("LoadState", f"{name}.service") == "not-found"
 
     until(gone, f"{name} to be gone", 30)
     run("systemd-run", f"--unit={name}", "--collect", *command)
@@ -178,6 +182,7 @@ def main() -> None:
     watchdog()
     mistakes()
     secrets()
+    key()
     instances()
     replay()
     upgrade()
@@ -245,62 +250,124 @@ def mistakes() -> None:
     restart()
 
 
+def keep(store: Path, name: str, word: str, unit: str = "onelook") -> Path:
+    """A credential of that name for a unit, as the README says."""
+    file = store / f"{unit}.{name}"
+    store.mkdir(mode=0o700, exist_ok=True)
+    WORD.write_text(word)
+    if store == STORES[0]:
+        run("install", "-m", "600", str(WORD), str(file))
+    else:
+        run("systemd-creds", "encrypt", f"--name={name}", str(WORD), str(file))
+        expect(word.strip().encode() not in file.read_bytes(), f"{file} is encrypted")
+    return file
+
+
 def secrets() -> None:
-    """A password as a credential, encrypted where systemd can, reaches a broker that asks for one."""
+    """A password as a credential, plain or encrypted where systemd can, reaches a broker that asks for one."""
     run("mosquitto_passwd", "-b", "-c", "/etc/mosquitto/words", "hall", "opensesame")
+    run("mosquitto_passwd", "-b", "/etc/mosquitto/words", "yard", "opensesame")
     shutil.chown("/etc/mosquitto/words", "mosquitto")
     Path("/etc/mosquitto/mosquitto.conf").write_text(
         "per_listener_settings true\nlistener 1884 127.0.0.1\nallow_anonymous false\n"
         "password_file /etc/mosquitto/words\nlistener 1883 127.0.0.1\nallow_anonymous true\n")
     run("systemctl", "restart", "mosquitto")
-    WORD.write_text("opensesame\n")
-    STORED.parent.mkdir(mode=0o700, exist_ok=True)
-    if SYSTEMD >= 250:
-        run("systemd-creds", "encrypt", "--name=mqtt-password", str(WORD), str(STORED))
-    else:
-        shutil.copyfile(WORD, STORED)
-        STORED.chmod(0o600)
-        DROP_IN.mkdir(parents=True, exist_ok=True)
-        (DROP_IN / "credentials.conf").write_text(f"[Service]\nLoadCredential=mqtt-password:{STORED}\n")
-        run("systemctl", "daemon-reload")
     CONFIG.write_text(STREAM + "mqtt:\n  port: 1884\n  username: hall\n")
+
+    def let_in(what: str) -> None:
+        restart()
+        until(lambda: metric("onelook_mqtt_connected") == 1, f"the connection with {what}", 20)
+        held(f"{what} gives the broker's password")
+
+    for store in STORES:
+        file = keep(store, "mqtt-password", "opensesame\n")
+        let_in(f"a credential in {store}")
+        file.unlink()
+    if len(STORES) > 1:
+        files = [keep(store, "mqtt-password", word)
+                 for store, word in zip(STORES, ("of yesterday\n", "opensesame\n"), strict=True)]
+        let_in("of a plain and an encrypted one, the encrypted")
+        for file in files:
+            file.unlink()
+    DROP_IN.mkdir(parents=True, exist_ok=True)
+    (DROP_IN / "password.conf").write_text(f"[Service]\nLoadCredential=mqtt-password:{WORD}\n")
+    WORD.write_text("opensesame\n")
+    run("systemctl", "daemon-reload")
+    let_in("a file that a drop-in names")
+    shutil.rmtree(DROP_IN)
+    run("systemctl", "daemon-reload")
     restart()
-    until(lambda: metric("onelook_mqtt_connected") == 1, "the connection with the password", 20)
-    if SYSTEMD >= 250:
-        expect(b"opensesame" not in STORED.read_bytes(), "an encrypted credential gives the broker's password")
-    else:
-        held("a credential that only root can read gives the broker's password")
+    time.sleep(2 * SLOW)
+    expect(show("ActiveState") == "active" and metric("onelook_mqtt_connected") == 0,
+           "with none it starts all the same")
+    environment = Path("/etc/onelook/environment")
+    environment.write_text("ONELOOK_MQTT_PASSWORD=opensesame\n")
+    let_in("a variable of /etc/onelook/environment")
+    said = run("systemd-run", "--quiet", "--wait", "--pipe", f"--property=EnvironmentFile={environment}",
+               "onelook", "doctor", "--quick", "--json", ok=False)
+    expect("127.0.0.1:1884 lets us in" in said, "and onelook doctor, by systemd-run")
+    environment.unlink()
     expect("opensesame" not in run("journalctl", "--no-pager"), "which the journal never shows")
     CONFIG.write_text(STREAM)
     restart()
 
 
+def key() -> None:
+    """The gallery's key as a credential."""
+    said = run("onelook", "enroll", "Eileen Collins", "/proof/eileen_collins.jpg").splitlines()[0]
+    expect("Eileen" in run("onelook", "gallery", "list"), f"a person is enrolled ({said})")
+    own = STATE / "gallery.key"
+    word = own.read_text()
+    own.rename(PROOF / "gallery.key")
+    restart(ok=False)
+    expect(show("ExecMainStatus") == "78" and show("ActiveState") == "failed",
+           "without the gallery's key it does not run")
+    for store in STORES:
+        file = keep(store, "gallery-key", word)
+        restart()
+        expect(show("ActiveState") == "active" and not own.exists(), f"a credential in {store} gives the gallery's key")
+        load = "LoadCredential" if store == STORES[0] else "LoadCredentialEncrypted"
+        said = run("systemd-run", "--quiet", "--wait", "--pipe", f"--property={load}=gallery-key:{file}",
+                   "onelook", "gallery", "list")
+        expect("Eileen" in said, "and onelook gallery, by systemd-run")
+        file.unlink()
+    shutil.move(PROOF / "gallery.key", own)
+    restart()
+
+
 def instances() -> None:
-    Path("/etc/onelook/yard.yaml").write_text(
-        STREAM.replace("hall", "yard") + "metrics:\n  port: 9465\nmqtt:\n  outbox: /var/lib/onelook/yard/outbox.db\n")
+    yard = Path("/etc/onelook/yard.yaml")
+    yard.write_text(YARD)
     run("systemctl", "start", "onelook@yard")
     expect(run("systemctl", "is-active", "onelook", "onelook@yard").split() == ["active", "active"],
            "a second instance runs beside the first")
-    run("systemctl", "stop", "onelook@yard")
+    yard.write_text(YARD + "  port: 1884\n")
+    for store in STORES:
+        file = keep(store, "mqtt-password", "opensesame\n", "onelook.yard")
+        run("systemctl", "restart", "onelook@yard")
+        until(lambda: "connected 1" in page("/metrics", 9465)[1], f"the second instance's connection by {store}", 20)
+        held(f"with its own password in {store}")
+        file.unlink()
 
 
 def upgrade() -> None:
-    said = run("onelook", "enroll", "Eileen Collins", "/proof/eileen_collins.jpg")
-    expect("Eileen" in run("onelook", "gallery", "list"), f"a person is enrolled ({said.strip()})")
     before = CONFIG.read_text()
-    pid = show("MainPID")
+    pid, yard = show("MainPID"), show("MainPID", "onelook@yard")
     run("dpkg", "--force-confdef", "--force-confold", "--install", "/proof/next.deb")
     expect(CONFIG.read_text() == before, "an upgrade keeps the owner's config")
     expect("a remark" in Path("/etc/onelook/config.yaml.dpkg-dist").read_text(), "and lays the new default beside it")
     expect("Eileen" in run("onelook", "gallery", "list"), "and keeps the gallery")
     expect(show("ActiveState") == "active" and show("MainPID") != pid, "and the new version runs")
+    expect(show("ActiveState", "onelook@yard") == "active" and show("MainPID", "onelook@yard") != yard,
+           "as the second instance does")
     until(lambda: page("/readyz")[0] == 200, "ready after the upgrade", 60)
 
 
 def purge() -> None:
     run("dpkg", "--remove", "onelook")
     expect(CONFIG.exists() and (STATE / "gallery.db").exists(), "removed, it leaves config and gallery")
-    expect(page("/healthz")[0] == 0, "and nothing runs")
+    expect(page("/healthz")[0] == page("/healthz", 9465)[0] == 0 and show("MainPID", "onelook@yard") == "0",
+           "and nothing runs")
     run("dpkg", "--purge", "onelook")
     left = run("find", "/", "-xdev", "(", "-path", "/proof", "-o", "-path", "/proc", "-o", "-path", "/sys", "-o",
                "-path", "/run/systemd", "-o", "-path", "/var/log", ")", "-prune", "-o", "-iname", "*onelook*", "-print")
@@ -320,9 +387,22 @@ def from_source() -> None:
            "install.sh installs, and sees it ready")
     expect(STORED.stat().st_mode & 0o77 == 0 and STORED.stat().st_uid == 0,
            f"with the password as a credential that is root's: {STORED}")
-    pid = show("MainPID")
+    said = run("dpkg", "--install", "/proof/onelook.deb", ok=False)
+    expect("sudo deploy/install.sh --uninstall" in said, "beside it the .deb is refused")
+
+    CONFIG.write_text(STREAM.replace("http://", "http://me:${DOOR_PASSWORD}@"))
+    said = run("sh", script, "--wheels", wheels, ok=False)
+    expect("DOOR_PASSWORD, which is not set" in said and show("ActiveState") == "active",
+           "an upgrade does not switch over where a mistake in the config is told, and what runs runs on")
+    Path("/etc/onelook/environment").write_text("DOOR_PASSWORD=opensesame\n")
+    Path("/etc/onelook/yard.yaml").write_text(YARD)
+    run("systemctl", "enable", "--now", "onelook@yard")
+    pid, yard = show("MainPID"), show("MainPID", "onelook@yard")
     said = run("sh", script, "--wheels", wheels)
-    expect("is built already" in said and show("ActiveState") == "active" and show("MainPID") != pid, "and again")
+    expect("is built already" in said and show("ActiveState") == "active" and show("MainPID") != pid,
+           "and again, with a variable of /etc/onelook/environment")
+    expect(show("ActiveState", "onelook@yard") == "active" and show("MainPID", "onelook@yard") not in ("0", yard),
+           "a second instance that runs is started anew")
 
     release = LINK.readlink()
     package = Path("/proof/source/daemon/onelook/service.py")
@@ -339,6 +419,7 @@ def from_source() -> None:
 
     run("sh", script, "--uninstall")
     expect(not Path("/opt/onelook").is_symlink() and CONFIG.exists(), "--uninstall leaves config and state")
+    expect(show("MainPID", "onelook@yard") == "0", "and nothing runs")
     run("sh", script, "--uninstall", "--purge")
     left = [p for p in ("/opt/onelook", "/opt/onelook.d", "/etc/onelook", STATE, "/usr/local/bin/onelook",
                         "/etc/systemd/system/onelook.service", "/etc/systemd/system/onelook.service.d", STORED)
