@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.error
@@ -322,7 +327,6 @@ def test_a_port_in_use_is_told_in_a_sentence(metrics: Metrics) -> None:
 
 
 @pytest.mark.parametrize(("host", "sentence"), [
-    ("192.0.2.1", r"this machine has no address 192\.0\.2\.1"),
     ("nobody.invalid", r"metrics\.host: nobody\.invalid is not a name that this machine knows"),
     ("a..b", r"metrics\.host: a\.\.b is not a name that this machine knows"),
 ])  # fmt: skip
@@ -332,6 +336,30 @@ def test_a_host_that_is_not_ours_is_told_in_a_sentence(metrics: Metrics, host: s
         metrics.serve(host, 0, healthy=lambda: True, ready=lambda: True),
     ):
         pass
+
+
+def test_an_address_that_is_not_there_yet_is_listened_on_once_it_is(tmp_path: Path) -> None:
+    """As at boot, before the network is; in a network of its own, which begins without any address."""
+    if shutil.which("unshare") is None or shutil.which("ip") is None:
+        pytest.skip("unshare and ip are not installed (Debian: util-linux, iproute2)")
+    alone = ["unshare", "--user", "--map-root-user", "--net"]
+    if subprocess.run([*alone, "ip", "link", "set", "lo", "up"], capture_output=True, check=False).returncode:
+        pytest.skip("no network namespace can be made here")
+    script = """
+import subprocess
+from prometheus_client import CollectorRegistry
+from onelook.metrics import Metrics
+from test_metrics import get
+subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+with Metrics(CollectorRegistry()).serve("192.0.2.1", 0, healthy=lambda: True, ready=lambda: True) as url:
+    subprocess.run(["ip", "address", "add", "192.0.2.1/32", "dev", "lo"], check=True)
+    print(url, *get(url + "healthz"))
+"""
+    paths = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [*alone, sys.executable, "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=os.environ | paths)
+    assert re.fullmatch(r"http://192\.0\.2\.1:[1-9]\d*/ 200 ok\n\n", done.stdout), done.stderr
+    assert done.stderr == "metrics.host: this machine has no address 192.0.2.1 yet; the page is there once it has.\n"
 
 
 def test_it_ends_promptly_while_clients_hang_on_and_the_port_is_free_at_once(metrics: Metrics) -> None:

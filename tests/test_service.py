@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 import time
 from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Event as Flag
 from typing import Any
 
 import numpy as np
 import pytest
 
-from broker import free_port
+from broker import PATIENCE, free_port
 from daemon_process import Daemon, onelook, write_config
 from onelook import config, service
+from onelook.errors import BusyError
 from onelook.event import Event, Identity
 from onelook.gallery import Gallery
 from onelook.metrics import Metrics
@@ -127,3 +131,54 @@ def test_a_loop_that_stood_still_says_so_afterwards(
         service.run(config.load(write_config(tmp_path, PICTURES)))
 
     assert "the loop stood still for" in caplog.text
+
+
+HOLDS = """
+import sqlite3, sys, time
+disk = sqlite3.connect(sys.argv[1], isolation_level=None)
+disk.execute("BEGIN EXCLUSIVE")
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("file", ["gallery.db", "outbox.db"])
+def test_a_file_that_another_process_holds_at_the_start_is_waited_for(
+    tmp_path: Path, file: str
+) -> None:
+    """As `onelook gallery forget` does; exit code 78 would be the end, as systemd starts nothing again after it."""
+    with Gallery.open(tmp_path / "gallery.db", tmp_path / "gallery.key", load_spec(shipped())[0].sha256) as gallery:
+        gallery.add("Ada", np.eye(1, 256, dtype=np.float32)[0], 0.9, "ada.jpg")
+    with Outbox(tmp_path / "outbox.db"):
+        pass
+    config_file = write_config(
+        tmp_path, PICTURES, publish="mqtt", mqtt={"port": free_port(), "outbox": "outbox.db", "paused": None})
+    command = [sys.executable, "-c", HOLDS, str(tmp_path / file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder:
+        assert holder.stdin
+        assert holder.stdout
+        assert holder.stdout.readline() == b"held\n"
+        with Daemon(config_file) as daemon:
+            daemon.wait(lambda: "Waiting for it" in daemon.log, "it to wait")
+            assert f"{tmp_path / file}" in daemon.log
+            if file == "outbox.db":
+                assert daemon.page("/healthz")[0] == 200
+            holder.stdin.close()
+            holder.wait()
+            assert daemon.process.wait(PATIENCE) == 0  # both pictures seen
+            assert daemon.log.count("Waiting for it") == 1
+
+
+def test_a_file_that_is_held_for_long_is_told_and_who_says_stop_meanwhile_is_heard(
+    monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def held() -> None:
+        raise BusyError("It is held.")
+
+    monkeypatch.setattr(service, "BUSY", 0.3)
+    stop = Flag()
+    with pytest.raises(BusyError):
+        service._once_free(held, stop)
+    stop.set()
+    with pytest.raises(KeyboardInterrupt):
+        service._once_free(held, stop)

@@ -3,3 +3,7 @@
 
 class OwnerError(Exception):
     """The owner's mistake: a config, model, gallery or picture that cannot be used (exit code 78)."""
+
+
+class BusyError(OwnerError):
+    """Another process holds a file just now; the same call works a moment later."""

@@ -31,7 +31,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from onelook.cohort import NOBODY, Cohort
-from onelook.errors import OwnerError
+from onelook.errors import BusyError, OwnerError
 from onelook.face import Floats
 from onelook.match import Match
 from onelook.nearest import Nearest
@@ -84,8 +84,8 @@ class GalleryError(OwnerError):
     """A gallery, key or name that cannot be used."""
 
 
-class GalleryBusyError(GalleryError):
-    """Another process is writing; the same call works a moment later."""
+class GalleryBusyError(GalleryError, BusyError):
+    """Another process is writing."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -64,6 +64,9 @@ threads that the stage itself puts to work. Each stage has the one that lies les
 AGES = (0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10)
 """Seconds: 5 ms is a fast desktop, 35 ms a camera's frame, 1 s no longer live, 10 s a backlog."""
 
+IP_FREEBIND = 15
+"""Of ip(7); it goes for IPv6 too."""
+
 DURATIONS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.035, 0.05, 0.1, 0.2, 0.5, 1, 2.5)
 
 
@@ -226,8 +229,8 @@ class Metrics:
         """Serve /metrics, /healthz and /readyz while the context lasts; gives the page's address.
 
         `healthy` says that the loop turns, `ready` that there is something to look with and at;
-        both are asked from the server's threads. Port 0 takes any free one. Raises MetricsError
-        where that host and port cannot be had.
+        both are asked from the server's threads. Port 0 takes any free one. An address that this machine
+        has not got is waited for, by the kernel. Raises MetricsError where that host and port cannot be had.
         """
         server = _listening(host, port)
         server.set_app(_pages(make_wsgi_app(self._registry), healthy, ready))
@@ -403,7 +406,16 @@ class _Server(ThreadingMixIn, WSGIServer):
 
     def server_bind(self) -> None:
         # HTTPServer's asks the name service who we are: seconds, on a board that is offline.
-        TCPServer.server_bind(self)
+        try:
+            TCPServer.server_bind(self)
+        except OSError as error:
+            if error.errno != EADDRNOTAVAIL:
+                raise
+            # At boot we may be there before the network is.
+            self.socket.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+            TCPServer.server_bind(self)
+            log.warning("metrics.host: this machine has no address %s yet; the page is there once it has.",
+                        self.server_address[0])
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
 

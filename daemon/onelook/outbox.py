@@ -26,7 +26,7 @@ from typing import Self
 
 from pydantic import ValidationError
 
-from onelook.errors import OwnerError
+from onelook.errors import BusyError, OwnerError
 from onelook.event import Event
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,7 @@ class Outbox:
     of `REASONS`; `on_failed(count)` of tries to write to the disk that failed, from `expire`.
     `clock`, `wall` and `boot` are for tests of what clocks can do to it.
 
-    Raises OwnerError where the file cannot be used; a damaged file is set aside as
+    Raises OwnerError where the file cannot be used, BusyError where another has it; a damaged file is set aside as
     `<name>.broken`. A disk that is full, or fails, is no reason not to start.
     """
 
@@ -427,7 +427,8 @@ def _open(path: Path, *, quiet: bool = False) -> tuple[sqlite3.Connection | None
         trouble: Exception = error
     except sqlite3.OperationalError as error:
         if not error.sqlite_errorname.startswith(WORLD):
-            raise OwnerError(
+            busy = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+            raise (BusyError if busy else OwnerError)(
                 f"The outbox {path} cannot be opened ({error}): is another onelook using it?"
             ) from None
         trouble = error

@@ -15,7 +15,7 @@ from functools import partial
 from math import inf
 from pathlib import Path
 from threading import Event as Flag
-from typing import Literal, TextIO
+from typing import Literal, TextIO, TypeVar
 
 import numpy as np
 from prometheus_client import CollectorRegistry
@@ -30,7 +30,7 @@ from onelook.config import Config, Policy, Stream, stream_of
 from onelook.control import Control
 from onelook.doctor import Finding, examine
 from onelook.draw import Captions, drawn
-from onelook.errors import OwnerError
+from onelook.errors import BusyError, OwnerError
 from onelook.event import Event, Status
 from onelook.face import Floats
 from onelook.frame import Frame
@@ -61,6 +61,10 @@ STILL = 5
 """Seconds for which a single picture is replayed, ten times a second: nobody is counted or known at first sight."""
 STUCK = 10.0
 """Seconds without a turn of the loop after which /healthz says so."""
+BUSY = 30.0
+"""Seconds at the start for which a file is waited for that another process has in hand."""
+
+Opened = TypeVar("Opened")
 
 
 def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None) -> int:
@@ -75,12 +79,12 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
     with ExitStack() as house:  # closed in reverse, whatever happens
         stop = house.enter_context(_signals(stop or Flag()))
         model = _model(config, metrics.stage)
-        gallery = house.enter_context(_gallery(config, model))
+        gallery = house.enter_context(_gallery(config, model, stop))
         pipelines = _pipelines(config, model, gallery, metrics.stage)
         metrics.model(version=model.spec.version, sha256=model.spec.sha256[:12],
                       input=f"{model.size[0]}x{model.size[1]}", onelook=__version__)
         refresh = _refresher(gallery)
-        turned = time.monotonic()  # from here on: a slow start is no hang
+        turned = inf  # until the loop turns: a slow start is no hang
         page = house.enter_context(metrics.serve(
             config.metrics.host, config.metrics.port,
             healthy=lambda: time.monotonic() - turned < STUCK, ready=lambda: bool(up),
@@ -111,7 +115,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
         systemd.notify(f"READY=1\nSTATUS=Looking at {', '.join(names)}")
         house.callback(systemd.notify, "STOPPING=1")
         gc.freeze()  # what is there by now stays, and need not be gone through again in the middle of a frame
-        pulse, fed = systemd.watchdog_interval(), 0.0
+        pulse, turned, fed = systemd.watchdog_interval(), time.monotonic(), 0.0
         told = dict.fromkeys(names, 0)
         while not stop.is_set() and not inbox.finished:
             turned = _turn(turned)
@@ -389,13 +393,33 @@ def _model(config: Config, stage: StageMaker = lambda name: nullcontext()) -> Fa
     )
 
 
+def _once_free(opened: Callable[[], Opened], stop: Flag | None) -> Opened:
+    """What `opened` opens, waited for where another process has it: `gallery forget` may, while the machine boots.
+
+    It ends as if interrupted when `stop` is set. none: it is not waited for.
+    """
+    end, told = time.monotonic() + BUSY, False
+    while True:
+        try:
+            return opened()
+        except BusyError as error:
+            if stop is None or time.monotonic() >= end:
+                raise
+            if not told:
+                log.warning("%s Waiting for it, %.0f s at most.", error, BUSY)
+            told = True
+        if stop.wait(0.2):
+            raise KeyboardInterrupt
+
+
 @contextmanager
-def _gallery(config: Config, model: FaceModel) -> Iterator[Gallery | None]:
-    """The gallery; none where the policy says that nobody is recognised."""
+def _gallery(config: Config, model: FaceModel, stop: Flag | None = None) -> Iterator[Gallery | None]:
+    """The gallery; none where the policy says that nobody is recognised. stop: see `_once_free`."""
     if config.policy.level("identity") == "off":
         yield None
         return
-    with Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256, model.cohort) as gallery:
+    files = config.gallery.path, config.gallery.key_file
+    with _once_free(lambda: Gallery.open(*files, model.spec.sha256, model.cohort), stop) as gallery:
         people, far, strictest = len(gallery.people()), config.report.far, model.spec.strictest
         if people * strictest > far * 1.01:
             log.warning(
@@ -519,9 +543,9 @@ def _publisher(config: Config, metrics: Metrics, stop: Flag, commands: Commands)
         discovery=config.mqtt.discovery_prefix,
     )
     most = {kind: bounds["bytes"] for kind, bounds in config.mqtt.waiting.model_dump().items()}
-    with Outbox(
+    with _once_free(lambda: Outbox(
         config.mqtt.outbox, most=most, on_dropped=metrics.outbox_dropped, on_failed=metrics.outbox_failed
-    ) as outbox:
+    ), stop) as outbox:
         metrics.outbox(lambda: len(outbox), lambda: outbox.failing)
         with MqttPublisher(
             config.mqtt, config.device, outbox, streams=streams, on_connected=metrics.mqtt_connected,
