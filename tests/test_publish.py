@@ -280,11 +280,13 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 
 class Quota:
-    """As much of an MQTT 5 broker as it takes to refuse the first messages for want of room."""
+    """As much of an MQTT 5 broker as it takes to refuse the first messages on topics that end so for want of room."""
 
-    def __init__(self, refusals: int) -> None:
+    def __init__(self, refusals: int, ending: str = "") -> None:
         self.taken: list[str] = []
-        self._refusals = refusals
+        self.tracks: list[int] = []
+        """Of the events among them."""
+        self._refusals, self._ending = refusals, ending
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -313,9 +315,13 @@ class Quota:
                 elif head[0] >> 4 == 3:  # PUBLISH
                     length = int.from_bytes(body[:2], "big")
                     number = body[2 + length : 4 + length]
-                    full, self._refusals = self._refusals > 0, self._refusals - 1
+                    topic = body[2 : 2 + length].decode()
+                    full = self._refusals > 0 and topic.endswith(self._ending)
+                    self._refusals -= full
                     if not full:
-                        self.taken.append(body[2 : 2 + length].decode())
+                        self.taken.append(topic)
+                        data = json.loads(body[body.index(b"{") :])["data"]
+                        self.tracks += [data["track"]] if "track" in data else []
                     stream.write(bytes([0x40, 4, *number, 0x97 if full else 0, 0]))
                 stream.flush()
 
@@ -510,10 +516,36 @@ def test_a_broker_that_has_no_room_just_now_is_asked_again(
         wait_until(home.is_up, "the connection")
         for track in range(5):
             publisher.publish(seen(track))
-        wait_until(lambda: home.published and len(home.outbox) == 0, "all to be acknowledged")
+        wait_until(lambda: len(home.published) == 6 and len(home.outbox) == 0, "all to be acknowledged")
     assert not home.dropped
     assert Counter(broker.taken) == Counter({"onelook/pi/status": 1, "onelook/pi/door/identity": 5})
     assert sum("(Quota exceeded): trying again" in message for message in caplog.messages) <= 2
+
+
+def test_what_follows_an_event_that_was_refused_waits_behind_it(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Quota(refusals=3, ending="/door/identity") as broker:
+        publisher = home.publisher(broker.port)
+        wait_until(home.is_up, "the connection")
+        publisher.publish(seen(0))
+        wait_until(lambda: "/door/identity (Quota exceeded)" in caplog.text, "it to be refused")
+        publisher.publish(*(seen(track) for track in range(1, 30)), seen(99, stream="yard"))
+        wait_until(lambda: len(home.outbox) == 0, "all to be acknowledged")
+    assert broker.tracks == [99, *range(30)]  # another stream waits for nothing
+    assert not home.dropped
+
+
+def test_what_is_refused_until_it_expires_holds_up_its_stream_no_longer(home: Home) -> None:
+    with Quota(refusals=1000, ending="/door/identity") as broker:
+        publisher = home.publisher(broker.port, expiry=4)
+        wait_until(home.is_up, "the connection")
+        publisher.publish(seen(0), seen(1))
+        time.sleep(2.5)
+        publisher.publish(event(EVERY_KIND[0]))
+        wait_until(lambda: len(home.outbox) == 0, "nothing to wait any more")
+    assert home.dropped == {"expired": 2}
+    assert broker.tracks == [4]
 
 
 def test_a_state_that_was_refused_does_not_come_after_a_newer_one(home: Home) -> None:

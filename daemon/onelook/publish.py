@@ -12,7 +12,8 @@ structured JSON form of a CloudEvent 1.0 (schema.py describes it):
                               /emotion
 
 The events of one stream come in the order in which they happened, whatever becomes of the
-broker: what waited for it goes first, beside what happens on other streams. `id` is the same if an
+broker: what waited for it goes first, beside what happens on other streams, and what it refuses for
+the moment holds back what follows. `id` is the same if an
 event is delivered twice, and `time` is when it happened, whenever it arrives.
 
 A stream is working when its own status and the device's are both online: MQTT has one last
@@ -327,7 +328,8 @@ class MqttPublisher:
         self._allowance = 0.0  # how many of them may go out now
         self._counted = time.monotonic()  # when that was
         self._fresh: dict[int, Event] = {}  # those just put, by number: they need not be read again
-        self._later: list[tuple[Event, Waiting | None]] = []  # what the broker had no room for just now
+        self._later: list[Event] = []  # states that the broker had no room for just now
+        self._held: dict[str | None, int | None] = {}  # streams of which it had none for an event, see `_try_again`
         self._swept = -math.inf
         self._on_wire: dict[int, _Wired] = {}  # by paho's message id
         self._said: deque[Message] = deque()  # by correspondents, and not yet given to the broker
@@ -467,9 +469,22 @@ class MqttPublisher:
         self._outbox.sync()
         with self._lock:
             later, self._later = self._later, []
-            for event, waiting in later if self._connected else ():
-                if waiting is not None or self._states.get(self._topic(event)) is event:  # no newer state has gone out
-                    self._give(event, waiting)
+            for event in later:
+                if self._states.get(topic := self._topic(event)) is event:  # no newer state has gone out
+                    self._unsaid.setdefault(topic, event)
+            self._try_again()
+            self._send()
+
+    def _try_again(self) -> None:
+        """Let one event of each stream on hold see whether the broker has room for it now, the oldest.
+
+        What followed an event that was refused waits behind it, until one is taken. A stream is `_held` by the number
+        of the one that tries, by 0 once it is refused, and by none when it may go.
+        """
+        on_wire = {wired.waiting.stream for wired in self._on_wire.values() if wired.waiting is not None}
+        for stream in self._held.keys() - on_wire:  # what was taken of it is gone from the outbox, and the rest was not
+            self._sent.pop(stream, None)
+            self._held[stream] = None
 
     def _ring(self) -> None:
         """Wake the delivering thread."""
@@ -504,6 +519,8 @@ class MqttPublisher:
             self._put_on_wire(self._said.popleft())
         while self._room() > 0 and (waiting := self._next()) is not None:
             self._sent[waiting.stream] = waiting.number
+            if waiting.stream in self._held:
+                self._held[waiting.stream] = waiting.number
             self._give(self._fresh.get(waiting.number) or waiting.event, waiting)
         if self._mail or self._client.want_write():
             self._ring()
@@ -513,7 +530,7 @@ class MqttPublisher:
 
         Only the oldest event of each stream can be, so that none overtakes another.
         """
-        heads = self._outbox.heads(self._sent)
+        heads = [head for head in self._outbox.heads(self._sent) if self._held.get(head.stream) is None]
         now = [head for head in heads if head.number > self._waited]
         self._behind = len(now) < len(heads)
         if now:
@@ -590,6 +607,7 @@ class MqttPublisher:
         # Whatever is unacknowledged goes out again, in order, as what it is: a replay.
         self._on_wire.clear()
         self._later.clear()
+        self._held.clear()
         self._said.clear()
         for correspondent in self._correspondents:
             self._said.extend(correspondent.greet())
@@ -675,6 +693,8 @@ class MqttPublisher:
         age = None
         if wired.waiting is not None:
             self._delivered.append(wired.waiting.number)
+            if self._held.get(wired.waiting.stream) == wired.waiting.number:
+                del self._held[wired.waiting.stream]
         if wired.event is None:
             return
         if wired.event.captured is not None and not wired.replayed:
@@ -688,8 +708,10 @@ class MqttPublisher:
             who = f"user {self._mqtt.username!r}" if self._mqtt.username else "anonymous clients"
             advice = f"let {who} write there" if final else "trying again"
             log.warning("The broker refuses messages on %s (%s): %s.", wired.topic, code, advice)
-        if not final and wired.event is not None:
-            self._later.append((wired.event, wired.waiting))
+        if not final and wired.waiting is not None:
+            self._held[wired.waiting.stream] = 0
+        elif not final and wired.event is not None:
+            self._later.append(wired.event)
         elif wired.waiting is not None:
             self._outbox.drop([wired.waiting.number], "refused")
 
