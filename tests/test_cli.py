@@ -160,6 +160,34 @@ def test_check_tells_what_is_wrong_beyond_the_config(gallery_config: Path) -> No
     assert told == {"ok": False, "faults": [{"path": "", "line": None, "message": done.stderr.strip()}]}
 
 
+def test_check_tells_all_that_is_wrong_beyond_the_config_at_once(gallery_config: Path) -> None:
+    folder = gallery_config.parent
+    gallery_config.write_text(
+        STREAM + "gallery: {path: people.db, key_file: people.key}\nreport: {attributes: [Beautiful]}\n"
+        "mqtt: {commands: [ping], outbox: people.key/outbox.db}\nmetrics: {host: 192.0.2.1}\n")
+
+    def told() -> list[str]:
+        done = onelook("check", "--json", "--config", gallery_config)
+        assert done.returncode == 78
+        return [fault["message"] for fault in json.loads(done.stdout)["faults"]]
+
+    models, attributes, commands, page, outbox = told()
+    assert "holds templates of another model" in models
+    assert attributes.startswith("report.attributes: the network does not know 'Beautiful'")
+    assert commands.startswith("mqtt.commands: ")
+    assert page.startswith("metrics: this machine has no address 192.0.2.1")
+    assert outbox == (
+        f"mqtt.outbox: this user cannot write {folder}/people.key/outbox.db: {folder}/people.key does not let it."
+    )
+
+    (folder / "people.key").chmod(0o644)
+    gallery_config.write_text(gallery_config.read_text() + "model: {path: nowhere}\n")
+    model, key, *rest = told()
+    assert "nowhere" in model
+    assert "is open to other users" in key
+    assert rest == [commands, page, outbox]
+
+
 def test_a_source_that_is_none_is_told_in_one_sentence() -> None:
     done = onelook("replay", "rstp://me:hunter2@cam/1")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 from collections import namedtuple
 from itertools import pairwise
@@ -154,6 +155,22 @@ def test_little_memory_and_a_full_disk_are_told(tmp_path: Path, monkeypatch: pyt
     assert doctor._memory(tmp_path / "meminfo").message == "100 MB free for use"
     assert doctor._memory(tmp_path / "meminfo").state == "warning"
     assert doctor._disk(tmp_path / "not" / "yet").state == "fault"
+
+
+def test_a_folder_that_this_user_may_not_write_to_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor make, as in /var/lib. Stood in for, as root may do everything."""
+    access = os.access
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path and access(path, mode))
+    (tmp_path / "file").touch()
+
+    for folder in (tmp_path, tmp_path / "not" / "yet"):
+        assert doctor._disk(folder).state == "warning"
+        assert doctor._disk(folder).message == f"this user may not write to {tmp_path}"
+    assert doctor.unwritable(tmp_path / "file") == tmp_path
+    assert doctor.unwritable(tmp_path / "file" / "outbox.db") == tmp_path / "file"
+    monkeypatch.setattr("os.access", lambda path, mode: path != tmp_path / "file" and access(path, mode))
+    assert doctor.unwritable(tmp_path / "file") == tmp_path / "file"
+    assert doctor.unwritable(tmp_path / "not" / "yet" / "outbox.db") is None
 
 
 # --- speed ---------------------------------------------------------------------------------------

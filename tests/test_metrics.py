@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from onelook.event import KINDS, Crowd, Event
-from onelook.metrics import STAGES, BoardCollector, MemoryCollector, Metrics, MetricsError
+from onelook.metrics import STAGES, BoardCollector, MemoryCollector, Metrics, MetricsError, try_out
 from stopwatch import Stopwatch
 
 Labels = frozenset[tuple[str, str]]
@@ -324,6 +324,16 @@ def test_a_port_in_use_is_told_in_a_sentence(metrics: Metrics) -> None:
             metrics.serve("127.0.0.1", port, healthy=lambda: True, ready=lambda: True),
         ):
             pass
+
+
+def test_what_will_be_in_the_way_of_the_page_is_told_beforehand() -> None:
+    with pytest.raises(MetricsError, match=r"this machine has no address 192\.0\.2\.1"):
+        try_out("192.0.2.1", 0)
+    with pytest.raises(MetricsError, match=r"nobody\.invalid is not a name"):
+        try_out("nobody.invalid", 0)
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        try_out("127.0.0.1", other.getsockname()[1])  # as a daemon does that runs while its config is checked
+    try_out("127.0.0.1", 0)
 
 
 @pytest.mark.parametrize(("host", "sentence"), [

@@ -297,9 +297,12 @@ def test_a_second_daemon_on_the_same_outbox_is_told(tmp_path: Path) -> None:
         Outbox(path)
 
 
-def test_a_folder_that_is_missing_is_told(tmp_path: Path) -> None:
-    with pytest.raises(OwnerError, match=r"no/outbox\.db cannot be opened: No such file or directory"):
-        Outbox(tmp_path / "no" / "outbox.db")
+def test_a_folder_that_is_missing_is_made_or_told(tmp_path: Path) -> None:
+    with Outbox(tmp_path / "new" / "one" / "outbox.db") as outbox:
+        assert not outbox.failing
+    assert stat.S_IMODE((tmp_path / "new" / "one").stat().st_mode) == 0o700
+    with pytest.raises(OwnerError, match=r"outbox\.db/no/outbox\.db cannot be kept: its folder cannot be made \(Not"):
+        Outbox(tmp_path / "new" / "one" / "outbox.db" / "no" / "outbox.db")
 
 
 def test_a_damaged_file_is_set_aside_and_the_daemon_starts(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """Doctor: what of this machine keeps onelook from working well, and what to do about it.
 
-    for finding in examine(streams=…, model=…, mqtt=…, folders=…):
+    for finding in examine(streams=…, model=…, mqtt=…, files=…):
         print(finding.state, finding.message, finding.advice)
 
 Each check looks at the thing itself: it opens the camera, greets the broker, runs the network.
@@ -96,11 +96,11 @@ def examine(
     model: config.Model,
     mqtt: config.Mqtt | None,
     device: str,
-    folders: Iterable[Path],
+    files: Iterable[Path],
 ) -> Iterator[Finding]:
     """Check everything but the speed; findings come as they are found.
 
-    mqtt: none where nothing is published to a broker. folders: where onelook keeps things.
+    mqtt: none where nothing is published to a broker. files: where onelook keeps things.
     """
     yield _runtime()
     yield _kernels(model)
@@ -114,7 +114,7 @@ def examine(
     if mqtt is not None:
         yield from _broker(mqtt, device)
     yield _clock()
-    for folder in dict.fromkeys(folders):
+    for folder in dict.fromkeys(file.parent for file in files):
         yield _disk(folder)
 
 
@@ -241,11 +241,23 @@ def _memory(meminfo: Path = Path("/proc/meminfo")) -> Finding:
     return Finding("memory", "ok", message)
 
 
+def _there(path: Path) -> Path:
+    """It, or the nearest folder above it that there is."""
+    return next(each for each in (path, *path.parents) if os.path.exists(each))  # noqa: PTH110 - Path's own raises
+
+
+def unwritable(file: Path) -> Path | None:
+    """What keeps this user from writing a file: itself, or the nearest folder above it; none where nothing does."""
+    if (there := _there(file)) == file:
+        if not os.access(file, os.W_OK):
+            return file
+        there = file.parent  # journals lie beside it
+    return None if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else there
+
+
 def _disk(folder: Path) -> Finding:
     name = f"disk {folder}"
-    there = folder
-    while not there.exists():
-        there = there.parent
+    there = _there(folder)
     try:
         free = shutil.disk_usage(there).free
     except OSError as error:
@@ -253,8 +265,8 @@ def _disk(folder: Path) -> Finding:
     if os.statvfs(there).f_flag & os.ST_RDONLY:
         return Finding(name, "fault", "is read-only", "remount it, or keep gallery and mqtt.outbox elsewhere")
     message = f"{_size(free)} free"
-    if folder.exists() and not os.access(folder, os.W_OK):
-        return Finding(name, "warning", "this user may not write there",
+    if shut := unwritable(folder / "file"):
+        return Finding(name, "warning", f"this user may not write to {shut}",
                        "run this as root or as the service's user: sudo -u onelook onelook doctor")
     if free < LITTLE_DISK:
         return Finding(name, "fault" if free < NO_DISK else "warning", message,

@@ -399,7 +399,9 @@ class _Handler(WSGIRequestHandler):
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True  # a slow reader does not hold up the end
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, early: bool = True) -> None:
+        """early: on an address that this machine has not got yet, too; at boot we may be there before the network."""
+        self._early = early
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family = found[0][0]
         super().__init__((host, port), _Handler)
@@ -409,9 +411,8 @@ class _Server(ThreadingMixIn, WSGIServer):
         try:
             TCPServer.server_bind(self)
         except OSError as error:
-            if error.errno != EADDRNOTAVAIL:
+            if error.errno != EADDRNOTAVAIL or not self._early:
                 raise
-            # At boot we may be there before the network is.
             self.socket.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
             TCPServer.server_bind(self)
             log.warning("metrics.host: this machine has no address %s yet; the page is there once it has.",
@@ -426,15 +427,28 @@ class _Server(ThreadingMixIn, WSGIServer):
             log.exception("answering %s failed", client_address)
 
 
+def try_out(host: str, port: int) -> None:
+    """Raises MetricsError where no page can be served; a port in use may be so by the daemon that runs."""
+    try:
+        _Server(host, port, early=False).server_close()
+    except (OSError, UnicodeError) as error:
+        if getattr(error, "errno", None) != EADDRINUSE:
+            raise _told(host, port, error) from None
+
+
 def _listening(host: str, port: int) -> _Server:
     try:
         return _Server(host, port)
-    except (socket.gaierror, UnicodeError):  # the latter: no name can be so
-        raise MetricsError(f"metrics.host: {host} is not a name that this machine knows.") from None
-    except OSError as error:
-        advice = {
-            EADDRINUSE: f"port {port} of {host} is in use; end what uses it, or choose another metrics.port",
-            EACCES: f"port {port} is only for root; choose a metrics.port above 1023",
-            EADDRNOTAVAIL: f"this machine has no address {host}; choose 127.0.0.1 or 0.0.0.0 as metrics.host",
-        }.get(error.errno or 0, f"cannot listen on {host}, port {port}: {error.strerror}")
-        raise MetricsError(f"metrics: {advice}.") from None
+    except (OSError, UnicodeError) as error:
+        raise _told(host, port, error) from None
+
+
+def _told(host: str, port: int, error: OSError | UnicodeError) -> MetricsError:
+    if isinstance(error, socket.gaierror | UnicodeError):  # the latter: no name can be so
+        return MetricsError(f"metrics.host: {host} is not a name that this machine knows.")
+    advice = {
+        EADDRINUSE: f"port {port} of {host} is in use; end what uses it, or choose another metrics.port",
+        EACCES: f"port {port} is only for root; choose a metrics.port above 1023",
+        EADDRNOTAVAIL: f"this machine has no address {host}; choose 127.0.0.1 or 0.0.0.0 as metrics.host",
+    }.get(error.errno or 0, f"cannot listen on {host}, port {port}: {error.strerror}")
+    return MetricsError(f"metrics: {advice}.")

@@ -140,6 +140,13 @@ class Outbox:
         self._failures = 0  # tries to write that nobody was told of yet
         self._unsynced = False
         if path is not None:
+            try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise OwnerError(
+                    f"The outbox {path} cannot be kept: its folder cannot be made ({error.strerror}). Make it, or give "
+                    f"another mqtt.outbox."
+                ) from None
             self._disk, stored = _open(path)
             self._disk_fails = self._disk is None
             if self._disk_fails:  # above all numbers that the file may turn out to hold

@@ -28,7 +28,7 @@ from onelook.cohort import Cohort
 from onelook.commands import Commands
 from onelook.config import Config, Policy, Stream, stream_of
 from onelook.control import Control
-from onelook.doctor import Finding, examine
+from onelook.doctor import Finding, examine, unwritable
 from onelook.draw import Captions, drawn
 from onelook.errors import BusyError, OwnerError
 from onelook.event import Event, Status
@@ -38,7 +38,7 @@ from onelook.gallery import Gallery, GalleryError, Note, Stranger, Template, cle
 from onelook.home_assistant import HomeAssistant
 from onelook.leftovers import Leftovers
 from onelook.match import Match
-from onelook.metrics import Metrics
+from onelook.metrics import Metrics, try_out
 from onelook.model import FaceModel, shipped
 from onelook.outbox import REASONS, Outbox
 from onelook.pipeline import Matcher, Pipeline
@@ -167,23 +167,50 @@ def _count_dropped(inbox: LatestFrames, metrics: Metrics, told: dict[str, int]) 
 
 
 def check(config: Config) -> None:
-    """Build what `run` would, without looking at anything. Raises OwnerError where that fails."""
-    model = _model(config)
-    with _gallery(config, model) as gallery:
-        for stream in config.streams:
-            _pipeline(config, stream, model, gallery, None)
+    """Build what `run` would, without looking at anything. Raises OwnerError with every fault, one a line."""
+    faults: list[str] = []
+
+    def tried(build: Callable[[], Opened]) -> Opened | None:
+        try:
+            return build()
+        except OwnerError as error:
+            faults.append(str(error))
+            return None
+
+    model = tried(lambda: _model(config))
+    with ExitStack() as house:
+        if model is not None:
+            gallery = tried(lambda: house.enter_context(_gallery(config, model)))
+            tried(lambda: _pipeline(config, config.streams[0], model, gallery, None))
+        elif config.policy.level("identity") != "off":
+            tried(lambda: Gallery.open(config.gallery.path, config.gallery.key_file).close())
     if config.publish == "mqtt":
-        MqttPublisher(config.mqtt, config.device, Outbox())
+        tried(lambda: MqttPublisher(config.mqtt, config.device, Outbox()))
+    tried(lambda: try_out(config.metrics.host, config.metrics.port))
+    for key, file in _kept(config).items():
+        if there := unwritable(file):
+            faults.append(f"{key}: this user cannot write {file}: {there} does not let it.")
+    if faults:
+        raise OwnerError("\n".join(faults))
+
+
+def _kept(config: Config) -> dict[str, Path]:
+    """What the daemon writes to, by its key."""
+    mqtt, files = config.mqtt, {}
+    if config.policy.level("identity") != "off" or config.gallery.path.exists():
+        files["gallery.path"] = config.gallery.path
+    if config.publish == "mqtt" and mqtt.outbox is not None:
+        files["mqtt.outbox"] = mqtt.outbox
+    if config.publish == "mqtt" and mqtt.paused is not None and "resume" in mqtt.commands:
+        files["mqtt.paused"] = mqtt.paused
+    return files
 
 
 def doctor(config: Config) -> Iterator[Finding]:
     """What of this machine keeps that config from working well; a finding as it is found."""
-    folders = [config.gallery.path.parent]
-    if config.publish == "mqtt" and config.mqtt.outbox is not None:
-        folders.append(config.mqtt.outbox.parent)
     return examine(
         streams=config.streams, model=config.model, mqtt=config.mqtt if config.publish == "mqtt" else None,
-        device=config.device, folders=folders,
+        device=config.device, files=_kept(config).values(),
     )
 
 
