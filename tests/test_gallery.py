@@ -761,6 +761,28 @@ def test_interrupted_while_the_key_changes_one_of_the_two_opens_it(
     assert not (two / "gallery.key.new").exists()
 
 
+def test_a_gallery_of_strangers_alone_gets_a_new_key_and_none_at_all_has_none(home: Path) -> None:
+    with open_gallery(home) as gallery:
+        with pytest.raises(GalleryError, match=r"There is no gallery .*gallery\.db yet, and so no key to change"):
+            gallery.rotate()
+        gallery.keep_stranger(stranger(50))
+        old = (home / "gallery.key").read_bytes()
+        assert gallery.rotate() == 1
+        assert (home / "gallery.key").read_bytes() != old
+    with open_gallery(home) as gallery:
+        assert len(gallery.strangers()) == 1
+
+
+def test_the_present_key_is_no_new_one(two: Path) -> None:
+    before = (two / "gallery.db").read_bytes()
+    (two / "again").write_text((two / "gallery.key").read_text().upper())
+    with open_gallery(two) as gallery:
+        for file in ("gallery.key", "again"):
+            with pytest.raises(GalleryError, match=rf"{file} holds the key that the gallery has already"):
+                gallery.rotate(two / file)
+    assert (two / "gallery.db").read_bytes() == before
+
+
 def test_systemds_key_is_changed_by_the_owner(two: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     credentials = two / "credentials"
     credentials.mkdir()

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from contextlib import nullcontext
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any
@@ -18,9 +18,10 @@ import pytest
 from broker import PATIENCE, free_port
 from daemon_process import Daemon, onelook, write_config
 from onelook import config, service
-from onelook.errors import BusyError
+from onelook.errors import BusyError, OwnerError
 from onelook.event import Event, Identity
-from onelook.gallery import Gallery
+from onelook.face import Floats
+from onelook.gallery import Gallery, Note, Stranger
 from onelook.metrics import Metrics
 from onelook.model import shipped
 from onelook.outbox import Outbox
@@ -94,6 +95,41 @@ def test_who_is_forgotten_while_every_camera_is_away_is_forgotten_at_once(tmp_pa
         assert about_her()
         assert onelook("gallery", "forget", "Ada Lovelace", "--config", file).returncode == 0
         daemon.wait(lambda: not about_her(), "her to be forgotten")
+
+
+@pytest.mark.parametrize("level", ["on", "off"])
+def test_what_is_kept_does_not_outlive_its_time_though_nobody_is_recognised(tmp_path: Path, level: str) -> None:
+    file = write_config(
+        tmp_path, PICTURES, policy={"identity": level}, gallery={
+            "path": "gallery.db", "key_file": "gallery.key", "keep_days": 9, "unknown_days": 1})
+    settings, now = config.load(file), datetime.now(UTC)
+    look: Floats = np.eye(1, 256, dtype=np.float32)[0]
+    with Gallery.open(settings.gallery.path, settings.gallery.key_file, load_spec(shipped())[0].sha256) as gallery:
+        for name, days in (("Ada", -1), ("Grace", 1)):
+            gallery.add(name, look, 0.9, "photo.jpg")
+            gallery.annotate(name, Note(until=now + timedelta(days=days)))
+        for days in (2, 0):
+            gallery.keep_stranger(Stranger("door", now - timedelta(days=days), now - timedelta(days=days), look, 0.5))
+
+    service.run(settings)
+
+    with Gallery.open(settings.gallery.path, settings.gallery.key_file) as gallery:
+        assert [person.name for person in gallery.people()] == ["Grace"]
+        assert len(gallery.strangers()) == 1
+
+
+def test_a_gallery_that_cannot_be_opened_is_told_and_no_hindrance_where_nobody_is_recognised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings = config.load(write_config(tmp_path, PICTURES, policy={"identity": "off"}))
+    with Gallery.open(settings.gallery.path, settings.gallery.key_file, "a1" * 32) as gallery:
+        gallery.add("Ada", np.eye(1, 256, dtype=np.float32)[0], 0.9, "ada.jpg")
+    settings.gallery.key_file.unlink()
+
+    assert service.run(settings) == 0
+    assert len([each for each in caplog.messages if "old templates not destroyed" in each]) == 1
+    with pytest.raises(OwnerError, match=r"The key .*gallery\.key of the gallery .* is missing"):
+        service.check(settings)
 
 
 @pytest.mark.parametrize(("level", "kept"), [("on", True), ("aggregate", False)])

@@ -650,13 +650,16 @@ class Gallery:
                 f"with the new key, and put it in the credential's place afterwards."
             )
         self._sync(PATIENCE_MS)
-        if self._db is None or not self._memory.rows:
-            raise GalleryError(f"There is nobody in the gallery {self.path}, and so no key to change.")
+        if self._db is None or _pragma(self._db, "user_version") == 0:  # the latter: created, and not yet written to
+            raise GalleryError(f"There is no gallery {self.path} yet, and so no key to change.")
         coming = self._coming_key()
         if new_key is None:
             coming.unlink(missing_ok=True)
             _create_key(coming)
-        fresh = _Seal(_key_in(new_key or coming, own=new_key is None) or _missing(new_key or coming))
+        key = _key_in(new_key or coming, own=new_key is None) or _missing(new_key or coming)
+        if key == self._read_key():
+            raise GalleryError(f"{new_key} holds the key that the gallery has already: give a file with another.")
+        fresh = _Seal(key)
         count = 0
         with self.transaction():
             db, seal = self._connected(), self._seal or self._unlock(self._connected())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import signal
 import sys
 import time
@@ -182,7 +183,7 @@ def check(config: Config) -> None:
         if model is not None:
             gallery = tried(lambda: house.enter_context(_gallery(config, model)))
             tried(lambda: _pipeline(config, config.streams[0], model, gallery, None))
-        elif config.policy.level("identity") != "off":
+        if model is None or config.policy.level("identity") == "off":
             tried(lambda: Gallery.open(config.gallery.path, config.gallery.key_file).close())
     if config.publish == "mqtt":
         tried(lambda: MqttPublisher(config.mqtt, config.device, Outbox()))
@@ -197,7 +198,7 @@ def check(config: Config) -> None:
 def _kept(config: Config) -> dict[str, Path]:
     """What the daemon writes to, by its key."""
     mqtt, files = config.mqtt, {}
-    if config.policy.level("identity") != "off" or config.gallery.path.exists():
+    if config.policy.level("identity") != "off" or os.path.exists(config.gallery.path):  # noqa: PTH110 - Path's raises
         files["gallery.path"] = config.gallery.path
     if config.publish == "mqtt" and mqtt.outbox is not None:
         files["mqtt.outbox"] = mqtt.outbox
@@ -531,15 +532,23 @@ def _guestbook(
     config: Config, gallery: Gallery | None, publisher: Publisher, control: Control
 ) -> Callable[[Sequence[Stranger], float], None]:
     """What is to be told of strangers, and the time; whom the gallery forgets, the others forget."""
-    if gallery is None:
-        return lambda _strangers, _time: None
+    # Where nobody is recognised, what is kept has its time all the same.
+    kept = Gallery(config.gallery.path, config.gallery.key_file) if gallery is None else gallery
     for other in (publisher.forget, control.forgotten):
-        gallery.on_forgotten.append(partial(_forget_name, other))
+        kept.on_forgotten.append(partial(_forget_name, other))
     keep = config.gallery.keep_days
-    return Guestbook(
-        gallery, days=config.gallery.unknown_days, most=config.gallery.unknown_most,
+    book = Guestbook(
+        kept, days=config.gallery.unknown_days, most=config.gallery.unknown_most,
         lifetime=None if keep is None else timedelta(days=keep),
-    ).write
+    )
+    if gallery is not None:
+        return book.write
+
+    def tidy(_strangers: Sequence[Stranger], now: float) -> None:
+        book.write((), now)
+        kept.close()  # it was opened for this alone
+
+    return tidy
 
 
 def _published(config: Config) -> set[str]:
