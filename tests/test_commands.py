@@ -460,6 +460,25 @@ def test_one_request_is_obeyed_at_a_time_for_frames_wait_meanwhile() -> None:
     assert len(sent) == 3
 
 
+def test_a_bug_of_ours_in_a_command_is_answered_and_logged_and_the_frame_loop_goes_on(
+    caplog: pytest.LogCaptureFixture
+) -> None:
+    commands, sent = Commands("pi", ["pause", "ping"]), list[Message]()
+    handlers = {"pause": lambda _asked: 1 // 0, "ping": lambda _asked: Pong(version="1", seconds=1)}
+    commands.hear(heard("pause"))
+    commands.hear(heard("ping"))
+
+    for _ in range(2):
+        commands.work(handlers, sent.append)
+
+    bug, pong = (json.loads(said.payload) for said in sent)
+    assert bug == {"ok": False, "command": "pause", "error": "A bug of onelook's kept it from being done: see its log."}
+    assert pong["ok"] is True
+    [record] = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert record.message == "a bug of onelook's, in the command pause"
+    assert "ZeroDivisionError" in caplog.text
+
+
 def test_who_wants_no_answer_gets_none() -> None:
     commands, sent = Commands("pi", ["pause"]), list[Message]()
 

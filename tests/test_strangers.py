@@ -12,7 +12,7 @@ import pytest
 from onelook.face import Floats
 from onelook.frame import Frame
 from onelook.gallery import Gallery, GalleryError, Stranger
-from onelook.strangers import WRITE, Guestbook, Lookout, clusters, name_cluster
+from onelook.strangers import WRITE, Guestbook, Lookout, _crop, clusters, name_cluster
 from onelook.track import Tracker
 from story import Person, between, film, look_of, unit
 
@@ -67,6 +67,18 @@ def test_a_picture_is_kept_only_where_asked_for() -> None:
     crop = cv2.imdecode(np.frombuffer(zoe.crop, np.uint8), cv2.IMREAD_COLOR)
     assert crop is not None
     assert crop.shape[0] == pytest.approx(120, abs=3)
+
+
+@pytest.mark.parametrize("where", [(760, 100), (-120, 100), (300, 600), (300, -120)])
+def test_of_a_face_wholly_outside_the_frame_no_picture_is_kept(where: tuple[int, int]) -> None:
+    [zoe] = noticed(ZOE.but(place=where), seconds=10, crops=True)
+    assert zoe.crop is None
+
+
+def test_of_a_large_face_that_leaves_the_frame_a_picture_is_kept_to_the_last_pixel() -> None:
+    frame = Frame("door", 0, PICTURE, 0.0, BEGIN)
+    kept = [_crop(frame, np.array([x - 200, 40, x + 200, 440], np.float32)) is not None for x in range(930, 950)]
+    assert kept == [x < 940 for x in range(930, 950)]
 
 
 def test_tracks_of_one_person_make_one_cluster() -> None:

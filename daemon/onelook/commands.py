@@ -264,13 +264,15 @@ class Commands:
         except Empty:
             return
         log.info("Told over MQTT to %s%s.", request.name, _about(request.asked))
+        data, sentence = None, None
         try:
             data = handlers[request.name](request.asked)
         except OwnerError as error:
-            answer = _answer(request.name, request.reply_to, request.correlation, error=str(error))
-        else:
-            answer = _answer(request.name, request.reply_to, request.correlation, data=data)
-        for message in answer:
+            sentence = str(error)
+        except Exception:  # somebody waits for the answer, and the cameras have nothing to do with it
+            log.exception("a bug of onelook's, in the command %s", request.name)
+            sentence = "A bug of onelook's kept it from being done: see its log."
+        for message in _answer(request.name, request.reply_to, request.correlation, data=data, error=sentence):
             send(message)
 
     def _may_answer_on(self, topic: str) -> bool:

@@ -162,8 +162,8 @@ class Lookout:
                 continue
             seen.last, seen.embedding, seen.quality = frame.utc, track.embedding, track.quality
             quality = float(faces.quality[track.row])
-            if self.crops and seen.unknown and quality > seen.best:
-                seen.best, seen.crop = quality, _crop(frame, faces.boxes[track.row])
+            if self.crops and seen.unknown and quality > seen.best and (crop := _crop(frame, faces.boxes[track.row])):
+                seen.best, seen.crop = quality, crop
         for number in [number for number in self._seen if number not in alive]:
             gone = self._seen.pop(number)
             if gone.unknown and gone.quality >= WORTH and gone.last - gone.first >= timedelta(seconds=LASTS):
@@ -209,15 +209,18 @@ class Guestbook:
             self._fails = False
 
 
-def _crop(frame: Frame, box: Floats) -> bytes:
-    """JPEG of the square around a face, half as large again."""
+def _crop(frame: Frame, box: Floats) -> bytes | None:
+    """JPEG of the square around a face, half as large again; none where the frame shows nothing of it."""
     x, y = (box[:2] + box[2:]) / 2
     half = 0.75 * float(max(box[2:] - box[:2]))
     height, width = frame.image.shape[:2]
     left, top = max(round(x - half), 0), max(round(y - half), 0)
     right, bottom = min(round(x + half), width), min(round(y + half), height)
-    part = frame.image[top : max(bottom, top + 1), left : max(right, left + 1)]
+    if right <= left or bottom <= top:
+        return None
+    part = frame.image[top:bottom, left:right]
     scale = min(1.0, CROP / max(part.shape[:2]))
-    small = cv2.resize(part, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    size = max(round(scale * part.shape[1]), 1), max(round(scale * part.shape[0]), 1)
+    small = cv2.resize(part, size, interpolation=cv2.INTER_AREA)
     _, data = cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
     return bytes(data)
