@@ -345,6 +345,10 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
         "config.yaml:2: tracking.lost: must be more than 0, not `0`"]),
     ("odd size", STREAM + "model: {input_width: 650}\n", [
         "config.yaml:2: model.input_width: must be a multiple of 32, not `650`; the nearest is 640"]),
+    ("waiting for centuries",
+     "streams: [{name: door, url: '0', retry_min: 1e10, retry_max: 1e10}]\n",
+     ["config.yaml:1: streams[0].retry_min: must be at most 86400, not `1e10`",
+      "config.yaml:1: streams[0].retry_max: must be at most 86400, not `1e10`"]),
     ("ratio in percent", STREAM + "model: {score: 50}\n", ["config.yaml:2: model.score: must be at most 1, not `50`"]),
     ("one of two", STREAM + "publish: kafka\nmqtt: {protocol: 4}\n", [
         "config.yaml:2: publish: must be mqtt or stdout, not `kafka`",

@@ -164,7 +164,7 @@ def _check_address(scheme: str, url: str, rest: str) -> None:
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=63)]
 Host = Annotated[str, AfterValidator(_host)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]  # who waits for more than a day waits for ever
 Ratio = Annotated[float, Field(ge=0, le=1)]
 OwnPath = Annotated[Path, AfterValidator(_beside_config)]
 ReadableFile = Annotated[OwnPath, AfterValidator(_readable)]
