@@ -476,6 +476,41 @@ def test_whatever_is_under_way_ends_when_asked_to(command: str, code: int, asked
             process.kill()
 
 
+SLOW_IMPORT = """
+import sys, time
+class Slow:
+    def find_spec(self, name, *_):
+        if name == "argparse":
+            print("waiting", flush=True)
+            time.sleep(60)
+sys.meta_path.insert(0, Slow())
+"""
+SLOW_PARSER = """
+import argparse, time
+def add_subparsers(*_, **__):
+    print("waiting", flush=True)
+    time.sleep(60)
+argparse.ArgumentParser.add_subparsers = add_subparsers
+"""
+
+
+@pytest.mark.parametrize("script", [SLOW_IMPORT, SLOW_PARSER])
+def test_interrupted_before_it_has_begun_it_shows_nobody_where_it_was(script: str) -> None:
+    script += "from onelook.__main__ import main\nmain(['check'])"
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout
+            assert process.stderr
+            assert process.stdout.readline() == "waiting\n"
+            process.send_signal(signal.SIGINT)
+            assert process.wait(90) == 130
+            assert process.stderr.read() == ""
+        finally:
+            process.kill()
+
+
 def test_a_bug_of_ours_shows_its_traceback_and_exits_with_1() -> None:
     done = python(FAILS, "run", "--config", "x")
 

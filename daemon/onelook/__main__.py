@@ -4,15 +4,24 @@ Exit codes: 0 ended as asked; 130 interrupted before that; 78 something that the
 command line itself; 1 our bug, with its traceback.
 """
 # ruff: noqa: PLC0415 - each command imports what it needs: `schema` must not wait for the runtime
+# ruff: noqa: E402 - and before all else an interrupt is seen to
 
 from __future__ import annotations
+
+import os
+import signal
+
+INTERRUPTED = 130
+
+_before = signal.getsignal(signal.SIGINT)
+if _before is signal.default_int_handler:  # and it is not ignored, as of what a script has in the background
+    # Until `main` can end in order: in the middle of an import Python shows where, or even goes on.
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
 
 import argparse
 import json
 import logging
-import os
 import shlex
-import signal
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -31,7 +40,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("onelook")
 
 OWNER = 78  # EX_CONFIG of sysexits.h; the systemd unit knows that starting again will not help
-INTERRUPTED = 130
 SYSTEM_CONFIG = Path("/etc/onelook/config.yaml")
 
 
@@ -45,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     _log_to_stderr(logging.DEBUG if arguments.verbose else arguments.level, arguments.log)
     try:
+        signal.signal(signal.SIGINT, _before)
         return int(arguments.command(arguments) or 0)
     except OwnerError as error:
         if arguments.log == "json":
