@@ -110,8 +110,9 @@ def watch(model: FaceModel, gallery: Gallery, packed: Shaken, visitors: Sequence
     for index, (image, middles) in enumerate(clip(packed, visitors, size, seconds)):
         time = index / FPS
         faces = model(image)
-        tracks = {track.id: track for track in tracker.update(faces, time)}
-        for track in tracks.values():
+        tracks = tracker.update(faces, time)
+        first_seen = dict(zip(tracks.ids, tracks.first_seen.tolist(), strict=True))
+        for track in tracks:
             if track.id in who:
                 continue
             middle = (track.box[:2] + track.box[2:]) / 2
@@ -120,13 +121,13 @@ def watch(model: FaceModel, gallery: Gallery, packed: Shaken, visitors: Sequence
                 who[track.id], began[track.id] = int(np.argmin(away)), index
         frame = Frame("door", index, image, time, datetime.fromtimestamp(time, UTC))
         for far, reporter in reporters.items():
-            for event in reporter.report(list(tracks.values()), faces, frame):
+            for event in reporter.report(tracks, faces, frame):
                 data = event.data
                 if not isinstance(data, Identity) or data.track not in who:
                     continue
                 visitor = visitors[who[data.track]]
                 kept = found.setdefault(("stranger" if visitor.name is None else "enrolled", far), Watched())
-                waited = index - began[data.track] + 1, time - tracks[data.track].first_seen
+                waited = index - began[data.track] + 1, time - first_seen[data.track]
                 said = told.setdefault((far, data.track), set())
                 if not said:
                     kept.first.append((data.state, *waited))

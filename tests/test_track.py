@@ -256,11 +256,11 @@ def test_a_clock_that_does_not_go_on_changes_nothing_for_the_worse(step: float) 
 
 def test_no_face_at_all_is_no_trouble() -> None:
     tracker = Tracker()
-    assert tracker.update(Faces.none(), 0.0) == []
-    assert tracker.update(Faces.none(), 0.1) == []
+    assert not tracker.update(Faces.none(), 0.0)
+    assert not tracker.update(Faces.none(), 0.1)
     watch(tracker, [ANN], 1, start=0.2)
     assert [track.state for track in tracker.update(Faces.none(), 1.3)] == ["lost"]
-    assert tracker.update(Faces.none(), 9.0) == []
+    assert not tracker.update(Faces.none(), 9.0)
     assert [track.id for track in tracker.ended] == [1]
     tracker.update(Faces.none(), 9.1)
     assert tracker.ended == []

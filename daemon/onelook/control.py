@@ -125,7 +125,7 @@ class Control:
         for event in events:
             if isinstance(event.data, Identity | Attributes | Emotion):
                 said.setdefault(event.data.track, {})[event.kind] = event.data
-        there = {track.id for track in self._pipelines[stream].tracks}
+        there = set(self._pipelines[stream].tracks.ids)
         self._said[stream] = {track: data for track, data in said.items() if track in there}
 
     def forgotten(self, name: str) -> None:

@@ -23,7 +23,7 @@ from onelook.match import Match
 from onelook.model import FaceModel
 from onelook.reporter import Reporter
 from onelook.strangers import Lookout
-from onelook.track import Track, Tracker
+from onelook.track import NOBODY, Tracker, Tracks
 
 NOTHING: Final = np.empty((0, 0, 3), np.uint8)
 """What a camera shows that is away."""
@@ -46,7 +46,7 @@ class Pipeline:
         self._stage = stage
         self.faces: Faces = Faces.none(model.spec.embedding_size)
         """What the newest frame shows."""
-        self.tracks: Sequence[Track] = ()
+        self.tracks: Tracks = NOBODY
         """Whom it belongs to."""
         self.strangers: list[Stranger] = []
         """Who left with it and nobody knew."""

@@ -27,7 +27,7 @@ from onelook.event import Attributes, Crowd, Emotion, Event, Identity, Line, Moo
 from onelook.face import Faces, Floats
 from onelook.frame import Frame
 from onelook.match import Match
-from onelook.track import Track, Trait
+from onelook.track import NOBODY, Tracks, Trait
 from onelook.visitor import Visitors
 from onelook.zone import Places
 
@@ -132,15 +132,14 @@ class Reporter:
         self.needs: Final = frozenset(needs)
         """The traits that a tracker has to average for this reporter."""
 
-    def report(self, tracks: Sequence[Track], faces: Faces, frame: Frame) -> list[Event]:
+    def report(self, tracks: Tracks, faces: Faces, frame: Frame) -> list[Event]:
         """What this frame changed.
 
         tracks: all tracks alive after the frame; whoever was there and is no more has left.
         faces: the frame's faces, which the tracks' rows point into.
         """
-        present = [track for track in tracks if track.state != "tentative"]
         height, width = frame.image.shape[:2]
-        moment = _Moment(tracks, present, faces, frame.time, frame.index, width, height)
+        moment = _Moment(tracks, tracks.believed(), faces, frame.time, frame.index, width, height)
         return [
             Event(stream=self.stream, time=frame.utc, captured=frame.time, data=self._declared(data))
             for topic in self._topics
@@ -168,18 +167,19 @@ class Reporter:
 class _Moment:
     """One frame as the topics see it."""
 
-    tracks: Sequence[Track]
-    present: list[Track]  # those that were confirmed: whom the events are about
+    tracks: Tracks
+    present: Tracks  # those that were confirmed: whom the events are about
     faces: Faces
     time: float
     index: int
     width: int
     height: int
 
-    def where(self, track: Track) -> dict[str, Any]:
-        """What every event about one person carries."""
-        box = tuple(round(edge, 1) for edge in track.box.tolist())
-        return {"track": track.id, "box": box, "frame": self.index}
+    def where(self, place: int, tracks: Tracks | None = None) -> dict[str, Any]:
+        """What every event about one person carries: who is at that place among the present, or among `tracks`."""
+        tracks = self.present if tracks is None else tracks
+        box = tuple(round(edge, 1) for edge in tracks.box(place))
+        return {"track": tracks.ids[place], "box": box, "frame": self.index}
 
 
 class _Topic(Protocol):
@@ -203,20 +203,24 @@ class _Presence:
     """Who came and who went."""
 
     def __init__(self) -> None:
-        self._present: dict[int, Track] = {}
+        self._present = NOBODY
 
     def look(self, moment: _Moment) -> Iterator[Presence]:
-        before, self._present = self._present, {track.id: track for track in moment.present}
-        for number, track in self._present.items():
-            if number not in before:
-                yield self._say("appeared", track, moment)
-        for number, track in before.items():
-            if number not in self._present:
-                yield self._say("left", track, moment)
+        before, self._present = self._present, moment.present
+        if before.ids != moment.present.ids:
+            yield from self._say("appeared", moment.present, before, moment)
+            yield from self._say("left", before, moment.present, moment)
 
-    def _say(self, state: Literal["appeared", "left"], track: Track, moment: _Moment) -> Presence:
-        seconds = round(track.last_seen - track.first_seen, 3)
-        return Presence(**moment.where(track), state=state, seconds=seconds)
+    @staticmethod
+    def _say(
+        state: Literal["appeared", "left"], tracks: Tracks, others: Tracks, moment: _Moment
+    ) -> Iterator[Presence]:
+        """Of those who are not among the others."""
+        there = set(others.ids)
+        for place, number in enumerate(tracks.ids):
+            if number not in there:
+                seconds = round(float(tracks.last_seen[place] - tracks.first_seen[place]), 3)
+                yield Presence(**moment.where(place, tracks), state=state, seconds=seconds)
 
 
 class _Place:
@@ -227,7 +231,8 @@ class _Place:
 
     def look(self, moment: _Moment) -> Iterator[Zone | Line]:
         for found in self._places.update(moment.present, moment.time, moment.width, moment.height):
-            where = moment.where(found.track)
+            box = tuple(round(edge, 1) for edge in found.track.box.tolist())
+            where: dict[str, Any] = {"track": found.track.id, "box": box, "frame": moment.index}
             if found.is_line:
                 direction: Literal["in", "out"] = "in" if found.state == "entered" else "out"
                 yield Line(**where, line=found.place, direction=direction, balance=found.count)
@@ -298,27 +303,25 @@ class _Identity:
 
     def look(self, moment: _Moment) -> Iterator[Identity]:
         self._vote(moment)
-        for track in moment.present:
-            if track.row is None:
-                continue
-            ballot = self._ballots[track.id]
+        for place, (number, row) in enumerate(zip(moment.present.ids, moment.present.rows.tolist(), strict=True)):
+            ballot = self._ballots[number]
             # Only a vote changes anything, or time where something waits for it.
-            if ballot.voted != moment.time and ballot.doubt is None:
+            if row < 0 or (ballot.voted != moment.time and ballot.doubt is None):
                 continue
             verdict = ballot.decide(moment.time)
             if verdict:
-                yield self._say(ballot, verdict, moment.where(track), self._visitor(verdict, track, moment))
+                yield self._say(ballot, verdict, moment.where(place), self._visitor(verdict, number, row, moment))
 
-    def _visitor(self, verdict: Verdict, track: Track, moment: _Moment) -> str | None:
+    def _visitor(self, verdict: Verdict, track: int, row: int, moment: _Moment) -> str | None:
         """Which unknown person this is."""
-        if self._visitors is None or verdict != UNKNOWN or self._means is None or track.row is None:
+        if self._visitors is None or verdict != UNKNOWN or self._means is None:
             return None
-        place = [each.id for each in moment.tracks].index(track.id)
+        place = moment.tracks.ids.index(track)
         if not self._means["seen"][place]:
             return None
         mean = self._means["looks"][place]
         length = max(float(np.linalg.norm(mean)), 1e-6)
-        size = float(moment.faces.sizes[track.row])
+        size = float(moment.faces.sizes[row])
         return self._visitors.who(mean / np.float32(length), length, size, moment.time)
 
     def forget(self, name: str) -> None:
@@ -332,9 +335,9 @@ class _Identity:
             if ballot.said == verdict:
                 ballot.said = ballot.doubt = None
 
-    def counts(self, present: list[Track]) -> tuple[int, int]:
+    def counts(self, present: Tracks) -> tuple[int, int]:
         """How many of them were said to be known and unknown."""
-        said = [self._ballots[track.id].said for track in present]
+        said = [self._ballots[number].said for number in present.ids]
         return sum(verdict is not None and verdict[0] == "known" for verdict in said), said.count(UNKNOWN)
 
     def unknown(self) -> set[int]:
@@ -342,23 +345,24 @@ class _Identity:
         return {number for number, ballot in self._ballots.items() if ballot.said == UNKNOWN}
 
     def _vote(self, moment: _Moment) -> None:
-        before = self._ballots
-        self._ballots = {
-            track.id: before.get(track.id) or _Ballot(track.first_seen - VOTE, doubt=track.first_seen)
-            for track in moment.tracks
-        }
-        if not moment.tracks:
+        tracks, ballots = moment.tracks, self._ballots
+        if list(ballots) != tracks.ids:
+            self._ballots = ballots = {
+                number: ballots.get(number) or _Ballot(first - VOTE, doubt=first)
+                for number, first in zip(tracks.ids, tracks.first_seen.tolist(), strict=True)
+            }
+        if not tracks:
             self._means = None
             return
         if self._means is None:
             self._means = _Columns(looks=np.zeros_like(moment.faces.embeddings[0]), seen=0.0)
-        self._means.align(moment.tracks)
+        self._means.align(tracks)
         voters, rows, places = [], [], []
-        for place, (track, ballot) in enumerate(zip(moment.tracks, self._ballots.values(), strict=True)):
+        for place, (row, ballot) in enumerate(zip(tracks.rows.tolist(), ballots.values(), strict=True)):
             # Four fifths, so that a camera of ten frames a second need not be exact.
-            if track.row is not None and moment.time - ballot.voted >= 0.8 * VOTE:
+            if row >= 0 and moment.time - ballot.voted >= 0.8 * VOTE:
                 voters.append(ballot)
-                rows.append(track.row)
+                rows.append(row)
                 places.append(place)
         if not rows:
             return
@@ -419,9 +423,9 @@ class _Columns:
         self._blank = {name: np.asarray(row)[None] for name, row in blank.items()}
         self._arrays = {name: row[:0] for name, row in self._blank.items()}
 
-    def align(self, tracks: Sequence[Track]) -> None:
+    def align(self, tracks: Tracks) -> None:
         """Make room for the new, forget the gone."""
-        ids = [track.id for track in tracks]
+        ids = tracks.ids
         if ids == self._ids:
             return
         place = {number: row for row, number in enumerate(self._ids)}
@@ -486,10 +490,10 @@ class _Attributes:
         aged = np.abs(age - told["age"]) > AGING
         differs = np.concatenate([traits != told["traits"], aged[:, None], beaten[:, None]], 1)
 
-        seen = np.array([track.row is not None for track in tracks])
+        seen = tracks.rows >= 0
         told["since"][:] = np.where(differs & seen[:, None], np.minimum(told["since"], moment.time), inf)
         # For how long it has differed from what was said; what was not, from nothing.
-        since = np.where(told["said"], told["since"].min(1), [track.first_seen for track in tracks])
+        since = np.where(told["said"], told["since"].min(1), tracks.first_seen)
         due = seen & (moment.time - since >= settle)
         for row in due.nonzero()[0].tolist():
             if told["said"][row]:
@@ -501,23 +505,20 @@ class _Attributes:
                 told["said"][row] = True
             told["age"][row] = age[row]
             told["since"][row] = inf
-            yield self._say(tracks[row], row, chances[row].tolist(), moment)
+            yield self._say(row, chances[row].tolist(), ethnicity[row], moment)
 
-    def _read(self, tracks: list[Track]) -> tuple[Floats, Floats, Floats]:
+    def _read(self, tracks: Tracks) -> tuple[Floats, Floats, Floats]:
         """Chances of what is yes or no (N, asked + gender), ages (N,), ethnicities (N, 5 or 1)."""
         report, count = self._report, len(tracks)
         chances = np.zeros((count, 0), np.float32)
         if report.attributes:
-            chances = np.array([track.attributes for track in tracks])[:, self._asked]
+            chances = tracks.mean("attributes")[:, self._asked]
         if report.gender:
-            genders = np.array([track.gender for track in tracks])[:, None]
-            chances = np.concatenate([chances, genders], 1)
-        age = np.array([track.age for track in tracks]) if report.age else np.zeros(count, np.float32)
-        if not report.ethnicity:
-            return chances, age, np.zeros((count, 1), np.float32)
-        return chances, age, np.array([track.ethnicity for track in tracks])
+            chances = np.concatenate([chances, tracks.mean("gender")[:, None]], 1)
+        age = tracks.mean("age") if report.age else np.zeros(count, np.float32)
+        return chances, age, tracks.mean("ethnicity") if report.ethnicity else np.zeros((count, 1), np.float32)
 
-    def _say(self, track: Track, row: int, chances: list[float], moment: _Moment) -> Attributes:
+    def _say(self, row: int, chances: list[float], ethnicity: Floats, moment: _Moment) -> Attributes:
         report, told = self._report, self._told
         looks: dict[str, Any] = {
             "attributes": {
@@ -526,18 +527,18 @@ class _Attributes:
         }
         if report.age:
             age = max(float(told["age"][row]), 0)
-            about = max(track.age_deviation or 0, AGING)
+            about = max(moment.present.age_deviation(row), AGING)
             looks["age"] = round(age, 1)
             looks["age_range"] = (max(round(age - about), 0), round(age + about))
         if report.gender:
             male = bool(told["traits"][row, -1])
             looks["gender"] = "male" if male else "female"
             looks["gender_confidence"] = _ratio(chances[-1] if male else 1 - chances[-1])
-        if report.ethnicity and track.ethnicity is not None:
+        if report.ethnicity:
             said = int(told["ethnicity"][row])
             looks["ethnicity"] = self._ethnicities[said]
-            looks["ethnicity_confidence"] = _ratio(track.ethnicity[said])
-        return Attributes(**moment.where(track), **looks)
+            looks["ethnicity_confidence"] = _ratio(ethnicity[said])
+        return Attributes(**moment.where(row), **looks)
 
 
 class _Emotion:
@@ -555,8 +556,7 @@ class _Emotion:
         if not tracks:
             return
         everyone = np.arange(len(tracks))
-        chances = np.array([track.emotion for track in tracks])
-        chances = np.concatenate([chances, np.zeros((len(tracks), 1), np.float32)], 1)
+        chances = np.concatenate([tracks.mean("emotion"), np.zeros((len(tracks), 1), np.float32)], 1)
         said, coming = told["said"], told["next"]
         strongest = chances.argmax(1)
         strength = chances[everyone, strongest]
@@ -565,7 +565,7 @@ class _Emotion:
         # else two that are much alike would hinder each other for ever.
         held = chances[everyone, coming]
         stays = (coming >= 0) & (held >= hurdle) & (strength < held + LEAD)
-        seen = np.array([track.row is not None for track in tracks])
+        seen = tracks.rows >= 0
         candidate = np.where(stays, coming, np.where(strength >= hurdle, strongest, -1))
         candidate[~seen] = -1
         told["since"][candidate != coming] = moment.time
@@ -575,7 +575,7 @@ class _Emotion:
             before, now = int(said[row]), int(candidate[row])
             said[row], told["next"][row] = now, -1
             yield Emotion(
-                **moment.where(tracks[row]),
+                **moment.where(row),
                 emotion=self._names[now],
                 confidence=_ratio(chances[row, now]),
                 previous=self._names[before] if before >= 0 else None,
@@ -612,15 +612,15 @@ class _Crowd:
             self._said, self._next = crowd, None
             yield Crowd(**crowd)
 
-    def _count(self, present: list[Track]) -> dict[str, Any]:
+    def _count(self, present: Tracks) -> dict[str, Any]:
         known, unknown = self._identity.counts(present) if self._identity else (0, 0)
         ages = genders = None
         if len(present) >= FEWEST and self._ages:
             ages = dict.fromkeys((name for _, name in AGES), 0)
-            for track in present:
-                ages[next(name for below, name in AGES if (track.age or 0) < below)] += 1
+            for age in present.mean("age").tolist():
+                ages[next(name for below, name in AGES if age < below)] += 1
         if len(present) >= FEWEST and self._genders:
-            male = sum((track.gender or 0) > 0.5 for track in present)
+            male = int(np.count_nonzero(present.mean("gender") > 0.5))
             genders = {"female": len(present) - male, "male": male}
         return {"count": len(present), "known": known, "unknown": unknown, "ages": ages, "genders": genders}
 
@@ -635,13 +635,13 @@ class _Mood:
 
     def look(self, moment: _Moment) -> Iterator[Mood]:
         # Those out of sight for a moment too, or a few people of whom one is hidden now and then were told ever anew.
-        seen = [track.emotion for track in moment.present if track.emotion is not None]
-        if len(seen) < FEWEST:
-            mood = Mood(people=len(seen))
+        people = len(moment.present)
+        if people < FEWEST:
+            mood = Mood(people=people)
         else:
-            mean = np.mean(seen, axis=0)
+            mean = moment.present.mean("emotion").mean(0)
             shares = {name: _ratio(share) for name, share in zip(self._names, mean, strict=False)}
-            mood = Mood(people=len(seen), distribution=shares, valence=_valence(self._names, mean))
+            mood = Mood(people=people, distribution=shares, valence=_valence(self._names, mean))
         if self._said is None or (moment.time - self._when >= MOODY and self._differs(mood, self._said)):
             self._said, self._when = mood, moment.time
             yield mood

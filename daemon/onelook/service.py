@@ -135,8 +135,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
                     publisher.publish(*events)
             note_down(pipeline.strangers, turned)
             control.hear(frame.stream, events)
-            metrics.seen(frame.stream, faces=len(pipeline.faces),
-                         tracks=sum(track.state == "confirmed" for track in pipeline.tracks))
+            metrics.seen(frame.stream, faces=len(pipeline.faces), tracks=pipeline.tracks.in_view)
             if watch is not None:
                 watch(frame, pipeline.tracks, events)
         log.info("told to stop" if stop.is_set() else "every stream has come to its end")

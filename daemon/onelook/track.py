@@ -12,11 +12,12 @@ like that is; and while faces overlap nothing is learnt of looks, as each is see
 the other.
 """
 
+import math
 from collections import deque
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from itertools import repeat
 from math import inf
-from typing import Any, Final, Literal, NamedTuple, TypeAlias
+from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,6 +113,110 @@ class Track(NamedTuple):
     """(7,) probabilities; fades sooner than the others, as expressions do."""
 
 
+class Tracks(Sequence[Track]):
+    """All tracks after one frame, oldest first: a struct of arrays, as a crowd is handled by numpy in one go.
+
+    A Track of each is made only for who asks for one: at most frames nobody does.
+    """
+
+    __slots__ = ("_columns", "_each", "_table", "ids", "rows")
+
+    def __init__(self, table: Table, columns: dict[str, slice]) -> None:
+        """table: theirs for good, a record each (see `_record`). columns: of each mean in those of the records."""
+        self._table, self._columns = table, columns
+        self._each: list[Track] | None = None
+        self.ids: list[int] = table["id"].tolist()
+        self.rows: Rows = table["row"]
+        """(N,) row of each track's face in the frame's Faces; -1 if it was not seen in this frame."""
+
+    @property
+    def first_seen(self) -> Doubles:
+        """(N,) seconds on the frames' clock."""
+        first: Doubles = self._table["first"]
+        return first
+
+    @property
+    def last_seen(self) -> Doubles:
+        """(N,) seconds on the frames' clock."""
+        last: Doubles = self._table["last"]
+        return last
+
+    @property
+    def in_view(self) -> int:
+        """How many are confirmed, and seen in this frame."""
+        return int(np.count_nonzero(self._table["confirmed"] & (self.rows >= 0)))
+
+    def believed(self) -> Self:
+        """Those that are not tentative."""
+        confirmed = self._table["confirmed"]
+        return self if confirmed.all() else type(self)(self._table[confirmed], self._columns)
+
+    def mean(self, trait: Trait) -> Floats:
+        """(N,) or (N, labels): see `Track`. Raises KeyError if the tracker leaves it out."""
+        means: Floats = self._table["means"][:, self._columns[trait]]
+        return means[:, 0] if trait in NUMBERS else means
+
+    def age_deviation(self, place: int) -> float:
+        """Of the track there, see `Track`."""
+        means = self._table["means"][place]
+        [age], [squared] = means[self._columns["age"]], means[self._columns["age_squared"]]
+        return math.sqrt(max(squared - age**2, 0))
+
+    def box(self, place: int) -> tuple[float, float, float, float]:
+        """Of the track there, see `Track`."""
+        (x, y), (width, height) = self._table["centre"][place].tolist(), self._table["size"][place].tolist()
+        return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @overload
+    def __getitem__(self, place: int) -> Track: ...
+    @overload
+    def __getitem__(self, place: slice) -> list[Track]: ...
+    def __getitem__(self, place: int | slice) -> Track | list[Track]:
+        if self._each is None:
+            self._each = self._make()
+        return self._each[place]
+
+    def _make(self) -> list[Track]:
+        table = self._table
+        means: dict[str, Iterable[Any]] = dict.fromkeys((*PACE, "age_deviation"), repeat(None))
+        for name, columns in self._columns.items():
+            mean = table["means"][:, columns]
+            means[name] = mean.ravel().tolist() if name in NUMBERS else mean
+        if "age" in self._columns:
+            means["age_deviation"] = map(self.age_deviation, range(len(self)))
+        rows: list[int | None] = [row if row >= 0 else None for row in self.rows.tolist()]
+        states: list[State] = [
+            "tentative" if not confirmed else "lost" if row is None else "confirmed"
+            for confirmed, row in zip(table["confirmed"].tolist(), rows, strict=True)
+        ]
+        return [
+            Track._make(values)
+            for values in zip(
+                self.ids,
+                states,
+                rows,
+                _boxes(table["centre"], table["size"]),
+                table["velocity"],
+                table["landmarks"],
+                table["score"].tolist(),
+                table["first"].tolist(),
+                table["last"].tolist(),
+                table["template"],
+                means["quality"],
+                means["attributes"],
+                means["age"],
+                means["age_deviation"],
+                means["gender"],
+                means["ethnicity"],
+                means["emotion"],
+                strict=False,  # traits left out are None without end
+            )
+        ]
+
+
 class Tracker:
     """Follows the faces of one stream. No clock of its own: each frame brings its time."""
 
@@ -153,7 +258,7 @@ class Tracker:
         self._next_id = 1
         self._hidden = np.zeros(0, np.bool_)  # (faces,) of this frame
 
-    def update(self, faces: Faces, time: float) -> list[Track]:
+    def update(self, faces: Faces, time: float) -> Tracks:
         """The tracks alive after this frame, oldest first, lost ones among them.
 
         time: monotonic seconds of the frame. Any step will do, none too; a clock that goes
@@ -194,7 +299,7 @@ class Tracker:
         if begins.any():
             table = self._joined(table, fresh[begins])
         self._table = table
-        return self._tracks(table)
+        return Tracks(table.copy(), self._columns)  # as the table itself is written to
 
     def _associate(self, table: Table, fresh: Table, time: float) -> Rows:
         """Row of each track's face, or -1. Two rounds, after ByteTrack.
@@ -365,47 +470,7 @@ class Tracker:
             return []
         ended = table[over]
         ended["row"] = -1
-        return self._tracks(ended)
-
-    def _tracks(self, table: Table) -> list[Track]:
-        """The table as others read it: rows of copies, as the table itself is written to."""
-        table = table.copy()
-        means: dict[str, Iterable[Any]] = dict.fromkeys((*PACE, "age_deviation"), repeat(None))
-        all_means = table["means"]
-        for name, columns in self._columns.items():
-            mean = all_means[:, columns]
-            means[name] = mean.ravel().tolist() if name in NUMBERS else mean
-        if "age" in self._columns:
-            age, squared = all_means[:, self._columns["age"]], all_means[:, self._columns["age_squared"]]
-            means["age_deviation"] = np.sqrt(np.maximum(squared - age**2, 0)).ravel().tolist()
-        rows: list[int | None] = [row if row >= 0 else None for row in table["row"].tolist()]
-        states: list[State] = [
-            "tentative" if not confirmed else "lost" if row is None else "confirmed"
-            for confirmed, row in zip(table["confirmed"].tolist(), rows, strict=True)
-        ]
-        return [
-            Track._make(values)
-            for values in zip(
-                table["id"].tolist(),
-                states,
-                rows,
-                _boxes(table["centre"], table["size"]),
-                table["velocity"],
-                table["landmarks"],
-                table["score"].tolist(),
-                table["first"].tolist(),
-                table["last"].tolist(),
-                table["template"],
-                means["quality"],
-                means["attributes"],
-                means["age"],
-                means["age_deviation"],
-                means["gender"],
-                means["ethnicity"],
-                means["emotion"],
-                strict=False,  # traits left out are None without end
-            )
-        ]
+        return list(Tracks(ended, self._columns))
 
 
 def _record(columns: int, embedding: int) -> np.dtype[np.void]:
@@ -428,6 +493,10 @@ def _record(columns: int, embedding: int) -> np.dtype[np.void]:
         ("means", np.float32, columns),  # what is averaged
         ("template", np.float32, embedding),  # mean embedding, unit length
     ], align=True)  # fmt: skip
+
+
+NOBODY: Final = Tracks(np.zeros(0, _record(0, 0)), {})
+"""Tracks of a frame before the first."""
 
 
 def _where(table: Table, true: NDArray[np.bool_]) -> Table:
