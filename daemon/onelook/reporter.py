@@ -419,24 +419,25 @@ class _Columns:
 
     def __init__(self, **blank: Any) -> None:
         """blank: for each array, what the row of a new track holds."""
+        rows = {name: np.asarray(row) for name, row in blank.items()}
+        # One record for a track, as each array costs when they are picked.
+        record = np.dtype([(name, row.dtype, row.shape) for name, row in rows.items()], align=True)
         self._ids: list[int] = []
-        self._blank = {name: np.asarray(row)[None] for name, row in blank.items()}
-        self._arrays = {name: row[:0] for name, row in self._blank.items()}
+        self._blank = np.array([tuple(rows.values())], record)
+        self._table = self._blank[:0]
 
     def align(self, tracks: Tracks) -> None:
         """Make room for the new, forget the gone."""
-        ids = tracks.ids
-        if ids == self._ids:
+        if tracks.ids == self._ids:
             return
         place = {number: row for row, number in enumerate(self._ids)}
-        rows = [place.get(number, len(place)) for number in ids]
-        self._arrays = {
-            name: np.concatenate([array, self._blank[name]])[rows] for name, array in self._arrays.items()
-        }
-        self._ids = ids
+        rows = [place.get(number, len(place)) for number in tracks.ids]
+        table = np.empty(len(place) + 1, self._blank.dtype)
+        table[:-1], table[-1:] = self._table, self._blank
+        self._table, self._ids = table.take(rows), tracks.ids
 
     def __getitem__(self, name: str) -> NDArray[Any]:
-        return self._arrays[name]
+        return self._table[name]
 
 
 def _averaged(
