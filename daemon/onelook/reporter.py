@@ -267,6 +267,8 @@ class _Ballot:
 
     def decide(self, time: float) -> Verdict | None:
         """What to say now; none: nothing new."""
+        if self.doubt is None and len(self.votes) == 1 and self.said in self.votes:
+            return None  # of most people, at most frames
         everybody = sum(self.votes.values())
         best = max(self.votes, key=self.votes.__getitem__, default=UNKNOWN)
         share = self.votes.get(best, 0) / (everybody + RESERVE)

@@ -249,8 +249,7 @@ class Tracker:
         self.smooth = frozenset(smooth)
         self._columns: dict[str, slice] = {}  # of each mean in the records'
         self._pace: Rows = np.arange(0)  # of each column, which of FADES
-        self.ended: list[Track] = []
-        """Tracks that the last update forgot, as they were last seen; tentative ones among them."""
+        self._ended: list[Table] = []
         self._table: Table = np.zeros(0, np.dtype([]))
         self._time = -inf
         self._steps: deque[float] = deque(maxlen=2)  # between frames, seconds
@@ -275,7 +274,7 @@ class Tracker:
         table = self._table if len(self._table) else fresh[:0]
 
         forgotten = time - table["last"] > self._memory
-        self.ended = self._end(table, forgotten)
+        self._ended = self._end(table, forgotten)
         table = _where(table, ~forgotten)
 
         table["row"] = rows = self._associate(table, fresh, time)
@@ -291,7 +290,7 @@ class Tracker:
         confirmed = table["confirmed"]
         confirmed |= seen & (2 * table["hits"] > table["frames"]) & (time - table["first"] >= self.confirm)
         doubtful = ~confirmed & (time - table["last"] > self.confirm)
-        self.ended += self._end(table, doubtful)
+        self._ended += self._end(table, doubtful)
         table = _where(table, ~doubtful)
 
         begins = fresh["score"] >= self.strong
@@ -300,6 +299,11 @@ class Tracker:
             table = self._joined(table, fresh[begins])
         self._table = table
         return Tracks(table.copy(), self._columns)  # as the table itself is written to
+
+    @property
+    def ended(self) -> list[Track]:
+        """Tracks that the last update forgot, as they were last seen; tentative ones among them."""
+        return [track for table in self._ended for track in Tracks(table, self._columns)]
 
     def _associate(self, table: Table, fresh: Table, time: float) -> Rows:
         """Row of each track's face, or -1. Two rounds, after ByteTrack.
@@ -464,13 +468,14 @@ class Tracker:
             looks["age_squared"] = looks["age"] ** 2
         return looks
 
-    def _end(self, table: Table, over: NDArray[np.bool_]) -> list[Track]:
+    @staticmethod
+    def _end(table: Table, over: NDArray[np.bool_]) -> list[Table]:
         """The tracks that are over, out of sight."""
         if not over.any():
             return []
         ended = table[over]
         ended["row"] = -1
-        return list(Tracks(ended, self._columns))
+        return [ended]
 
 
 def _record(columns: int, embedding: int) -> np.dtype[np.void]:
