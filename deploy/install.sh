@@ -50,7 +50,7 @@ done
 
 if [ -n "$uninstall" ]; then
   if booted; then
-    change systemctl disable --now onelook.service || true
+    [ ! -e "$units/onelook.service" ] || change systemctl disable --now onelook.service || true
     change systemctl stop 'onelook@*.service' || true
   fi
   change rm -rf "$units/onelook.service" "$units/onelook@.service" "$units"/multi-user.target.wants/onelook@*.service \
@@ -282,5 +282,7 @@ if booted; then
   change systemctl try-restart 'onelook@*.service' || say "not every onelook@NAME turned ready: journalctl -u 'onelook@*'" >&2
 fi
 if [ -n "$dry" ]; then say "nothing is changed: this was a dry run"; exit 0; fi
-for old in "$releases"/*; do [ "$old" = "$release" ] || rm -rf "$old"; done
+# One that still runs, as with --no-start, goes with the next installation.
+in_use() { grep -qsaF "$1/" /proc/[0-9]*/cmdline; }
+for old in "$releases"/*; do [ "$old" = "$release" ] || in_use "$old" || rm -rf "$old"; done
 say "its config is $config/config.yaml; after a change: systemctl restart onelook"

@@ -252,6 +252,24 @@ def test_instances_that_run_leave_the_release_that_goes(machine: Machine) -> Non
     assert not old.exists()
 
 
+def test_a_release_that_still_runs_stays(machine: Machine) -> None:
+    machine.config(STREAM.format(url="rtsp://192.0.2.1/"))
+    old, running = (machine.place / "opt/onelook.d" / name for name in ("0.0.1-before", "0.0.2-runs"))
+    old.mkdir(parents=True)
+    running.mkdir()
+
+    with subprocess.Popen(["/opt/onelook.d/0.0.2-runs/bin/python", "60"], executable="/bin/sleep") as service:
+        try:
+            done = machine.install("--no-start")
+        finally:
+            service.kill()
+
+    assert done.returncode == 0, done.stderr
+    assert "installed, not started" in done.stdout
+    assert running.exists()
+    assert not old.exists()
+
+
 def test_a_mistake_in_the_config_is_told_and_all_is_taken_back(machine: Machine) -> None:
     machine.config(STREAM.format(url="rtsp://me:${DOOR_PASSWORD}@192.0.2.1/"))
 
