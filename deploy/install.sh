@@ -104,7 +104,7 @@ case $machine in
     # of these: they come from Debian, older, and are seen in the environment.
     lock=$root/requirements/tflite-runtime.lock pythons="python3.11"
     none="the only TFLite runtime for 32 bits is for Python 3.11: Raspberry Pi OS Bookworm, or any 64-bit system"
-    debians="python3-numpy python3-scipy python3-opencv python3-pil python3-yaml python3-cffi-backend"
+    debians="python3-numpy python3-opencv python3-pil python3-yaml python3-cffi-backend"
     pip_options=--no-deps venv_options=--system-site-packages ;;
   *) fail "there is no TFLite runtime for $machine: x86_64, aarch64 or armv7l" ;;
 esac

@@ -14,7 +14,7 @@ if [ ! -e "$tree.done" ]; then
   rm -rf "$tree"
   mkdir -p "$(dirname "$tree")"
   debootstrap --foreign --arch=armhf --variant=minbase \
-    --include=python3.11,python3-numpy,python3-scipy,python3-opencv,python3-pil,python3-yaml,python3-cffi-backend \
+    --include=python3.11,python3-numpy,python3-opencv,python3-pil,python3-yaml,python3-cffi-backend \
     bookworm "$tree" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" > "$tree.log"
   for package in "$tree"/var/cache/apt/archives/*.deb; do dpkg-deb -x "$package" "$tree"; done
   touch "$tree.done"

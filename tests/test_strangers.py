@@ -8,6 +8,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.cluster.hierarchy import fcluster, linkage
 
 from onelook.face import Floats
 from onelook.frame import Frame
@@ -151,3 +154,24 @@ def test_a_gallery_that_cannot_be_written_stops_nobody(gallery: Gallery, caplog:
     for time in (0.0, 20.0, 40.0):
         book.write([stranger("Zoe", 1)], time)
     assert len([record for record in caplog.records if "Strangers are not kept" in record.message]) == 1
+
+
+@given(st.integers(1, 24), st.floats(0.05, 0.95), st.integers(0, 2**16))
+def test_tracks_are_gathered_as_by_average_linkage(count: int, similarity: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    people = random.normal(size=(1 + count // 3, 8))
+    looks = people[random.integers(len(people), size=count)] + random.normal(size=(count, 8)) * 0.4
+    looks /= np.linalg.norm(looks, axis=1, keepdims=True)
+    strangers = [
+        Stranger("door", BEGIN, BEGIN, look.astype(np.float32), 0.9, number=row) for row, look in enumerate(looks)
+    ]
+
+    found = {frozenset(each.number for each in cluster.strangers) for cluster in clusters(strangers, similarity)}
+
+    if count > 1:
+        looks = np.stack([each.embedding for each in strangers]).astype(np.float64)
+        far = np.maximum(1 - looks @ looks.T, 0)[np.triu_indices(count, 1)]
+        labels = fcluster(linkage(far, "average"), 1 - similarity, "distance")
+        assert found == {frozenset(np.flatnonzero(labels == label).tolist()) for label in np.unique(labels)}
+    else:
+        assert found == {frozenset({0})}

@@ -18,7 +18,7 @@ from math import inf
 
 import cv2
 import numpy as np
-from scipy.cluster.hierarchy import fcluster, linkage
+from numpy.typing import NDArray
 
 from onelook.cohort import NOBODY, Cohort
 from onelook.face import Faces, Floats
@@ -76,19 +76,36 @@ def clusters(strangers: Sequence[Stranger], similarity: float, cohort: Cohort = 
     if not strangers:
         return []
     looks = np.stack([each.embedding for each in strangers]).astype(np.float64)
-    if len(strangers) == 1:
-        labels = np.array([1])
-    else:
-        # Of unit vectors the squared distance is twice one minus the cosine.
-        common = cohort.commonness(looks.astype(np.float32))
-        alike = looks @ looks.T - (common[:, None] + common[None]) / 2
-        far = np.maximum(1 - alike, 0)[np.triu_indices(len(looks), 1)]
-        labels = fcluster(linkage(far, "average"), max(1 - similarity, 1e-6), "distance")
+    common = cohort.commonness(looks.astype(np.float32))
+    labels = _gathered(looks @ looks.T - (common[:, None] + common[None]) / 2, similarity)
     found = []
     for label in np.unique(labels).tolist():
         mine = tuple(strangers[row] for row in np.flatnonzero(labels == label).tolist())
         found.append(Cluster(f"u{min(each.number for each in mine)}", mine))
     return sorted(found, key=lambda cluster: (-len(cluster.strangers), cluster.first))
+
+
+def _gathered(alike: NDArray[np.float64], similarity: float) -> NDArray[np.intp]:
+    """The group (N,) of each, by average linkage of `alike` (N, N) until no two are as alike as `similarity`."""
+    alike = np.minimum(alike, 1.0)
+    np.fill_diagonal(alike, -np.inf)
+    groups, sizes = np.arange(len(alike)), np.ones(len(alike))
+    nearest = alike.argmax(1)
+    while True:
+        likeness = alike[np.arange(len(alike)), nearest]
+        one = int(likeness.argmax())
+        if likeness[one] < min(similarity, 1 - 1e-6):
+            return groups
+        other = int(nearest[one])
+        both = (sizes[one] * alike[one] + sizes[other] * alike[other]) / (sizes[one] + sizes[other])
+        both[one] = -np.inf
+        alike[one] = alike[:, one] = both
+        alike[other] = alike[:, other] = -np.inf
+        groups[groups == other] = one
+        sizes[one] += sizes[other]
+        # A mean is nowhere nearer than the nearer of the two was: only who was near to one of them looks again.
+        again = (nearest == one) | (nearest == other)
+        nearest[again] = alike[again].argmax(1)
 
 
 def name_cluster(

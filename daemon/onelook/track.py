@@ -21,8 +21,8 @@ from typing import Any, Final, Literal, NamedTuple, Self, TypeAlias, overload
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
+from onelook.assignment import assign
 from onelook.face import Faces, Floats
 
 State: TypeAlias = Literal["tentative", "confirmed", "lost"]
@@ -526,10 +526,8 @@ def _assign(worth: Doubles, tracks: Rows, faces: Rows, rows: Rows) -> None:
     choices[alone] = rivals[its] = 0
     tracks_left, faces_left = choices.nonzero()[0], rivals.nonzero()[0]
     if tracks_left.size and faces_left.size:
-        left = worth[tracks_left[:, None], faces_left]
-        a, b = linear_sum_assignment(left, maximize=True)
-        paired = left[a, b] > 0
-        rows[tracks[tracks_left[a[paired]]]] = faces[faces_left[b[paired]]]
+        for track, face in assign(worth[tracks_left[:, None], faces_left]):
+            rows[tracks[tracks_left[track]]] = faces[faces_left[face]]
 
 
 def _overlaps(centre: Doubles, size: Doubles, centres: Doubles, sizes: Doubles) -> tuple[Doubles, Doubles]:
