@@ -1,6 +1,6 @@
 """Assignment: of pairs that each have a worth, those that together are worth most.
 
-SciPy has it too (`scipy.optimize.linear_sum_assignment`, against which this is tested), but would bring 46 MB
+SciPy has it too (`scipy.optimize.linear_sum_assignment`, against which this is tested), but would bring 40 MB
 of memory and a third of the daemon's start for it alone.
 """
 
