@@ -457,11 +457,8 @@ onelook.config.load = load
 """
 
 
-@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize(("command", "code"), [("run", 0), ("check", 130)])
-def test_whatever_is_under_way_ends_when_asked_to(command: str, code: int, asked: signal.Signals) -> None:
-    """A daemon in order; after all else, `onelook check && …` must not go on."""
-    script = WAITS + f"import sys\nfrom onelook.__main__ import main\nsys.exit(main(['{command}', '--config', 'x']))"
+def ends_quietly(script: str, asked: signal.Signals) -> int:
+    """The exit status of a script that says "waiting" and is then sent `asked`; it must say nothing on stderr."""
     with subprocess.Popen(
         [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -470,10 +467,20 @@ def test_whatever_is_under_way_ends_when_asked_to(command: str, code: int, asked
             assert process.stderr
             assert process.stdout.readline() == "waiting\n"
             process.send_signal(asked)
-            assert process.wait(90) == code
+            code = process.wait(90)
             assert process.stderr.read() == ""
         finally:
             process.kill()
+    return code
+
+
+@pytest.mark.parametrize("asked", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(("command", "code"), [("run", 0), ("check", 130)])
+def test_whatever_is_under_way_ends_when_asked_to(command: str, code: int, asked: signal.Signals) -> None:
+    """A daemon in order; after all else, `onelook check && …` must not go on."""
+    script = WAITS + f"import sys\nfrom onelook.__main__ import main\nsys.exit(main(['{command}', '--config', 'x']))"
+
+    assert ends_quietly(script, asked) == code
 
 
 SLOW_IMPORT = """
@@ -497,18 +504,8 @@ argparse.ArgumentParser.add_subparsers = add_subparsers
 @pytest.mark.parametrize("script", [SLOW_IMPORT, SLOW_PARSER])
 def test_interrupted_before_it_has_begun_it_shows_nobody_where_it_was(script: str) -> None:
     script += "from onelook.__main__ import main\nmain(['check'])"
-    with subprocess.Popen(
-        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            assert process.stdout
-            assert process.stderr
-            assert process.stdout.readline() == "waiting\n"
-            process.send_signal(signal.SIGINT)
-            assert process.wait(90) == 130
-            assert process.stderr.read() == ""
-        finally:
-            process.kill()
+
+    assert ends_quietly(script, signal.SIGINT) == 130
 
 
 def test_a_bug_of_ours_shows_its_traceback_and_exits_with_1() -> None:
