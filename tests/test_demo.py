@@ -227,8 +227,10 @@ def test_without_the_extra_it_says_which(tmp_path: Path, clip: Path, demos: list
 
 
 @pytest.mark.parametrize(("arguments", "sentence"), [
-    (["unreadable.mp4"], "No frame came from "),
-    (["nothing.mp4"], "There is no "),  # for which a whole minute is not waited
+    (["unreadable.mp4"], "unreadable.mp4 is not a video that can be read"),  # for which a whole minute is not waited
+    (["nothing.mp4"], "nothing.mp4 is not there: no such file"),
+    (["empty"], "empty has no picture in it that can be read"),
+    (["http://127.0.0.1:{port}/film.mp4"], "No frame came from "),
     (["rstp://cam/1"], "did you mean rtsp://?"),
     (["--broker", "127.0.0.1:{port}"], "There is no broker at 127.0.0.1:{port}"),
     (["--broker", "127.0.0.1:mqtt"], "127.0.0.1:mqtt is no broker: give HOST or HOST:PORT."),
@@ -239,12 +241,13 @@ def test_what_it_cannot_use_is_told_with_a_sentence(
 ) -> None:
     port = free_port()
     (tmp_path / "unreadable.mp4").write_bytes(b"no film")
+    (tmp_path / "empty").mkdir()
     given = [word.format(port=port) for word in arguments]
     if given[0] == "--broker":
         given.append(str(clip))
     else:
         pytest.importorskip("amqtt", reason="the demo's own broker needs onelook[demo]")
-        given += ["--seconds", "4"]
+        given += ["--seconds", "4" if "://" in given[0] else "60"]
     demos.append(demo := Demo(tmp_path, *given))
 
     assert demo.process.wait(PATIENCE) == 78, demo.out + demo.err

@@ -28,12 +28,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from tqdm import tqdm
 
 from onelook import service
-from onelook.capture import masked, read_picture
+from onelook.capture import frames, masked, read_picture
 from onelook.config import Config, Gallery, Metrics, Mqtt, stream_of
 from onelook.draw import Captions, drawn
 from onelook.errors import OwnerError
 from onelook.event import Event
 from onelook.frame import Frame
+from onelook.source import is_live
 from onelook.track import Track
 from onelook.video import VideoWriter
 
@@ -55,10 +56,10 @@ def demo(
 
     broker: `host` or `host:port`; none: one is started here, for as long as this lasts.
     seconds: at most so long. folder: where the annotated picture goes. Raises OwnerError where
-    the source, the broker or the extra packages are missing.
+    the source cannot be read, and where the broker or the extra packages are missing.
     """
-    if source is not None and "://" not in source and not source.isdecimal() and not Path(source).exists():
-        raise OwnerError(f"There is no {source}.")  # a daemon waits for it, who looks at a demo does not
+    if source is not None and not is_live(source):
+        next(frames(source), None)  # a daemon waits for a file to come right, who looks at a demo does not
     stop, best = threading.Event(), _Best()
     logging.getLogger("onelook").setLevel(logging.WARNING)  # the events are the news here
     with ExitStack() as house:
