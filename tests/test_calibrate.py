@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edge_models.training.calibrate import enrollable, false_boxes, logits, temperature
-from edge_models.training.evaluate import calibration_error, covered
+from edge_models.training.evaluate import Packed, calibration_error, covered, passed_by
 from PIL import Image
 
 from clip import EILEEN
@@ -53,6 +53,18 @@ def test_the_calibration_error_is_how_far_confidence_is_from_accuracy() -> None:
     both = np.concatenate([np.full(200, 0.65), np.full(200, 0.85)])
     assert calibration_error(both, right) == pytest.approx(0.1)
     assert calibration_error(np.ones(4), np.ones(4)) == 0
+
+
+def test_a_bar_is_set_by_all_pairs_of_two_people_and_by_no_pair_of_one() -> None:
+    packed = Packed.__new__(Packed)
+    packed.table = {"name": np.array(["Ann_Lee_0001.jpg", "Bo_0001.jpg", "Ann_Lee_0002.jpg", "Cy_0001.jpg"])}
+    who = packed.people()
+    assert len(set(who)) == 3
+    assert who[0] == who[2]
+
+    similarity = np.array([[1.0, 0.1, 0.9, 0.2], [0.1, 1, 0.3, 0.4], [0.9, 0.3, 1, 0.5], [0.2, 0.4, 0.5, 1]])
+    assert passed_by(0.2, similarity, who) == pytest.approx(0.42)  # of five pairs, one is above
+    assert passed_by(1.0, similarity, who) == pytest.approx(0.1)
 
 
 def test_boxes_are_false_where_the_labels_tell_of_no_face_nor_of_a_doubt(tmp_path: Path) -> None:

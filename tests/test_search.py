@@ -57,6 +57,12 @@ def test_the_manual_tells_how_many_are_identified_rightly() -> None:
     assert f"{card.BEGIN}\n{told}\n{card.END}" in card.DOCS.read_text(), "run edge_models.training.card"
 
 
+def test_the_model_card_tells_what_more_would_give() -> None:
+    told = card.more()
+    assert told in (shipped() / "MODEL_CARD.md").read_text(), "run edge_models.training.card"
+    assert f"onelook-{load(shipped())[0].version.rpartition('.')[0]}.0 |" in told, "run edge_models.training.curve"
+
+
 def test_the_model_card_tells_with_whom_it_fails_more() -> None:
     folder = Path(search.__file__).parent.parent / "edge_models" / "onelook"
     told = card.grouped(folder, load(folder)[0])

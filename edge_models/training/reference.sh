@@ -73,4 +73,8 @@ python -m edge_models.training.evaluate edge_models/onelook --data "$DATA"/{lfw,
 python -m edge_models.training.openset edge_models/onelook --data "$DATA"
 python -m edge_models.training.groups edge_models/onelook --data "$DATA"
 python -m edge_models.training.sizes edge_models/onelook --data "$DATA/faces.npz"
+for release in 0.4.0:a266b28 0.5.0:5abd56f 0.6.0:fa13206 0.7.0:e26dafa; do  # networks of one make, from git's history
+  git show "${release#*:}:edge_models/checkpoints/onelook-${release%:*}.pt" >"$RUNS/onelook-${release%:*}.pt"
+done
+python -m edge_models.training.curve edge_models/checkpoints/log/curve.json "$RUNS"/onelook-0.{4,5,6,7}.0.pt --data "$DATA"
 python -m edge_models.training.card edge_models/onelook README.md

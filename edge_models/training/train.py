@@ -218,11 +218,18 @@ def main() -> None:
             log.write("held out", step, seen, "held out", found)
 
 
+def brief(device: torch.device) -> torch.autocast:
+    """In bfloat16, where the device has it: a processor that must make it up takes longer than with float32."""
+    known = ("amx_bf16", "avx512_bf16", "bf16")
+    able = device.type != "cpu" or any(torch.cpu.get_capabilities().get(name) for name in known)
+    return torch.autocast(device.type, torch.bfloat16, enabled=able)
+
+
 def off(network: OneLook, batch: data.Batch, bank: Tensor) -> dict[str, Tensor]:
     """How far the network is off on a batch, loss by loss. bank (M, 256): teachers, of which some are drawn."""
     side, device = batch.image.shape[-1], batch.image.device
     at = losses.cells(side, side, device)
-    with torch.autocast(device.type, torch.bfloat16):
+    with brief(device):
         score, place, features = network.frame(batch.image.contiguous(memory_format=torch.channels_last))
         score, place = losses.flat(score), losses.flat(place)
         # In float32: a grid that is rounded to bfloat16 misses by a pixel.
@@ -322,23 +329,12 @@ def validate(network: OneLook, held: data.Faces, device: torch.device, face: flo
     chosen = torch.cat([known, others[torch.randperm(len(others), generator=torch.Generator().manual_seed(0))[:2500]]])
     embeddings = []
     sums: dict[str, list[Tensor]] = {}
-    side = 96
-    for part in chosen.split(128):
-        patches, where, labels = held.take(part, device)
-        middle = (side - 1) / 2
-        axis = (torch.arange(side, device=device) - middle) / (face / 112)
-        y, x = torch.meshgrid(axis, axis, indexing="ij")
-        spots = (torch.stack([x, y], -1) + 72) / 144 * 2 - 1
-        small = functional.grid_sample(patches, spots.expand(len(part), -1, -1, -1), align_corners=False)
-        marks = (where - 71.5) * (face / 112) + middle
-        with torch.autocast(device.type, torch.bfloat16):
-            _, _, features = network.frame((small * 2 - 1).contiguous(memory_format=torch.channels_last))
-            sampled = sample(features.float(), on_grid(marks, side // MAP_STRIDE), torch.arange(len(marks), device=device))
-            embedding, traits = network.describe(sampled)
-        part = named(network, traits)
-        embeddings.append(functional.normalize(embedding.float(), dim=1))
+    for rows in chosen.split(128):
+        patches, where, labels = held.take(rows, device)
+        embedding, part = described(network, patches, where, face)
+        embeddings.append(embedding)
         taught = labels["teacher"].abs().sum(1) > 0
-        cosine = (functional.normalize(embedding.float(), dim=1) * labels["teacher"]).sum(1)
+        cosine = (embedding * labels["teacher"]).sum(1)
         told = labels["attributes"] != 0
         for name, values in (
             ("cosine", cosine[taught]),
@@ -350,6 +346,26 @@ def validate(network: OneLook, held: data.Faces, device: torch.device, face: flo
             sums.setdefault(name, []).append(values.float().cpu())
     found = {name: round(float(torch.cat(values).mean()), 4) for name, values in sums.items() if len(torch.cat(values))}
     return found | accepted(torch.cat(embeddings)[:len(known)].cpu(), held.identity[known.numpy()])
+
+
+@torch.no_grad()
+def described(network: OneLook, patches: Tensor, landmarks: Tensor, face: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """Faces shrunk to `face` pixels and read by their true landmarks: embeddings (K, EMBEDDING) of unit length, traits by name.
+
+    patches (K, 3, P, P) 0 to 1, where an aligned face would be 112 pixels wide, landmarks (K, 5, 2) in pixels of them.
+    """
+    device, side, size = patches.device, 96, patches.shape[-1]
+    middle = (side - 1) / 2
+    axis = (torch.arange(side, device=device) - middle) / (face / 112)
+    y, x = torch.meshgrid(axis, axis, indexing="ij")
+    spots = torch.stack([x, y], -1) / (size / 2)
+    small = functional.grid_sample(patches, spots.expand(len(patches), -1, -1, -1), align_corners=False, padding_mode="border")
+    marks = (landmarks - (size - 1) / 2) * (face / 112) + middle
+    with brief(device):
+        _, _, features = network.frame((small * 2 - 1).contiguous(memory_format=torch.channels_last))
+        sampled = sample(features.float(), on_grid(marks, side // MAP_STRIDE), torch.arange(len(marks), device=device))
+        embedding, traits = network.describe(sampled)
+    return functional.normalize(embedding.float(), dim=1), named(network, traits)
 
 
 def accepted(embeddings: Tensor, identity: np.ndarray, far: tuple[float, ...] = (1e-2, 1e-3)) -> dict[str, float]:
