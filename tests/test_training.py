@@ -143,3 +143,37 @@ def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_pat
     seen = model(cv2.imread(str(PORTRAITS / "grace_hopper.jpg"))[:, :, ::-1])
     assert len(seen) == 5
     assert np.allclose(np.linalg.norm(seen.embeddings, axis=1), 1, atol=1e-3)
+
+
+@pytest.mark.timeout(300)
+def test_the_curve_is_laid_through_networks_of_one_make(tmp_path: Path) -> None:
+    import torch  # noqa: PLC0415
+    from edge_models.training.curve import FLOORS, reached  # noqa: PLC0415
+    from edge_models.training.network import OneLook  # noqa: PLC0415
+
+    assert reached([1, 2, 4], [0.4, 0.2, 0.1], 0.05) == pytest.approx(8)
+    assert reached([1, 2, 4], [0.1, 0.2, 0.4], 0.05) == np.inf
+
+    table = dict(np.load(pack(tmp_path / "faces")))
+    blob = (tmp_path / "faces.bin").read_bytes()
+    everybody = table | {"race7": np.zeros(24, np.int8)}
+    pairs = np.random.default_rng(1).integers(24, size=(2, 40))
+    lfw = {"offset": table["offset"], "length": table["length"], "landmarks": table["landmarks"], "first": pairs[0],
+           "second": pairs[1], "same": (pairs[0] % 2 == pairs[1] % 2).astype(np.int8),
+           "name": np.array([f"{('Grace', 'Eileen')[i % 2]}_{i:04d}.jpg" for i in range(24)])}
+    for name, columns in {"fairface": everybody, "fer": everybody, "lfw": lfw}.items():
+        np.savez(tmp_path / f"{name}.npz", **columns)
+        (tmp_path / f"{name}.bin").write_bytes(blob)
+    for seen in (1_000_000, 2_000_000, 4_000_000):
+        torch.manual_seed(seen)
+        torch.save({"average": OneLook().state_dict(), "seen": seen, "step": 1}, tmp_path / f"{seen}.pt")
+
+    run = command("curve", tmp_path / "curve.json", *(tmp_path / f"{seen}000000.pt" for seen in (1, 2, 4)),
+                  "--data", tmp_path, "--cache", tmp_path / "cache")
+    said = run.communicate(timeout=200)[0]
+
+    assert run.returncode == 0, said
+    record = json.loads((tmp_path / "curve.json").read_text())
+    assert [row["seen"] for row in record["networks"]] == [1_000_000, 2_000_000, 4_000_000]
+    assert record["needed"].keys() == FLOORS.keys()
+    assert all(0 <= row[rate] <= 1 for row in record["networks"] for rate in FLOORS if rate != "age")
