@@ -60,6 +60,7 @@ def test_the_manual_tells_how_many_are_identified_rightly() -> None:
 def test_the_model_card_tells_what_more_would_give() -> None:
     told = card.more()
     assert told in (shipped() / "MODEL_CARD.md").read_text(), "run edge_models.training.card"
+    assert card.heads() in (shipped() / "MODEL_CARD.md").read_text(), "run edge_models.training.card"
     assert f"onelook-{load(shipped())[0].version.rpartition('.')[0]}.0 |" in told, "run edge_models.training.curve"
 
 
