@@ -1,9 +1,9 @@
-"""What more hours, pictures or layers would give: how far networks of one make are off, by how many faces they had seen.
+"""What more hours or pictures would give: how far networks of one make are off, by how many faces they had seen.
 
     python -m edge_models.training.curve OUT.json CHECKPOINT … --data DATA
 
-DATA holds faces.npz, fairface.npz, fer.npz and lfw.npz. The checkpoints are the float networks of the releases, the last ones being in git's history. Each describes faces of 80 px by
-their true landmarks, so that one measure serves all of them. An error that falls as a power of the faces seen, as those of most
+DATA holds faces.npz, fairface.npz, fer.npz and lfw.npz. The checkpoints are the float networks of the releases, the earlier
+ones being in git's history. Each describes faces of 80 px by their true landmarks, so that one measure serves all of them. An error that falls as a power of the faces seen, as those of most
 networks do (Hestness et al. 2017, arXiv 1712.00409), is a straight line of logarithms: it is laid through the points and
 followed to each floor (null: it gets there never). `cosine` and `cosine.learnt` are to the teacher's embedding, on pictures
 held out and on ones learnt from: how much more pictures, and not steps, could give.
