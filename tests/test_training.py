@@ -131,8 +131,25 @@ def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_pat
         told = b"".join(file.read_bytes() for file in run.glob("events.out.tfevents.*"))
         assert b"held out/cosine" in told
 
+    # Identity alone, on what is kept of the trunk: killed too, and the rest stays as it is.
+    alone = ("--weights", run / "last.pt", "--faces", faces, "--cache", tmp_path / "cache", "--threads", "1")
+    keep = command("identity", "keep", tmp_path / "kept", *alone, "--scenes", street, "--plans", "tiny", "--count", "96")
+    said = keep.communicate(timeout=200)[0]
+    assert keep.returncode == 0, said
+    assert np.load(tmp_path / "kept" / "maps.npy").any(axis=(1, 2, 3)).all(), "all rows are filled"
+    for steps in (2, 4):
+        learn = command("identity", "learn", tmp_path / "known", tmp_path / "kept", *alone, "--steps", str(steps), "--batch", "64")
+        said = learn.communicate(timeout=200)[0]
+        assert learn.returncode == 0, said
+    known = torch.load(tmp_path / "known" / "last.pt", weights_only=True)
+    assert known["step"] == 4
+    assert known["seen"] == done["seen"] + 4 * 64
+    for name, value in known["average"].items():
+        learnt = name.startswith("identity.") and "running" not in name and "tracked" not in name
+        assert torch.equal(value, done["average"][name]) != learnt, name
+
     pytest.importorskip("litert_torch", reason="export needs litert-torch: make test-training")
-    blend = command("blend", tmp_path / "blend", run, run)
+    blend = command("blend", tmp_path / "blend", tmp_path / "known", run)
     said = blend.communicate(timeout=100)[0]
     assert blend.returncode == 0, said
     export = command("export", tmp_path / "blend", tmp_path / "model", "--faces", faces, "--scenes", street,

@@ -57,8 +57,7 @@ def main() -> None:
     network.load_state_dict(kept["average"])
     faces = data.Faces(options.faces, options.cache, "train")
     scenes = data.Scenes(options.scenes, options.backgrounds, options.cache)
-    bank = faces.labels["teacher"]
-    bank = bank[bank.abs().sum(1) > 0]
+    bank = faces.teachers()
     batches = iter(data.Batches(faces, scenes, torch.device("cpu"), 0, 1, options.plans, 0))
     squares, sums = defaultdict(float), defaultdict(float)
     for _ in trange(options.batches, disable=None):

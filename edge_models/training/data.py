@@ -83,6 +83,11 @@ class Faces:
         """Faces held."""
         return len(self._row)
 
+    def teachers(self) -> Tensor:
+        """(M, 256) of the faces that have one."""
+        known = self.labels["teacher"]
+        return known[known.abs().sum(1) > 0]
+
     def keep_on(self, device: torch.device) -> None:
         """Hold everything in a GPU's memory (82 kB a face), so that batches need no transfer."""
         for level, shrunk in enumerate(SHRUNK):

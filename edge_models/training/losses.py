@@ -137,6 +137,23 @@ def detection(score: Tensor, place: Tensor, at: Cells, boxes: Tensor, marks: Ten
     }
 
 
+def some(bank: Tensor) -> Tensor:
+    """OTHERS of the teachers `bank` (M, 256), drawn at random."""
+    return bank[torch.randint(len(bank), (OTHERS,), device=bank.device)].float()
+
+
+def identity(student: Tensor, teacher: Tensor, others: Tensor) -> dict[str, Tensor]:
+    """Losses of embeddings `student` (K, 256) against their `teacher` (K, 256) and `others` (M, 256), all of unit length."""
+    # Among many faces, whom is it like? As the teacher answers (SEED, Fang et al. 2021).
+    crowd = torch.cat([teacher, others])
+    aim = (teacher @ crowd.T / SHARP).softmax(1)
+    return {
+        "embedding": (1 - (student * teacher).sum(1)).mean(),
+        "relation": (student @ student.T - teacher @ teacher.T).square().mean(),
+        "choice": -(aim * (student @ crowd.T / SHARP).log_softmax(1)).sum(1).mean(),
+    }
+
+
 def description(embedding: Tensor, part: dict[str, Tensor], labels: dict[str, Tensor], others: Tensor
                 ) -> dict[str, Tensor]:
     """Losses of the face head; each label may be missing on any face.
@@ -150,15 +167,10 @@ def description(embedding: Tensor, part: dict[str, Tensor], labels: dict[str, Te
     unit = functional.normalize(embedding.float(), dim=1)
     taught = labels["teacher"].abs().sum(1) > 0
     student, teacher = unit[taught], labels["teacher"][taught]
-    alike = (student * teacher).sum(1)
     if taught.any():
-        losses["embedding"] = (1 - alike).mean()
-        losses["relation"] = (student @ student.T - teacher @ teacher.T).square().mean()
-        # Among many faces, whom is it like? As the teacher answers (SEED, Fang et al. 2021).
-        crowd = torch.cat([teacher, others])
-        aim = (teacher @ crowd.T / SHARP).softmax(1)
-        losses["choice"] = -(aim * (student @ crowd.T / SHARP).log_softmax(1)).sum(1).mean()
-        losses["quality"] = functional.mse_loss(part["quality"][taught, 0].sigmoid(), alike.detach().clamp(0, 1))
+        losses |= identity(student, teacher, others)
+        alike = (student.detach() * teacher).sum(1).clamp(0, 1)
+        losses["quality"] = functional.mse_loss(part["quality"][taught, 0].sigmoid(), alike)
 
     known = labels["attributes"] != 0
     if known.any():

@@ -104,10 +104,10 @@ class OneLook(nn.Module):
         self.share_coarse = conv(wide, self.features, act=False)
         self.share_fine = conv(32, self.features, act=False)
 
-        trunk, inner, narrow = 112, 48, 48
+        trunk, inner, narrow = 112, 48, 64
         self.trunk = nn.Sequential(conv(self.features, trunk, 2, 2, padding=0), Bottleneck(trunk, inner))
         # A convolution of the map's own size without padding is a dense layer that still resizes with the batch.
-        self.identity = nn.Sequential(Bottleneck(trunk, inner), Bottleneck(trunk, inner), conv(trunk, narrow),
+        self.identity = nn.Sequential(*(Bottleneck(trunk, inner) for _ in range(5)), conv(trunk, narrow),
                                       Whole(narrow, EMBEDDING, GRID // 2))
         self.looks = nn.Sequential(
             conv(trunk, 32),

@@ -153,8 +153,7 @@ def main() -> None:
     print(f"{len(faces)} faces, {len(held)} held out, {len(scenes.rows)} scenes, {len(scenes.empty)} backgrounds",
           flush=True)
 
-    bank = faces.labels["teacher"]
-    bank = bank[bank.abs().sum(1) > 0]
+    bank = faces.teachers()
     network = OneLook().to(device, memory_format=torch.channels_last)
     optimisers = optimise(network, options.rate, options.optimiser, options.momentum)
     average = copy.deepcopy(network)
@@ -230,16 +229,23 @@ def off(network: OneLook, batch: data.Batch, bank: Tensor) -> dict[str, Tensor]:
     side, device = batch.image.shape[-1], batch.image.device
     at = losses.cells(side, side, device)
     with brief(device):
-        score, place, features = network.frame(batch.image.contiguous(memory_format=torch.channels_last))
-        score, place = losses.flat(score), losses.flat(place)
-        # In float32: a grid that is rounded to bfloat16 misses by a pixel.
-        where = as_found(score.detach().float(), losses.decode(place.detach().float(), at)[1], batch)
-        sampled = sample(features.float(), on_grid(where, side // MAP_STRIDE), batch.owner)
+        score, place, sampled = looked(network, batch, at)
         embedding, traits = network.describe(sampled)
-    others = bank[torch.randint(len(bank), (losses.OTHERS,), device=device)].float()
     return losses.detection(
         score, place, at, batch.boxes, batch.landmarks, batch.real
-    ) | losses.description(embedding, named(network, traits), batch.labels, others)
+    ) | losses.description(embedding, named(network, traits), batch.labels, losses.some(bank))
+
+
+def looked(network: OneLook, batch: data.Batch, at: losses.Cells) -> tuple[Tensor, Tensor, Tensor]:
+    """One look at the batch's canvases: score (N, P, 1) and place (N, P, 14) of all cells, and what was read of each
+    face, (K, features, GRID, GRID)."""
+    side = batch.image.shape[-1]
+    score, place, features = network.frame(batch.image.contiguous(memory_format=torch.channels_last))
+    score, place = losses.flat(score), losses.flat(place)
+    # In float32: a grid that is rounded to bfloat16 misses by a pixel.
+    where = as_found(score.detach().float(), losses.decode(place.detach().float(), at)[1], batch)
+    return score, place, sample(features.float(), on_grid(where, side // MAP_STRIDE), batch.owner)
+
 
 
 def as_found(score: Tensor, marks: Tensor, batch: data.Batch) -> Tensor:
@@ -256,7 +262,7 @@ def as_found(score: Tensor, marks: Tensor, batch: data.Batch) -> Tensor:
     return torch.where(taken[:, None, None], marks[batch.owner, best], shaken)
 
 
-def optimise(network: OneLook, rate: float, kind: str, momentum: float) -> list[torch.optim.Optimizer]:
+def optimise(network: torch.nn.Module, rate: float, kind: str, momentum: float) -> list[torch.optim.Optimizer]:
     """Muon for the matrices between the picture and the outputs, AdamW for what is left."""
     final = {id(m.weight) for m in network.modules() if isinstance(m, torch.nn.Conv2d) and m.bias is not None}
     inner = [p for p in network.parameters() if p.ndim > 1 and id(p) not in final and p.shape[1] > 3] if kind == "muon" else []
