@@ -56,7 +56,7 @@ if [ ! -e "$base.done" ]; then
   script=/usr/share/debootstrap/scripts/$suite
   [ -e "$script" ] || script=/usr/share/debootstrap/scripts/gutsy  # that of every Ubuntu; an older debootstrap lacks names
   INITRD=No debootstrap --variant=minbase --include=$packages "${options[@]}" "$suite" "$base" "$mirror" "$script" \
-    > "$place/debootstrap.log"
+    > "$place/debootstrap.log" || { tail -n 3 "$place/debootstrap.log" >&2; exit 1; }
   if [ $suite = jammy ]; then
     # Fetched now, for there is no network later; that install.sh asks for them is part of the proof.
     echo "deb $mirror jammy-updates main universe" >> "$base/etc/apt/sources.list"

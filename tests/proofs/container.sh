@@ -40,7 +40,7 @@ if [ "${1:-}" != inside ]; then
     echo "Making $name of Debian's packages..."
     rm -rf "$tree"
     debootstrap --variant=minbase --include="$packages" trixie "$tree" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" \
-      > "$place/debootstrap.log"
+      > "$place/debootstrap.log" || { tail -n 3 "$place/debootstrap.log" >&2; exit 1; }
     rm -rf "$tree"/var/cache/apt/archives/*.deb "$tree"/var/lib/apt/lists/* "$tree"/usr/share/{doc,locale,man}
     install -d -o 1883 -g 1883 "$tree/mosquitto/data"
     [ ! -e "$tree/etc/mosquitto" ] || chroot "$tree" chown mosquitto: /mosquitto/data

@@ -25,7 +25,8 @@ if [ ! -e "$base.done" ]; then
   rm -rf "$base"
   debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,udev,kmod,procps,python3,python3.11,mosquitto,\
 mosquitto-clients,v4l-utils,linux-image-amd64,linux-headers-amd64,initramfs-tools,v4l2loopback-dkms \
-    bookworm "$base" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" > "$place/v4l2-debootstrap.log"
+    bookworm "$base" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" > "$place/v4l2-debootstrap.log" || \
+    { tail -n 3 "$place/v4l2-debootstrap.log" >&2; exit 1; }
   rm -rf "$base"/usr/src/* "$base"/usr/lib/gcc "$base"/var/cache/apt  # v4l2loopback is compiled by now
   touch "$base.done"
 fi
