@@ -133,12 +133,14 @@ def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_pat
 
     # Identity alone, on what is kept of the trunk: killed too, and the rest stays as it is.
     alone = ("--weights", run / "last.pt", "--faces", faces, "--cache", tmp_path / "cache", "--threads", "1")
-    keep = command("identity", "keep", tmp_path / "kept", *alone, "--scenes", street, "--plans", "tiny", "--count", "96")
+    keep = command("identity", "keep", tmp_path / "kept", *alone, "--scenes", street, "--plans", "tiny",
+                   "--count", "96")
     said = keep.communicate(timeout=200)[0]
     assert keep.returncode == 0, said
     assert np.load(tmp_path / "kept" / "maps.npy").any(axis=(1, 2, 3)).all(), "all rows are filled"
     for steps in (2, 4):
-        learn = command("identity", "learn", tmp_path / "known", tmp_path / "kept", *alone, "--steps", str(steps), "--batch", "64")
+        learn = command("identity", "learn", tmp_path / "known", tmp_path / "kept", *alone, "--batch", "64",
+                        "--steps", str(steps))
         said = learn.communicate(timeout=200)[0]
         assert learn.returncode == 0, said
     known = torch.load(tmp_path / "known" / "last.pt", weights_only=True)
@@ -181,16 +183,22 @@ def test_the_curve_is_laid_through_networks_of_one_make(tmp_path: Path) -> None:
     for name, columns in {"fairface": everybody, "fer": everybody, "lfw": lfw}.items():
         np.savez(tmp_path / f"{name}.npz", **columns)
         (tmp_path / f"{name}.bin").write_bytes(blob)
-    for seen in (1_000_000, 2_000_000, 4_000_000):
+    for seen in (1, 2, 4, 5):  # the last of another make, as if there were a newer one
         torch.manual_seed(seen)
-        torch.save({"average": OneLook().state_dict(), "seen": seen, "step": 1}, tmp_path / f"{seen}.pt")
+        network = OneLook(3) if seen == 5 else OneLook(2, 48)
+        torch.save({"average": network.state_dict(), "seen": seen * 1_000_000, "step": 1}, tmp_path / f"{seen}.pt")
 
-    run = command("curve", tmp_path / "curve.json", *(tmp_path / f"{seen}000000.pt" for seen in (1, 2, 4)),
-                  "--data", tmp_path, "--cache", tmp_path / "cache")
-    said = run.communicate(timeout=200)[0]
+    records = []
+    for chosen in ((1, 2, 4), (5,)):  # which is put beside what is there
+        run = command("curve", tmp_path / "curve.json", *(tmp_path / f"{seen}.pt" for seen in chosen),
+                      "--data", tmp_path, "--cache", tmp_path / "cache")
+        said = run.communicate(timeout=200)[0]
+        assert run.returncode == 0, said
+        records.append(json.loads((tmp_path / "curve.json").read_text()))
+    first, record = records
 
-    assert run.returncode == 0, said
-    record = json.loads((tmp_path / "curve.json").read_text())
-    assert [row["seen"] for row in record["networks"]] == [1_000_000, 2_000_000, 4_000_000]
+    made = [(row["seen"] // 1_000_000, row["deep"]) for row in record["networks"]]
+    assert made == [(1, 2), (2, 2), (4, 2), (5, 3)]
+    assert record["needed"] == first["needed"], "the line is of one make"
     assert record["needed"].keys() == FLOORS.keys()
     assert all(0 <= row[rate] <= 1 for row in record["networks"] for rate in FLOORS if rate != "age")

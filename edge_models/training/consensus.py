@@ -6,7 +6,7 @@ Reads every picture below PICTURES and `--frames` frames, evenly spread, of ever
 two detectors {picture or film.mp4#INDEX: [{"box": [x1, y1, x2, y2], "score"}, ...]}, in pixels. A face that one
 of them sees is not held against a network as a false box; a face that SCRFD is sure of is one to be found.
 
-Needs numpy, opencv-python-headless, openvino and tqdm.
+Needs openvino, tqdm and what onelook needs.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
     python -m edge_models.training.curve OUT.json CHECKPOINT … --data DATA
 
 DATA holds faces.npz, fairface.npz, fer.npz and lfw.npz. The checkpoints are the float networks of the releases, the earlier
-ones being in git's history. Each describes faces of 80 px by their true landmarks, so that one measure serves all of them. An error that falls as a power of the faces seen, as those of most
-networks do (Hestness et al. 2017, arXiv 1712.00409), is a straight line of logarithms: it is laid through the points and
-followed to each floor (null: it gets there never). `cosine` and `cosine.learnt` are to the teacher's embedding, on pictures
+ones being in git's history; what OUT.json holds of others stays. Each describes faces of 80 px by their true landmarks, so that one
+measure serves all of them. An error that falls as a power of the faces seen, as those of most networks do (Hestness et al. 2017,
+arXiv 1712.00409), is a straight line of logarithms: it is laid through the networks of the make of which there are most and followed
+to each floor (null: it gets there never). `deep` is the make: the bottlenecks of identity's branch. `cosine` and `cosine.learnt` are to the teacher's embedding, on pictures
 held out and on ones learnt from: how much more pictures, and not steps, could give.
 """
 
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +66,14 @@ def verification(network: OneLook, lfw: Packed) -> dict[str, float]:
     return {"lfw.accuracy": float(folds(alike, same == 1).mean()), "lfw.tar_at_far_1e-3": float((alike[same == 1] > bar).mean())}
 
 
+def made(weights: dict[str, Tensor]) -> OneLook:
+    """The network of such weights, of whatever make."""
+    layers = {name.split(".")[1] for name in weights if name.startswith("identity.")}
+    network = OneLook(len(layers) - 2, weights[f"identity.{len(layers) - 1}.weight"].shape[1])
+    network.load_state_dict(weights)
+    return network.to(memory_format=torch.channels_last).eval()
+
+
 def reached(seen: list[int], off: list[float], asked: float) -> float:
     """Faces to see until an error `off` that falls as a power of the faces `seen` is what is `asked`; infinite if it does not fall."""
     slope, height = np.polyfit(np.log(seen), np.log(off), 1)
@@ -86,28 +96,29 @@ def main() -> None:
     held = {name: data.Faces([options.data / f"{name}.npz"], options.cache, "test") for name in ("faces", "fairface", "fer")}
     learnt = data.Faces([options.data / "faces.npz"], options.cache, "train")
     lfw = Packed(options.data / "lfw.npz")
-    networks = []
+    before = json.loads(options.out.read_text())["networks"] if options.out.exists() else []
+    networks = [row for row in before if row["name"] not in {checkpoint.stem for checkpoint in options.checkpoints}]
     for checkpoint in options.checkpoints:
         kept = torch.load(checkpoint, map_location="cpu", weights_only=True)
-        network = OneLook().to(memory_format=torch.channels_last).eval()
-        network.load_state_dict(kept["average"] if "average" in kept else kept["network"])
+        network = made(kept["average"] if "average" in kept else kept["network"])
         faces = rates(network, held["faces"])
-        row = {"name": checkpoint.stem, "seen": kept["seen"], "cosine": faces["cosine"],
+        row = {"name": checkpoint.stem, "deep": len(network.identity) - 2, "seen": kept["seen"], "cosine": faces["cosine"],
                "cosine.learnt": rates(network, learnt)["cosine"], **verification(network, lfw),
                "gender": faces["gender"], "age": faces["age"], "race7": rates(network, held["fairface"])["race7"],
                "emotion": rates(network, held["fer"])["emotion"]}
         networks.append({name: round(value, 4) if isinstance(value, float) else value for name, value in row.items()})
         print(networks[-1], flush=True)
-    needed = {}
+    networks.sort(key=lambda row: row["name"])
+    needed, make = {}, statistics.mode(row["deep"] for row in networks)
     for name, floor in FLOORS.items():
-        points = [(row["seen"], error(name, row[name])) for row in networks]
+        points = [(row["seen"], error(name, row[name])) for row in networks if row["deep"] == make]
         # Without each of the networks in turn: how far the line can be trusted.
         without = [points[:i] + points[i + 1:] for i in range(len(points))]
         all_of, *fewer = (reached([s for s, _ in some], [e for _, e in some], error(name, floor)) for some in (points, *without))
         needed[name] = {"floor": floor} | {key: None if np.isinf(seen) else round(seen) for key, seen in (
             ("seen", all_of), ("low", min(fewer)), ("high", max(fewer)))}
         print(name, needed[name], flush=True)
-    options.out.write_text(json.dumps({"face": FACE, "networks": networks, "needed": needed}, indent=1) + "\n")
+    options.out.write_text(json.dumps({"face": FACE, "deep": make, "networks": networks, "needed": needed}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -88,8 +88,8 @@ class OneLook(nn.Module):
     traits: ClassVar = {"attributes": 40, "gender": 1, "age": 1, "ethnicity": 5, "emotion": 7, "quality": 1, "race7": 7}
     """Outputs beside the embedding -> how many numbers, in the order of the `traits` tensor."""
 
-    def __init__(self) -> None:
-        """Weights start random."""
+    def __init__(self, deep: int = 5, narrow: int = 64) -> None:
+        """Weights start random. deep: bottlenecks in identity's branch (2 until 0.7.0); narrow: channels before its last layer (48)."""
         super().__init__()
         self.quarter = nn.Sequential(conv(3, 32, 4, 4, padding=0), Bottleneck(32, 16))
         wide = 80
@@ -104,10 +104,10 @@ class OneLook(nn.Module):
         self.share_coarse = conv(wide, self.features, act=False)
         self.share_fine = conv(32, self.features, act=False)
 
-        trunk, inner, narrow = 112, 48, 64
+        trunk, inner = 112, 48
         self.trunk = nn.Sequential(conv(self.features, trunk, 2, 2, padding=0), Bottleneck(trunk, inner))
         # A convolution of the map's own size without padding is a dense layer that still resizes with the batch.
-        self.identity = nn.Sequential(*(Bottleneck(trunk, inner) for _ in range(5)), conv(trunk, narrow),
+        self.identity = nn.Sequential(*(Bottleneck(trunk, inner) for _ in range(deep)), conv(trunk, narrow),
                                       Whole(narrow, EMBEDDING, GRID // 2))
         self.looks = nn.Sequential(
             conv(trunk, 32),
