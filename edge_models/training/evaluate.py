@@ -95,7 +95,9 @@ def frames_of(packed: Packed, rows: np.ndarray, size: int, canvas: tuple[int, in
 def describe(model: Callable[[np.ndarray], Faces], packed: Packed, rows: np.ndarray, size: int, name: str,
              canvas: tuple[int, int] = (WIDTH, HEIGHT)) -> tuple[Faces, np.ndarray]:
     """Describe the faces of `rows` on frames of `canvas` pixels; returns one row each, zeros where it was not found, and
-    whether it was."""
+    whether it was. Ends with a sentence where there are no rows."""
+    if not len(rows):
+        raise SystemExit(f"There are no held-out faces in {name}.")
     kept: dict[int, tuple[Faces, int]] = {}
     for frame, placed in tqdm(frames_of(packed, rows, size, canvas), f"{name} {size}px", disable=None):
         faces = model(frame)
