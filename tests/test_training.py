@@ -131,7 +131,7 @@ def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_pat
         told = b"".join(file.read_bytes() for file in run.glob("events.out.tfevents.*"))
         assert b"held out/cosine" in told
 
-    # Identity alone, on what is kept of the trunk: killed too, and the rest stays as it is.
+    # Identity alone, on what is kept of the trunk: it goes on where it was, and the rest stays as it is.
     alone = ("--weights", run / "last.pt", "--faces", faces, "--cache", tmp_path / "cache", "--threads", "1")
     keep = command("identity", "keep", tmp_path / "kept", *alone, "--scenes", street, "--plans", "tiny",
                    "--count", "96")

@@ -188,7 +188,7 @@ def main() -> None:
         embedding_size=EMBEDDING, traits=network.traits,
         age_middle=losses.AGE_MIDDLE, age_step=losses.AGE_STEP,
         labels=LABELS.model_copy(update={"attributes": [str(n) for n in names]}),
-        detector=Detector(strides=list(STRIDES), score=0.47, nms_iou=0.4),
+        detector=Detector(strides=list(STRIDES), score=0.47, nms_iou=0.4),  # the score is calibrate's, of this detector
         thresholds=[Threshold(far=0.001, similarity=0.5, tar=0.0)],
         training=Training(commit=run["commit"], seed=run["seed"], steps=kept["step"], faces_seen=kept["seen"],
                           data=[*run["faces"], *run.get("scenes", [])]),

@@ -1,7 +1,7 @@
-"""Learn identity's branch alone, ten times as many faces a second as the whole network.
+"""Learn identity's branch alone, four times as many faces a second as the whole network.
 
     python -m edge_models.training.identity keep KEPT --weights CHECKPOINT --faces … --scenes … --count 500000 --seed 1
-    python -m edge_models.training.identity learn RUN KEPT … --weights CHECKPOINT --faces … --seconds 4800
+    python -m edge_models.training.identity learn RUN KEPT … --weights CHECKPOINT --faces … --steps 20000
 
 Where a network is to tell people apart better and all else is to stay, most of a step's arithmetic is for nothing. `keep` writes
 down once what the trunk gives of so many faces, lit and laid on canvases as `train` does (5.5 kB a face: a byte a number, as the
