@@ -131,37 +131,65 @@ def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_pat
         told = b"".join(file.read_bytes() for file in run.glob("events.out.tfevents.*"))
         assert b"held out/cosine" in told
 
-    # Identity alone, on what is kept of the trunk: it goes on where it was, and the rest stays as it is.
-    alone = ("--weights", run / "last.pt", "--faces", faces, "--cache", tmp_path / "cache", "--threads", "1")
-    keep = command("identity", "keep", tmp_path / "kept", *alone, "--scenes", street, "--plans", "tiny",
-                   "--count", "96")
+    # A branch of the head alone, on what is kept of the trunk: it goes on where it was, and the rest stays as it is.
+    alone = ("--faces", faces, "--cache", tmp_path / "cache", "--threads", "1")
+    keep = command("head", "keep", tmp_path / "kept", *alone, "--weights", run / "last.pt", "--scenes", street,
+                   "--plans", "tiny", "--count", "96")
     said = keep.communicate(timeout=200)[0]
     assert keep.returncode == 0, said
     assert np.load(tmp_path / "kept" / "maps.npy").any(axis=(1, 2, 3)).all(), "all rows are filled"
-    for steps in (2, 4):
-        learn = command("identity", "learn", tmp_path / "known", tmp_path / "kept", *alone, "--batch", "64",
-                        "--steps", str(steps))
-        said = learn.communicate(timeout=200)[0]
-        assert learn.returncode == 0, said
-    known = torch.load(tmp_path / "known" / "last.pt", weights_only=True)
-    assert known["step"] == 4
-    assert known["seen"] == done["seen"] + 4 * 64
-    for name, value in known["average"].items():
-        learnt = name.startswith("identity.") and "running" not in name and "tracked" not in name
-        assert torch.equal(value, done["average"][name]) != learnt, name
+    before = run
+    for branch, parts, stops in (
+        ("identity", ("identity.",), (2, 4)), ("looks", ("looks.3.", "from_embedding."), (4,))
+    ):  # fmt: skip
+        for steps in stops:
+            learn = command("head", "learn", tmp_path / branch, tmp_path / "kept", *alone, "--branch", branch,
+                            "--weights", before / "last.pt", "--batch", "64", "--steps", str(steps))
+            said = learn.communicate(timeout=200)[0]
+            assert learn.returncode == 0, said
+        was, now = (torch.load(where / "last.pt", weights_only=True) for where in (before, tmp_path / branch))
+        assert now["step"] == 4
+        assert now["seen"] == was["seen"] + 4 * 64
+        for name, value in now["average"].items():
+            learnt = name.startswith(parts) and "running" not in name and "tracked" not in name
+            assert torch.equal(value, was["average"][name]) != learnt, name
+        before = tmp_path / branch
 
     pytest.importorskip("litert_torch", reason="export needs litert-torch: make test-training")
-    blend = command("blend", tmp_path / "blend", tmp_path / "known", run)
+    blend = command("blend", tmp_path / "blend", tmp_path / "looks", run)
     said = blend.communicate(timeout=100)[0]
     assert blend.returncode == 0, said
-    export = command("export", tmp_path / "blend", tmp_path / "model", "--faces", faces, "--scenes", street,
-                     "--cache", tmp_path / "cache", "--frames", "6")
-    said = export.communicate(timeout=400)[0]
-    assert export.returncode == 0, said
+    # By fewer pictures it would measure other ranges; but what did not change keeps those that it had.
+    first = tmp_path / "model" / "model.tflite"
+    for name, more in (("model", ("--frames", "6")), ("again", ("--frames", "2", "--before", first))):
+        export = command("export", tmp_path / "blend", tmp_path / name, "--faces", faces, "--scenes", street,
+                         "--cache", tmp_path / "cache", *more)
+        said = export.communicate(timeout=400)[0]
+        assert export.returncode == 0, said
+    assert (tmp_path / "again" / "model.tflite").read_bytes() == first.read_bytes()
     model = FaceModel(tmp_path / "model", threads=1, score=0.0, most=5)
     seen = model(cv2.imread(str(PORTRAITS / "grace_hopper.jpg"))[:, :, ::-1])
     assert len(seen) == 5
     assert np.allclose(np.linalg.norm(seen.embeddings, axis=1), 1, atol=1e-3)
+
+
+def test_a_network_whose_looks_did_not_read_the_embedding_describes_as_it_did() -> None:
+    import torch  # noqa: PLC0415
+    from edge_models.training.network import OneLook  # noqa: PLC0415
+
+    torch.manual_seed(1)
+    network = OneLook().eval()
+    faces = torch.randn(2, network.features, 14, 14).relu()
+    with torch.no_grad():
+        looks = network.looks(network.trunk(faces)).flatten(1)
+        assert torch.equal(network.describe(faces)[1], looks), "it starts by adding nothing"
+        earlier = {name: value for name, value in network.state_dict().items() if "from_embedding" not in name}
+        other = OneLook().eval()
+        other.load_earlier(earlier)
+        assert torch.equal(other.describe(faces)[1], looks)
+        del earlier["looks.3.bias"]
+        with pytest.raises(RuntimeError, match=r"looks\.3\.bias"):
+            other.load_earlier(earlier)
 
 
 @pytest.mark.timeout(300)

@@ -70,7 +70,7 @@ def made(weights: dict[str, Tensor]) -> OneLook:
     """The network of such weights, of whatever make."""
     layers = {name.split(".")[1] for name in weights if name.startswith("identity.")}
     network = OneLook(len(layers) - 2, weights[f"identity.{len(layers) - 1}.weight"].shape[1])
-    network.load_state_dict(weights)
+    network.load_earlier(weights)
     return network.to(memory_format=torch.channels_last).eval()
 
 

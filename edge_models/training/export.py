@@ -5,6 +5,9 @@
 Writes OUT/model.tflite (int8, two signatures, one set of weights), OUT/float.tflite (the
 same network unquantised, for parity) and OUT/model.json. The similarity thresholds in
 model.json are measured by `calibrate`, which reads and rewrites it.
+
+Where a part of a network alone was learnt on, `--before` names the file shipped before: layers that did not change keep their
+ranges, and with them every number that they give.
 """
 
 from __future__ import annotations
@@ -21,8 +24,7 @@ import torch
 from ai_edge_litert import schema_py_generated as schema
 from ai_edge_quantizer import quantizer, recipe
 from ai_edge_quantizer.utils import qsv_utils
-from edge_models.training import data, losses
-from edge_models.training.graph import patches
+from edge_models.training import data, graph, losses
 from edge_models.training.network import EMBEDDING, GRID, MAP_STRIDE, STRIDES, OneLook
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
@@ -75,7 +77,8 @@ class Describe(nn.Module):
     def forward(self, aligned: Tensor) -> dict[str, Tensor]:
         """aligned (K, GRID, GRID, features). Returns maps of one cell, (K, 1, 1, numbers)."""
         trunk = self.network.trunk(aligned.permute(0, 3, 1, 2))
-        named = {"embedding": self.network.identity(trunk), "traits": self.network.looks(trunk)}
+        embedding = self.network.identity(trunk)
+        named = {"embedding": embedding, "traits": self.network.looks(trunk) + self.network.from_embedding(embedding)}
         return {name: x.permute(0, 2, 3, 1) for name, x in named.items()}
 
 
@@ -153,6 +156,7 @@ def main() -> None:
     ask.add_argument("--scenes", type=Path, required=True)
     ask.add_argument("--cache", type=Path, default=Path("runs/cache"))
     ask.add_argument("--frames", type=int, default=96, help="calibration frames")
+    ask.add_argument("--before", type=Path, help="an earlier model.tflite: what has its weights keeps its ranges")
     options = ask.parse_args()
     kept = torch.load(options.run / "last.pt", map_location="cpu", weights_only=True)
     run = json.loads((options.run / "run.json").read_text())
@@ -176,14 +180,18 @@ def main() -> None:
     scenes = data.Scenes([options.scenes], None, options.cache)
     quant = quantizer.Quantizer(str(whole))
     quant.load_quantization_recipe(recipe.static_wi8_ai8())
-    seen = widest(quant, calibration(network, faces, scenes, options.frames))
-    small = quant.quantize(known_ranges(seen, whole.read_bytes())).quantized_model
+    seen = known_ranges(widest(quant, calibration(network, faces, scenes, options.frames)), whole.read_bytes())
+    small = quant.quantize(seen).quantized_model
+    if options.before:
+        kept_ranges = unchanged(options.before.read_bytes(), bytes(small))
+        small = quant.quantize(seen | {name: range_ for name, range_ in kept_ranges.items() if name in seen}).quantized_model
+        print(f"{len(kept_ranges)} ranges kept")
     (options.out / "model.tflite").write_bytes(small)
 
     names = next(np.load(f)["attribute_names"] for f in options.faces if "attribute_names" in np.load(f))
     described = ModelSpec(
         name="onelook", version="0.8.0", sha256=hashlib.sha256(small).hexdigest(), input_size=(WIDTH, HEIGHT),
-        input_mean=128, input_scale=1 / 128, patches=patches(bytes(small), HEIGHT),
+        input_mean=128, input_scale=1 / 128, patches=graph.patches(bytes(small), HEIGHT),
         maps={"features": Map(stride=MAP_STRIDE, channels=network.features, samples=GRID)}, faces_at_once=AT_ONCE,
         embedding_size=EMBEDDING, traits=network.traits,
         age_middle=losses.AGE_MIDDLE, age_step=losses.AGE_STEP,
@@ -234,6 +242,31 @@ def known_ranges(seen: dict, network: bytes) -> dict:
                                     "max": np.full_like(seen[tensor]["max"], high)}
     seen[of[b"features"]] = seen[of[b"aligned"]]
     return seen
+
+
+def ends(scale: float, zero: int) -> dict[str, np.float32]:
+    """The range of which the quantizer makes this scale, to the last bit, and zero point."""
+    near = []
+    for end in (-128, 127):
+        exact = np.float32(end - zero) * np.float32(scale)
+        near.append([exact, *(np.nextafter(exact, np.float32(side)) for side in (-np.inf, np.inf) if exact)])
+    pairs = [{"min": low, "max": high} for low in near[0] for high in near[1]]
+    return next((pair for pair in pairs if (pair["max"] - pair["min"]) / np.float32(255) == np.float32(scale)), pairs[0])
+
+
+def unchanged(before: bytes, now: bytes) -> dict:
+    """The ranges, as `before` has them, of whatever both quantised networks compute alike.
+
+    A tensor is alike if it has one name in both, and is an input of the whole, or made of tensors that are alike by weights
+    that are byte for byte the same.
+    """
+    old, new = graph.activations(before), graph.activations(now)
+    alike: dict = {}
+    for name, made in new.items():
+        was = old.get(name)
+        if was and was.weights == made.weights and was.sources == made.sources and all(s in alike for s in made.sources):
+            alike[name] = ends(was.scale, was.zero)
+    return {name: range_ for (_, name), range_ in alike.items()}
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from typing import ClassVar
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -115,6 +116,14 @@ class OneLook(nn.Module):
             nn.Dropout(0.2),
             nn.Conv2d(128, sum(self.traits.values()), 1)
         )
+        # Who it is tells much of age, gender and origin. It starts by adding nothing, so that it can be put to a network
+        # that was without it.
+        self.from_embedding = nn.Sequential(
+            nn.Conv2d(EMBEDDING, 128, 1), nn.ReLU(inplace=True), nn.Dropout(0.2), nn.Conv2d(128, sum(self.traits.values()), 1))
+        with torch.no_grad():
+            self.from_embedding[0].weight /= 6  # an embedding's numbers are about that large
+            for start in self.from_embedding[3].parameters():
+                start.zero_()
 
     def frame(self, image: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
         """Look at whole pictures.
@@ -140,8 +149,23 @@ class OneLook(nn.Module):
         Returns embeddings (K, EMBEDDING), not normalised, and traits (K, 62) as logits,
         with age as `losses.AGE_STEP` has it.
         """
-        trunk = self.trunk(aligned)
-        return self.identity(trunk).flatten(1), self.looks(trunk).flatten(1)
+        return self.told(self.trunk(aligned))
+
+    def told(self, trunk: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of what the trunk gives, (K, 112, GRID / 2, GRID / 2).
+
+        The looks read the embedding as it is: it is not bent by what they learn.
+        """
+        embedding = self.identity(trunk)
+        return embedding.flatten(1), (self.looks(trunk) + self.from_embedding(embedding.detach())).flatten(1)
+
+    def load_earlier(self, weights: dict[str, Tensor]) -> None:
+        """Weights of this make, or of one whose looks did not read the embedding yet (until 0.8.0).
+
+        Raises RuntimeError if anything else is missing or strange.
+        """
+        new = {name: value for name, value in self.state_dict().items() if name.startswith("from_embedding.")}
+        self.load_state_dict(new | weights)
 
 
 def double(x: Tensor) -> Tensor:

@@ -57,9 +57,9 @@ python -m edge_models.training.train "$RUNS/all" --weights "$RUNS/last/last.pt" 
   --rate 2e-3 --warm 150 --steps 10000000 --decay 1 --seconds 490 --cool 350
 train shine --weights "$RUNS/all/last.pt" --plans all --freeze-norms --detection 2 --rate 2e-4 --warm 30 --steps 2000 --decay 2000
 python -m edge_models.training.blend "$RUNS/blend" "$RUNS/all" "$RUNS/shine" --share 0.67
-python -m edge_models.training.identity keep "$DATA/kept" --weights "$RUNS/blend/last.pt" --faces "${shards[@]}" --scenes "$DATA/scenes" \
+python -m edge_models.training.head keep "$DATA/kept" --weights "$RUNS/blend/last.pt" --faces "${shards[@]}" --scenes "$DATA/scenes" \
   "$DATA/scenes2" --backgrounds "$RAW/nonfaces" --count 1500000
-python -m edge_models.training.identity learn "$RUNS/known" "$DATA/kept" --weights "$RUNS/blend/last.pt" --faces "${shards[@]}" \
+python -m edge_models.training.head learn "$RUNS/known" "$DATA/kept" --weights "$RUNS/blend/last.pt" --faces "${shards[@]}" \
   --rate 2.5e-3 --steps 25000
 python -m edge_models.training.balance "$RUNS/known/last.pt" edge_models/checkpoints/log/balance.json --faces "${shards[@]}" \
   --scenes "$DATA/scenes" "$DATA/scenes2" --backgrounds "$RAW/nonfaces"

@@ -306,8 +306,8 @@ def begin(last: Path, weights: Path | None, network: OneLook, average: OneLook,
         kept |= {"step": 0, "network": kept["average"]}
     else:
         return 0, 0
-    network.load_state_dict(kept["network"])
-    average.load_state_dict(kept["average"])
+    for now, name in ((network, "network"), (average, "average")):
+        now.load_earlier(kept[name])
     return kept["step"], kept["seen"]
 
 

@@ -1,12 +1,13 @@
-"""Learn identity's branch alone, four times as many faces a second as the whole network.
+"""Learn a branch of the face head alone, four times as many faces a second as the whole network.
 
-    python -m edge_models.training.identity keep KEPT --weights CHECKPOINT --faces … --scenes … --count 500000 --seed 1
-    python -m edge_models.training.identity learn RUN KEPT … --weights CHECKPOINT --faces … --steps 20000
+    python -m edge_models.training.head keep KEPT --weights CHECKPOINT --faces … --scenes … --count 500000 --seed 1
+    python -m edge_models.training.head learn RUN KEPT … --weights CHECKPOINT --faces … --steps 20000 [--branch looks]
 
 Where a network is to tell people apart better and all else is to stay, most of a step's arithmetic is for nothing. `keep` writes
 down once what the trunk gives of so many faces, lit and laid on canvases as `train` does (5.5 kB a face: a byte a number, as the
-shipped network has it), and `learn` reads that again and again, with only the layers behind it learning. The norms' figures stay
-as they are. RUN/last.pt is a checkpoint like any other, the rest of the network as it was; after a kill it goes on from there.
+shipped network has it), and what is known of them; `learn` reads that again and again, with only the layers behind it learning.
+The norms' figures stay as they are. RUN/last.pt is a checkpoint like any other, the rest of the network as it was; after a kill it
+goes on from there.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ import torch
 from edge_models.training import data, losses
 from edge_models.training.log import Log
 from edge_models.training.network import GRID, OneLook
-from edge_models.training.train import begin, brief, commit, follow, looked, optimise, save, validate
+from edge_models.training.train import begin, brief, commit, follow, looked, named, optimise, save, validate
 from numpy.lib.format import open_memmap
-from torch.nn import functional
+from torch import Tensor
 
 STEP = 1 / 16
 """A kept byte's unit: the trunk gives from nothing to 16, and hardly ever more."""
@@ -34,6 +35,14 @@ PIECE = 32
 """Faces of neighbouring canvases, read in one go."""
 WARM = 100
 """Steps in which the rate rises."""
+BRANCHES = {
+    "identity": (("identity",), ("embedding", "relation", "choice")),
+    "looks": (("looks.3", "from_embedding"), (*losses.TASKS["looks"], "quality")),
+}
+"""Branch -> what learns, and from which losses. Of the looks what is read off, by their own layers and by the embedding; of these
+layers the last alone, as more of them learnt nothing that held on other faces. Emotion stays: hardly any face with a teacher has one."""
+WEIGHTS = losses.WEIGHTS | {"gender": 4 * losses.WEIGHTS["gender"]}
+"""Gender is furthest from what is asked, and in the last layers it takes nothing from the others."""
 
 
 def maps(kept: Path) -> Path:
@@ -41,9 +50,9 @@ def maps(kept: Path) -> Path:
     return kept / "maps.npy"
 
 
-def teachers(kept: Path) -> Path:
-    """The embeddings to learn: (N, 256) float16."""
-    return kept / "teachers.npy"
+def known(kept: Path, name: str) -> Path:
+    """What is known of the faces by one name, as `data.Faces.labels` has it: (N, …)."""
+    return kept / f"{name}.npy"
 
 
 @torch.no_grad()
@@ -55,7 +64,8 @@ def keep(options: argparse.Namespace, network: OneLook, faces: data.Faces) -> No
     options.kept.mkdir(parents=True, exist_ok=True)
     channels = network.trunk[0][0].out_channels
     out = open_memmap(maps(options.kept), "w+", np.uint8, (options.count, GRID // 2, GRID // 2, channels))
-    aims = open_memmap(teachers(options.kept), "w+", np.float16, (options.count, faces.labels["teacher"].shape[1]))
+    labels = {name: open_memmap(known(options.kept, name), "w+", value.numpy().dtype, (options.count, *value.shape[1:]))
+              for name, value in faces.labels.items()}
     done, began = 0, time.monotonic()
     while done < options.count:
         batch = next(batches)
@@ -66,29 +76,33 @@ def keep(options: argparse.Namespace, network: OneLook, faces: data.Faces) -> No
         stored = (read.float() / STEP).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
         part = slice(done, min(done + len(stored), options.count))
         out[part] = stored[: part.stop - done]
-        aims[part] = batch.labels["teacher"][taught].cpu().numpy()[: part.stop - done]
+        for name, store in labels.items():
+            store[part] = batch.labels[name][taught].cpu().numpy()[: part.stop - done]
         if part.stop // 20_000 > done // 20_000:
             print(part.stop, f"{part.stop / (time.monotonic() - began):.0f} faces a second", flush=True)
         done = part.stop
 
 
-def kept_batches(folders: list[Path], size: int, random: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Maps and teachers of `size` faces, for ever; pieces of all folders mixed anew each time all were read."""
-    stores = [(np.load(maps(f), mmap_mode="r"), np.load(teachers(f), mmap_mode="r")) for f in folders]
-    pieces = [(i, start) for i, (store, _) in enumerate(stores) for start in range(0, len(store) - PIECE + 1, PIECE)]
+def kept_batches(folders: list[Path], size: int, random: np.random.Generator) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Maps and labels of `size` faces, for ever; pieces of all folders mixed anew each time all were read."""
+    stores = [{file.stem: np.load(file, mmap_mode="r") for file in folder.glob("*.npy")} for folder in folders]
+    pieces = [(store, start) for store in stores for start in range(0, len(store["maps"]) - PIECE + 1, PIECE)]
     together = max(1, min(size // PIECE, len(pieces)))
     while True:
         random.shuffle(pieces)
         for first in range(0, len(pieces) - together + 1, together):
             chosen = pieces[first : first + together]
-            yield tuple(np.concatenate([stores[i][k][at : at + PIECE] for i, at in chosen]) for k in (0, 1))
+            batch = {name: torch.from_numpy(np.concatenate([store[name][at : at + PIECE] for store, at in chosen])) for name in stores[0]}
+            yield batch.pop("maps"), batch
 
 
 def learn(options: argparse.Namespace, network: OneLook, faces: data.Faces) -> None:
-    """Learn from what is kept, the rate falling to nothing in a straight line."""
+    """Let one branch learn from what is kept, the rate falling to nothing in a straight line."""
     device = torch.device(options.device)
     bank, held = faces.teachers().to(device), data.Faces(options.faces, options.cache, "test")
-    branch = network.identity
+    parts, learnt = BRANCHES[options.branch]
+    network.requires_grad_(False)
+    branch = torch.nn.ModuleList(network.get_submodule(part) for part in parts).requires_grad_()
     optimisers = optimise(branch, options.rate, "muon", 0.95)
     average = copy.deepcopy(network)
     last = options.run / "last.pt"
@@ -96,22 +110,25 @@ def learn(options: argparse.Namespace, network: OneLook, faces: data.Faces) -> N
     step, seen = begin(last, options.weights, network, average, optimisers, device)
     (options.run / "run.json").write_text(json.dumps(
         {"weights": str(options.weights), "rate": options.rate, "steps": options.steps, "batch": options.batch, "seed": options.seed,
-         "kept": [f.name for f in options.kept], "faces": [f.name for f in options.faces], "commit": commit(),
+         "branch": options.branch, "kept": [f.name for f in options.kept], "faces": [f.name for f in options.faces], "commit": commit(),
          "train": len(faces)}, indent=1))
     torch.manual_seed(options.seed + step)
     batches = kept_batches(options.kept, options.batch, np.random.default_rng(options.seed + step))
     log, began, means = Log(options.run, step), time.monotonic(), {}
-    network.eval()
+    for module in network.modules():
+        module.train(not isinstance(module, torch.nn.BatchNorm2d))
     while step < options.steps:
-        read, aim = (torch.from_numpy(part).to(device) for part in next(batches))
+        read, labels = next(batches)
+        labels = {name: value.to(device) for name, value in labels.items()} | {"teacher": labels["teacher"].to(device).float()}
         rate = options.rate * min((step + 1) / WARM, 1 - step / options.steps)
         for group in itertools.chain(*(optimiser.param_groups for optimiser in optimisers)):
             group["lr"] = rate
         with brief(device):
-            embedding = branch(read.permute(0, 3, 1, 2).float() * STEP).flatten(1)
-        terms = losses.identity(functional.normalize(embedding.float(), dim=1), aim.float(), losses.some(bank))
+            embedding, traits = network.told(read.to(device).permute(0, 3, 1, 2).float() * STEP)
+        terms = losses.description(embedding, named(network, traits), labels, losses.some(bank))
+        terms = {name: terms[name] for name in learnt if name in terms}
         branch.zero_grad(set_to_none=True)
-        sum(losses.WEIGHTS[name] * value for name, value in terms.items()).backward()
+        sum(WEIGHTS[name] * value for name, value in terms.items()).backward()
         torch.nn.utils.clip_grad_norm_(branch.parameters(), 5.0)
         for optimiser in optimisers:
             optimiser.step()
@@ -146,6 +163,7 @@ def main() -> None:
     keeping.add_argument("--count", type=int, default=500_000)
     learning.add_argument("run", type=Path)
     learning.add_argument("kept", type=Path, nargs="+")
+    learning.add_argument("--branch", choices=tuple(BRANCHES), default="identity")
     learning.add_argument("--rate", type=float, default=2.5e-3)
     learning.add_argument("--steps", type=int, default=20_000)
     learning.add_argument("--batch", type=int, default=256)
@@ -161,7 +179,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
     network = OneLook().to(device, memory_format=torch.channels_last).eval()
-    network.load_state_dict(torch.load(options.weights, map_location=device, weights_only=True)["average"])
+    network.load_earlier(torch.load(options.weights, map_location=device, weights_only=True)["average"])
     faces = data.Faces(options.faces, options.cache, "train")
     (keep if options.task == "keep" else learn)(options, network, faces)
 
