@@ -173,6 +173,27 @@ def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_pat
     assert np.allclose(np.linalg.norm(seen.embeddings, axis=1), 1, atol=1e-3)
 
 
+def test_a_face_of_nobody_lies_between_the_two_that_it_is_made_of(tmp_path: Path) -> None:
+    from edge_models.training.mix import Packed, made, mixed  # noqa: PLC0415
+
+    dark, light = np.full((PATCH, PATCH, 3), 40, np.uint8), np.full((PATCH, PATCH, 3), 200, np.uint8)
+    in_one_light = 0
+    for seed in range(20):
+        patch, share = mixed(dark, light, np.random.default_rng(seed))
+        middle = patch[PATCH // 5 : -(PATCH // 5), PATCH // 5 : -(PATCH // 5)].mean()
+        in_one_light += bool((patch == 40).all())
+        assert (patch == 40).all() or middle == pytest.approx(40 * share + 200 * (1 - share), abs=1)
+    assert 0 < in_one_light < 20
+
+    packed = Packed([pack(tmp_path / "faces")])
+    table = np.load(tmp_path / "faces.npz")
+    assert len(packed.landmarks) == (table["split"] == "train").sum(), "none that is held out"
+    for patch, marks in made(packed, 5, np.random.default_rng(1)):
+        assert patch.shape == (PATCH, PATCH, 3)
+        assert (marks >= packed.landmarks.min(0) - 1e-3).all()
+        assert (marks <= packed.landmarks.max(0) + 1e-3).all()
+
+
 def test_a_network_whose_looks_did_not_read_the_embedding_describes_as_it_did() -> None:
     import torch  # noqa: PLC0415
     from edge_models.training.network import OneLook  # noqa: PLC0415

@@ -9,7 +9,7 @@
 # Needs: torch 2.13, litert-torch 0.10, ai-edge-quantizer 0.10, ai-edge-litert 2.3.
 #
 # The shipped run was made on two cores except for H, with these interruptions (its logs are fifth.csv, sixth.csv to step 34,400,
-# and seventh.csv to eleventh.csv in edge_models/checkpoints/log):
+# and seventh.csv to thirteenth.csv in edge_models/checkpoints/log):
 #   A  faces, fer, rafdb, fairface, fairface2, fairface3, utk; plan "faces"; 2e-3, from step 2,800 in two processes 2.5e-3
 #   B  from 7,200: plan "last", the norms' figures still, 2e-3 falling to 4.8e-4 at step 11,200
 #   C  + utk2, aaf (130,836 faces); plan "small"; 1.2e-3 falling to 1e-3 at step 16,000, then 8e-4 falling to 2.7e-4 at step 20,400
@@ -33,7 +33,13 @@
 #      in place of 48: 5,859 steps on what J's trunk gives of a million faces, 2e-3 falling over the last two fifths (tenth.csv); then
 #      19,068 steps on that and of half a million more, 2.5e-3 falling to nothing in a straight line (eleventh.csv). The canvases were those of
 #      plan "people" and 96 and 128 pixels wide, with faces alone
-# Run from nothing it is seven calls; the weights will be as good but not the same. Between C's two halves the head was tried with
+#   L  identity on from K, on one core: LSTEPS steps, 2e-3 falling to nothing in a straight line, on K's faces and, two and a half
+#      to three times as often each, on what the trunk gives of 580,000 more, the last of which came while it ran: celeba2 (17,000
+#      pictures of CelebA's last part), scut (portraits), wiki (faces from the web), and mixed (30,000 faces of nobody, each
+#      laid together of two others) (twelfth.csv)
+#   M  what reads the embedding, and the looks' last layer: 1,000 steps of 1,024 of K's faces, 6e-4 falling to nothing, with L as it
+#      was at step 6,000; then 300 with L at its end, 3e-4 (thirteenth.csv; this is 0.9.0)
+# Run from nothing it is ten calls; the weights will be as good but not the same. Between C's two halves the head was tried with
 # 12x12 points in the place of 14x14, which costs three quarters: after 1.2 million faces more the embedding's loss was still
 # 0.03 above, and it was dropped. After J the looks alone were learnt on, from what the trunk gives of 800,000 faces: their losses
 # fell by a twentieth, and on held-out faces nothing was better than by luck. Trunk and head alone were tried too, and stopped after 600,000 faces, before
@@ -59,9 +65,16 @@ train shine --weights "$RUNS/all/last.pt" --plans all --freeze-norms --detection
 python -m edge_models.training.blend "$RUNS/blend" "$RUNS/all" "$RUNS/shine" --share 0.67
 python -m edge_models.training.head keep "$DATA/kept" --weights "$RUNS/blend/last.pt" --faces "${shards[@]}" --scenes "$DATA/scenes" \
   "$DATA/scenes2" --backgrounds "$RAW/nonfaces" --count 1500000
-python -m edge_models.training.head learn "$RUNS/known" "$DATA/kept" --weights "$RUNS/blend/last.pt" --faces "${shards[@]}" \
-  --rate 2.5e-3 --steps 25000
-python -m edge_models.training.balance "$RUNS/known/last.pt" edge_models/checkpoints/log/balance.json --faces "${shards[@]}" \
+python -m edge_models.training.mix "$DATA/mixed" --faces "$DATA"/{faces,rafdb,fairface,fairface2,fairface3,utk2,aaf,hqmen,fakes,vggmore}.npz \
+  --reid "$WEIGHTS/reid-0095.xml" --mobilefacenet "$WEIGHTS/MobileFaceNet.tflite" --y1 "$WEIGHTS/model-y1.xml" \
+  --basis "$DATA/teacher_basis.npz" --count 30000
+python -m edge_models.training.head keep "$DATA/more" --weights "$RUNS/blend/last.pt" --faces "$DATA"/{celeba2,scut,wiki,mixed}.npz \
+  --scenes "$DATA/scenes" "$DATA/scenes2" --backgrounds "$RAW/nonfaces" --count 580000 --seed 2
+python -m edge_models.training.head learn "$RUNS/known" "$DATA/kept" "$DATA/more" --weights "$RUNS/blend/last.pt" --faces \
+  "${shards[@]}" --rate 2.5e-3 --steps 34000
+python -m edge_models.training.head learn "$RUNS/looks" "$DATA/kept" --branch looks --weights "$RUNS/known/last.pt" --faces \
+  "${shards[@]}" --batch 1024 --rate 6e-4 --steps 1300
+python -m edge_models.training.balance "$RUNS/looks/last.pt" edge_models/checkpoints/log/balance.json --faces "${shards[@]}" \
   --scenes "$DATA/scenes" "$DATA/scenes2" --backgrounds "$RAW/nonfaces"
 for task in "together detection identity looks emotion" detection identity looks emotion; do  # each task alone, for the card
   name=${task%% *}
@@ -69,8 +82,8 @@ for task in "together detection identity looks emotion" detection identity looks
     "$RAW/nonfaces" --threads 1 --workers 0 --plans people --rate 2e-3 --warm 200 --steps 1200 --decay 400 --tasks ${task#together }
   cp "$RUNS/$name/log.csv" "edge_models/checkpoints/log/tasks/$name.csv"
 done
-python -m edge_models.training.export "$RUNS/known" edge_models/onelook --faces "$DATA/faces.npz" "$DATA/fer.npz" \
-  --scenes "$DATA/scenes"
+python -m edge_models.training.export "$RUNS/looks" edge_models/onelook --faces "$DATA/faces.npz" "$DATA/fer.npz" \
+  --scenes "$DATA/scenes"  # of 0.9.0, `--before` the model.tflite of 0.7.2, whose detector and looks these are
 python -m edge_models.training.cohort edge_models/onelook --data "$DATA"/{faces,fairface}.npz
 python -m edge_models.training.calibrate edge_models/onelook --data "$DATA"/{faces,fairface}.npz --expressions "$DATA/fer.npz" \
   --scenes "$DATA"/{scenes2test,scenestest}
@@ -81,9 +94,9 @@ python -m edge_models.training.evaluate edge_models/onelook --data "$DATA"/{lfw,
 python -m edge_models.training.openset edge_models/onelook --data "$DATA"
 python -m edge_models.training.groups edge_models/onelook --data "$DATA"
 python -m edge_models.training.sizes edge_models/onelook --data "$DATA/faces.npz"
-for release in 0.4.0:a266b28 0.5.0:5abd56f 0.6.0:fa13206 0.7.0:e26dafa; do  # networks of one make, from git's history
+for release in 0.4.0:a266b28 0.5.0:5abd56f 0.6.0:fa13206 0.7.0:e26dafa 0.8.0:52bd9a7; do  # networks of one make, from git's history
   git show "${release#*:}:edge_models/checkpoints/onelook-${release%:*}.pt" >"$RUNS/onelook-${release%:*}.pt"
 done
-python -m edge_models.training.curve edge_models/checkpoints/log/curve.json "$RUNS"/onelook-0.{4,5,6,7}.0.pt \
-  edge_models/checkpoints/onelook-0.8.0.pt --data "$DATA"
+python -m edge_models.training.curve edge_models/checkpoints/log/curve.json "$RUNS"/onelook-0.{4,5,6,7,8}.0.pt \
+  edge_models/checkpoints/onelook-0.9.0.pt --data "$DATA"
 python -m edge_models.training.card edge_models/onelook README.md
