@@ -12,7 +12,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -122,7 +122,7 @@ def held_out(files: list[Path]) -> set[str]:
     return {name for table in tables if "name" in table for name in table["name"][table["split"] == "test"].tolist()}
 
 
-def of_split(table: np.lib.npyio.NpzFile, split: str, held: set[str]) -> np.ndarray:
+def of_split(table: Mapping[str, np.ndarray], split: str, held: set[str]) -> np.ndarray:
     """Which rows of a packed file (N,) are of the split; what is `held` out anywhere is in "test" alone."""
     wanted = table["split"] == split
     if split != "test" and "name" in table:

@@ -8,7 +8,7 @@ as its teacher does, learns from whatever both are shown (Beyer et al. 2022, arX
 faces whose landmarks lie nearly alike are laid over each other by a mask that changes slowly, so that a face may have one's eyes
 and the other's mouth.
 
-Needs what `prepare` needs.
+Needs what training needs, and openvino for the teacher.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from edge_models.training import data, evaluate
 from edge_models.training.prepare import MARGIN, PATCH, Face, Label, Teacher, encode, write_shard
 from tqdm import tqdm
 
@@ -48,26 +49,22 @@ class Packed:
 
     def __init__(self, files: list[Path]) -> None:
         """Read their tables."""
-        tables = [np.load(file, allow_pickle=False) for file in files]
-        held = {name for t in tables if "name" in t for name in t["name"][t["split"] == "test"].tolist()}
-        self._blobs = [np.memmap(file.with_suffix(".bin"), np.uint8) for file in files]
+        held = data.held_out(files)
         self._where, landmarks = [], []
-        for k, table in enumerate(tables):
-            wanted = table["split"] == "train"
-            if "name" in table:
-                wanted &= ~np.isin(table["name"], list(held))
-            if "native_size" in table:
-                wanted &= table["native_size"] >= SMALLEST
+        for pack in map(evaluate.Packed, files):
+            wanted = data.of_split(pack.table, "train", held)
+            if "native_size" in pack.table:
+                wanted &= pack.table["native_size"] >= SMALLEST
             rows = np.flatnonzero(wanted)
-            self._where += [(k, int(table["offset"][row]), int(table["length"][row])) for row in rows]
-            landmarks.append(table["landmarks"][rows].astype(np.float32))
+            self._where += [(pack, int(row)) for row in rows]
+            landmarks.append(pack.table["landmarks"][rows].astype(np.float32))
         self.landmarks = np.concatenate(landmarks)
         """(N, 5, 2) pixels of the patches."""
 
     def patch(self, index: int) -> np.ndarray:
         """(PATCH, PATCH, 3), BGR."""
-        blob, start, length = self._where[index]
-        picture = cv2.imdecode(self._blobs[blob][start:start + length], cv2.IMREAD_COLOR)
+        pack, row = self._where[index]
+        picture = np.ascontiguousarray(pack.patch(row)[:, :, ::-1])
         return picture if len(picture) == PATCH else cv2.resize(picture, (PATCH, PATCH), interpolation=cv2.INTER_CUBIC)
 
 
