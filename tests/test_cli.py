@@ -8,8 +8,10 @@ import os
 import re
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -263,6 +265,18 @@ def test_all_that_is_kept_of_a_person_can_be_seen(gallery_config: Path) -> None:
 
     done = onelook("gallery", "export", "Alan", "--config", gallery_config)
     assert (done.returncode, done.stderr) == (78, "Nobody named Alan is enrolled.\n")
+
+
+def test_what_may_pass_by_itself_has_an_exit_code_of_its_own(gallery_config: Path) -> None:
+    """So that systemd starts the daemon again, which after 78 it does not."""
+    gallery = gallery_config.with_name("people.db")
+    with closing(sqlite3.connect(gallery, isolation_level=None)) as other:
+        other.execute("PRAGMA locking_mode = EXCLUSIVE")
+        other.execute("BEGIN EXCLUSIVE")
+        done = onelook("gallery", "list", "--config", gallery_config)
+    busy = f"The gallery {gallery} is being changed by another process: try again.\n"
+    assert (done.returncode, done.stderr) == (75, busy)
+    assert onelook("gallery", "list", "--config", gallery_config).returncode == 0
 
 
 def test_on_what_ground_somebody_is_enrolled_is_said_changed_and_taken_back(gallery_config: Path) -> None:

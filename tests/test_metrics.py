@@ -23,7 +23,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from onelook.event import KINDS, Crowd, Event
-from onelook.metrics import STAGES, BoardCollector, MemoryCollector, Metrics, MetricsError, try_out
+from onelook.metrics import STAGES, BoardCollector, MemoryCollector, Metrics, MetricsError, NameServiceError, try_out
 from stopwatch import Stopwatch
 
 Labels = frozenset[tuple[str, str]]
@@ -344,6 +344,20 @@ def test_a_host_that_is_not_ours_is_told_in_a_sentence(metrics: Metrics, host: s
     with (
         pytest.raises(MetricsError, match=sentence),
         metrics.serve(host, 0, healthy=lambda: True, ready=lambda: True),
+    ):
+        pass
+
+
+def test_a_name_that_nobody_can_be_asked_for_may_be_known_later(
+    metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object, **__: object) -> None:
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    monkeypatch.setattr(socket, "getaddrinfo", away)
+    with (
+        pytest.raises(NameServiceError, match=r"^metrics\.host: no name service answers that may know board\.lan\.$"),
+        metrics.serve("board.lan", 0, healthy=lambda: True, ready=lambda: True),
     ):
         pass
 

@@ -182,7 +182,7 @@ sys.stdin.read()
 def test_a_file_that_another_process_holds_at_the_start_is_waited_for(
     tmp_path: Path, file: str
 ) -> None:
-    """As `onelook gallery forget` does; exit code 78 would be the end, as systemd starts nothing again after it."""
+    """As `onelook gallery forget` does."""
     with Gallery.open(tmp_path / "gallery.db", tmp_path / "gallery.key", load_spec(shipped())[0].sha256) as gallery:
         gallery.add("Ada", np.eye(1, 256, dtype=np.float32)[0], 0.9, "ada.jpg")
     with Outbox(tmp_path / "outbox.db"):
@@ -214,7 +214,7 @@ def test_a_file_that_is_held_for_long_is_told_and_who_says_stop_meanwhile_is_hea
     monkeypatch.setattr(service, "BUSY", 0.3)
     stop = Flag()
     with pytest.raises(BusyError):
-        service._once_free(held, stop)
+        service._once_there(held, stop)
     stop.set()
     with pytest.raises(KeyboardInterrupt):
-        service._once_free(held, stop)
+        service._once_there(held, stop)

@@ -1,7 +1,7 @@
 """The door: `onelook COMMAND`, the same as `python -m onelook COMMAND`.
 
-Exit codes: 0 ended as asked; 130 interrupted before that; 78 something that the owner can mend, said on stderr; 2 the
-command line itself; 1 our bug, with its traceback.
+Exit codes: 0 ended as asked; 130 interrupted before that; 78 something that the owner can mend, said on stderr; 75 so too,
+but it may pass by itself, so that the same call works later; 2 the command line itself; 1 our bug, with its traceback.
 """
 # ruff: noqa: PLC0415 - each command imports what it needs: `schema` must not wait for the runtime
 # ruff: noqa: E402 - and before all else an interrupt is seen to
@@ -31,7 +31,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from onelook import __version__
-from onelook.errors import OwnerError
+from onelook.errors import BusyError, OwnerError
 
 if TYPE_CHECKING:
     from onelook.config import Config
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("onelook")
 
 OWNER = 78  # EX_CONFIG of sysexits.h; the systemd unit knows that starting again will not help
+BUSY = 75  # EX_TEMPFAIL; starting again may
 SYSTEM_CONFIG = Path("/etc/onelook/config.yaml")
 
 
@@ -60,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             log.error("%s", error)  # noqa: TRY400 - whose mistake it is needs no traceback
         else:
             sys.stderr.write(_with_priority(logging.ERROR, str(error)) + "\n")
-        return OWNER
+        return BUSY if isinstance(error, BusyError) else OWNER
     except KeyboardInterrupt:
         # Asked to end are a daemon and a demo; of all else half is not done, and `onelook check && …` must not go on.
         return 0 if arguments.command in (_run, _demo) else INTERRUPTED

@@ -6,4 +6,4 @@ class OwnerError(Exception):
 
 
 class BusyError(OwnerError):
-    """Another process holds a file just now; the same call works a moment later."""
+    """What is needed is not to be had just now, as a file that another process holds: the same call works later (exit code 75)."""

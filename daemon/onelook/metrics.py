@@ -36,7 +36,7 @@ from prometheus_client import (
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from onelook.errors import OwnerError
+from onelook.errors import BusyError, OwnerError
 from onelook.event import KINDS, Event
 
 if TYPE_CHECKING:
@@ -91,6 +91,10 @@ class _Span:
 
 class MetricsError(OwnerError):
     """The page cannot be served where the owner wants it."""
+
+
+class NameServiceError(MetricsError, BusyError):
+    """Nobody answers who could know the name, as at boot before the network is there."""
 
 
 class Metrics:
@@ -230,7 +234,8 @@ class Metrics:
 
         `healthy` says that the loop turns, `ready` that there is something to look with and at;
         both are asked from the server's threads. Port 0 takes any free one. An address that this machine
-        has not got is waited for, by the kernel. Raises MetricsError where that host and port cannot be had.
+        has not got is waited for, by the kernel. Raises MetricsError where that host and port cannot be had, and of these
+        NameServiceError where they may be later.
         """
         server = _listening(host, port)
         server.set_app(_pages(make_wsgi_app(self._registry), healthy, ready))
@@ -444,6 +449,8 @@ def _listening(host: str, port: int) -> _Server:
 
 
 def _told(host: str, port: int, error: OSError | UnicodeError) -> MetricsError:
+    if isinstance(error, socket.gaierror) and error.errno == socket.EAI_AGAIN:
+        return NameServiceError(f"metrics.host: no name service answers that may know {host}.")
     if isinstance(error, socket.gaierror | UnicodeError):  # the latter: no name can be so
         return MetricsError(f"metrics.host: {host} is not a name that this machine knows.")
     advice = {

@@ -63,7 +63,7 @@ STILL = 5
 STUCK = 10.0
 """Seconds without a turn of the loop after which /healthz says so."""
 BUSY = 30.0
-"""Seconds at the start for which a file is waited for that another process has in hand."""
+"""Seconds at the start for which is waited for what is not to be had just then."""
 
 Opened = TypeVar("Opened")
 
@@ -86,10 +86,10 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
                       input=f"{model.size[0]}x{model.size[1]}", onelook=__version__)
         refresh = _refresher(gallery)
         turned = inf  # until the loop turns: a slow start is no hang
-        page = house.enter_context(metrics.serve(
+        page = _once_there(lambda: house.enter_context(metrics.serve(
             config.metrics.host, config.metrics.port,
             healthy=lambda: time.monotonic() - turned < STUCK, ready=lambda: bool(up),
-        ))
+        )), stop)
         commands = Commands(
             config.device, config.mqtt.commands, prefix=config.mqtt.prefix,
             forbidden=[f"{config.mqtt.discovery_prefix}/"],
@@ -420,8 +420,9 @@ def _model(config: Config, stage: StageMaker = lambda name: nullcontext()) -> Fa
     )
 
 
-def _once_free(opened: Callable[[], Opened], stop: Flag | None) -> Opened:
-    """What `opened` opens, waited for where another process has it: `gallery forget` may, while the machine boots.
+def _once_there(opened: Callable[[], Opened], stop: Flag | None) -> Opened:
+    """What `opened` opens, waited for where it is not to be had just now: while the machine boots, `gallery forget` may
+    hold a file, or no name service answers yet.
 
     It ends as if interrupted when `stop` is set. none: it is not waited for.
     """
@@ -441,12 +442,12 @@ def _once_free(opened: Callable[[], Opened], stop: Flag | None) -> Opened:
 
 @contextmanager
 def _gallery(config: Config, model: FaceModel, stop: Flag | None = None) -> Iterator[Gallery | None]:
-    """The gallery; none where the policy says that nobody is recognised. stop: see `_once_free`."""
+    """The gallery; none where the policy says that nobody is recognised. stop: see `_once_there`."""
     if config.policy.level("identity") == "off":
         yield None
         return
     files = config.gallery.path, config.gallery.key_file
-    with _once_free(lambda: Gallery.open(*files, model.spec.sha256, model.cohort), stop) as gallery:
+    with _once_there(lambda: Gallery.open(*files, model.spec.sha256, model.cohort), stop) as gallery:
         people, far, strictest = len(gallery.people()), config.report.far, model.spec.strictest
         if people * strictest > far * 1.01:
             log.warning(
@@ -578,7 +579,7 @@ def _publisher(config: Config, metrics: Metrics, stop: Flag, commands: Commands)
         discovery=config.mqtt.discovery_prefix,
     )
     most = {kind: bounds["bytes"] for kind, bounds in config.mqtt.waiting.model_dump().items()}
-    with _once_free(lambda: Outbox(
+    with _once_there(lambda: Outbox(
         config.mqtt.outbox, most=most, on_dropped=metrics.outbox_dropped, on_failed=metrics.outbox_failed
     ), stop) as outbox:
         metrics.outbox(lambda: len(outbox), lambda: outbox.failing)
