@@ -173,6 +173,19 @@ def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_pat
     assert np.allclose(np.linalg.norm(seen.embeddings, axis=1), 1, atol=1e-3)
 
 
+def test_a_range_that_cuts_off_what_is_rare_tells_the_rest_better() -> None:
+    pytest.importorskip("litert_torch", reason="export needs litert-torch: make test-training")
+    from edge_models.training.export import SHARES, rounding  # noqa: PLC0415
+
+    even = np.linspace(0, 10, 1_000_000, dtype=np.float32)
+    far = np.append(even, np.float32(20))
+    for values, widest, best in ((even, 10, 1.0), (far, 20, 0.5)):
+        errors = [rounding(values, 0, widest * share) for share in SHARES]
+        assert SHARES[np.argmin(errors)] == pytest.approx(best)
+    assert rounding(even, 0, 10) == pytest.approx((10 / 255) ** 2 / 12, rel=0.05), "steps of one 255th, rounded"
+    assert rounding(even - 5, -5, 5) == pytest.approx(rounding(even, 0, 10), rel=0.05), "wherever nothing lies"
+
+
 def test_a_face_of_nobody_lies_between_the_two_that_it_is_made_of(tmp_path: Path) -> None:
     from edge_models.training.mix import Packed, made, mixed  # noqa: PLC0415
 

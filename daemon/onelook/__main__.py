@@ -1,7 +1,7 @@
 """The door: `onelook COMMAND`, the same as `python -m onelook COMMAND`.
 
-Exit codes: 0 ended as asked; 130 interrupted before that; 78 something that the owner can mend, said on stderr; 75 so too,
-but it may pass by itself, so that the same call works later; 2 the command line itself; 1 our bug, with its traceback.
+Exit codes: 0 ended as asked; 130 interrupted before that; 78 something that the owner can mend, said on stderr; 75 the
+same, but it may pass by itself: the same call works later; 2 the command line itself; 1 our bug, with its traceback.
 """
 # ruff: noqa: PLC0415 - each command imports what it needs: `schema` must not wait for the runtime
 # ruff: noqa: E402 - and before all else an interrupt is seen to

@@ -6,4 +6,4 @@ class OwnerError(Exception):
 
 
 class BusyError(OwnerError):
-    """What is needed is not to be had just now, as a file that another process holds: the same call works later (exit code 75)."""
+    """What is needed cannot be had just now, as a file that another holds; the same call works later (exit code 75)."""

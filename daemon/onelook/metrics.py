@@ -234,7 +234,7 @@ class Metrics:
 
         `healthy` says that the loop turns, `ready` that there is something to look with and at;
         both are asked from the server's threads. Port 0 takes any free one. An address that this machine
-        has not got is waited for, by the kernel. Raises MetricsError where that host and port cannot be had, and of these
+        has not got is waited for, by the kernel. Raises MetricsError where that host and port cannot be had,
         NameServiceError where they may be later.
         """
         server = _listening(host, port)

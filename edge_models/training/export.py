@@ -22,6 +22,7 @@ import litert_torch
 import numpy as np
 import torch
 from ai_edge_litert import schema_py_generated as schema
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_quantizer import quantizer, recipe
 from ai_edge_quantizer.utils import qsv_utils
 from edge_models.training import data, graph, losses
@@ -37,6 +38,10 @@ CELL = 4
 """Pixels of a row that the network takes as one cell."""
 AT_ONCE = 50
 """Most faces a call of the `faces` signature: large enough for good matrix products, small enough for the cache."""
+SHARES = np.linspace(0.4, 1, 13)
+"""Of a tensor's widest range, of which `fitting` takes the best."""
+SAMPLE = 20_000
+"""Numbers of a tensor that are looked at for each frame."""
 LABELS = Labels(
     attributes=[],  # filled from the data
     gender=["female", "male"],
@@ -180,7 +185,9 @@ def main() -> None:
     scenes = data.Scenes([options.scenes], None, options.cache)
     quant = quantizer.Quantizer(str(whole))
     quant.load_quantization_recipe(recipe.static_wi8_ai8())
-    seen = known_ranges(widest(quant, calibration(network, faces, scenes, options.frames)), whole.read_bytes())
+    inputs = calibration(network, faces, scenes, options.frames)
+    seen = widest(quant, inputs)
+    seen = known_ranges(seen | fitting(whole.read_bytes(), seen, inputs["frame"]), whole.read_bytes())
     small = quant.quantize(seen).quantized_model
     if options.before:
         kept_ranges = unchanged(options.before.read_bytes(), bytes(small))
@@ -210,7 +217,7 @@ def widest(quant: quantizer.Quantizer, inputs: dict[str, list[dict[str, np.ndarr
     """Every tensor's least and largest number over all inputs.
 
     Left to itself the quantizer takes a running mean of each input's, and cuts off what rare faces reach: that cost .024 of
-    the embedding's cosine with its teacher, this costs .003.
+    the embedding's cosine with its teacher.
     """
     seen: dict = {}
     for signature, all_of in inputs.items():
@@ -218,6 +225,36 @@ def widest(quant: quantizer.Quantizer, inputs: dict[str, list[dict[str, np.ndarr
             for name, range_ in quant.calibrate({signature: [one]}).items():
                 seen[name] = qsv_utils.min_max_update(seen.get(name, {}), range_)
     return seen
+
+
+def fitting(network: bytes, seen: dict, frames: list[dict[str, np.ndarray]]) -> dict:
+    """What of the widest ranges `seen` int8 tells the numbers of a frame best by: with the least squared error over `frames`.
+
+    One number in many thousands reaches furthest, and 256 steps as far as that are coarse for all others: the map is told by
+    26 dB in place of 22.6. Not so the head, where large clear faces reach furthest, which matter most: their embeddings would lie
+    at .994 to those in float, and not at .996. network: in float.
+    """
+    interpreter = Interpreter(model_content=network, experimental_preserve_all_tensors=True,
+                              experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES)
+    run, subgraph = interpreter.get_signature_runner("frame"), graph.subgraph(network, "frame")
+    tensors = {tensor["name"]: tensor["index"] for tensor in interpreter.get_tensor_details(subgraph) if tensor["name"] in seen}
+    random, errors = np.random.default_rng(7), dict.fromkeys(tensors, np.zeros(len(SHARES)))
+    for frame in frames:
+        run(**frame)
+        for name, index in tensors.items():
+            values = interpreter.get_tensor(index, subgraph).ravel()
+            values = values[random.integers(len(values), size=SAMPLE)]
+            low, high = (float(np.squeeze(seen[name][end])) for end in ("min", "max"))
+            errors[name] = errors[name] + [rounding(values, low * share, high * share) for share in SHARES]
+    return {name: {end: value * np.float32(SHARES[np.argmin(errors[name])]) for end, value in seen[name].items()} for name in tensors}
+
+
+def rounding(values: np.ndarray, low: float, high: float) -> float:
+    """Mean squared error of `values` in int8, where that spans `low` to `high` and nothing."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    step = max(high - low, 1e-9) / 255
+    zero = np.round(-128 - low / step)
+    return float(np.square((np.clip(np.round(values / step) + zero, -128, 127) - zero) * step - values).mean())
 
 
 def known_ranges(seen: dict, network: bytes) -> dict:

@@ -29,6 +29,13 @@ def patches(network: bytes, input_height: int) -> list[Patch]:
     return found
 
 
+def subgraph(network: bytes, signature: str) -> int:
+    """Which of the file's graphs it is that is called so."""
+    model = schema.Model.GetRootAs(network)
+    named = (model.SignatureDefs(i) for i in range(model.SignatureDefsLength()))
+    return next(one.SubgraphIndex() for one in named if one.SignatureKey().decode() == signature)
+
+
 @dataclass(frozen=True)
 class Activation:
     """What an int8 tensor holds a number by, and what it is made of."""
