@@ -93,24 +93,40 @@ def command(module: str, *words: str | Path) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.timeout(600)
-def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_path: Path) -> None:
-    faces, street, run = pack(tmp_path / "faces"), scenes(tmp_path / "scenes"), tmp_path / "run"
-    words = (run, "--scenes", street, "--cache", tmp_path / "cache", "--plans", "tiny",
+def finish(module: str, *words: str | Path) -> None:
+    """Run a training tool to its end, which is to be a good one."""
+    running = command(module, *words)
+    said = running.communicate(timeout=200)[0]
+    assert running.returncode == 0, said
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with packed faces, a street, and what was decoded of them."""
+    folder = tmp_path_factory.mktemp("training")
+    pack(folder / "faces")
+    scenes(folder / "scenes")
+    return folder
+
+
+@pytest.mark.timeout(300)
+def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(packed: Path, tmp_path: Path) -> None:
+    pytest.importorskip("litert_torch", reason="export needs litert-torch: make test-training")
+    import torch  # noqa: PLC0415  only here when it is installed
+
+    faces, street, run = packed / "faces.npz", packed / "scenes", tmp_path / "run"
+    words = (run, "--scenes", street, "--cache", packed / "cache", "--plans", "tiny",
              "--threads", "1", "--warm", "2", "--decay", "4", "--save-every", "2")
 
     first = command("train", *words, "--faces", faces, "--steps", "1000")
+    # It goes on as on another machine: with the faces in pieces, and processes that cut the scenes.
+    cut = command("shard", tmp_path / "pieces", faces)
     patience = time.monotonic() + 120
     while not (run / "last.pt").exists() and time.monotonic() < patience and first.poll() is None:
         time.sleep(0.1)
     first.send_signal(signal.SIGKILL)
     said = first.communicate()[0]
     assert (run / "last.pt").exists(), said
-
-    import torch  # noqa: PLC0415  only here when it is installed
-
-    # It goes on as on another machine: with the faces in pieces, and processes that cut the scenes.
-    cut = command("shard", tmp_path / "pieces", faces)
     said = cut.communicate(timeout=100)[0]
     assert cut.returncode == 0, said
     pieces = tmp_path / "pieces" / "faces-00.npz"
@@ -119,9 +135,7 @@ def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_pat
     assert (after["split"] == "test").sum() == 4
 
     kept = torch.load(run / "last.pt", weights_only=True)["step"]
-    second = command("train", *words, "--faces", pieces, "--workers", "2", "--steps", str(kept + 4))
-    said = second.communicate(timeout=200)[0]
-    assert second.returncode == 0, said
+    finish("train", *words, "--faces", pieces, "--workers", "2", "--steps", str(kept + 4))
     done = torch.load(run / "last.pt", weights_only=True)
     assert done["step"] == kept + 4
     assert all(torch.isfinite(v).all() for v in done["average"].values())
@@ -131,22 +145,48 @@ def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_pat
         told = b"".join(file.read_bytes() for file in run.glob("events.out.tfevents.*"))
         assert b"held out/cosine" in told
 
-    # A branch of the head alone, on what is kept of the trunk: it goes on where it was, and the rest stays as it is.
-    alone = ("--faces", faces, "--cache", tmp_path / "cache", "--threads", "1")
-    keep = command("head", "keep", tmp_path / "kept", *alone, "--weights", run / "last.pt", "--scenes", street,
-                   "--plans", "tiny", "--count", "96")
-    said = keep.communicate(timeout=200)[0]
-    assert keep.returncode == 0, said
+    made = export(run, tmp_path / "model", packed, "--frames", "6")
+    model = FaceModel(made.parent, threads=1, score=0.0, most=5)
+    seen = model(cv2.imread(str(PORTRAITS / "grace_hopper.jpg"))[:, :, ::-1])
+    assert len(seen) == 5
+    assert np.allclose(np.linalg.norm(seen.embeddings, axis=1), 1, atol=1e-3)
+
+
+def export(run: Path, out: Path, packed: Path, *words: str | Path) -> Path:
+    """The network of a run, exported: its model.tflite."""
+    finish("export", run, out, "--faces", packed / "faces.npz", "--scenes", packed / "scenes",
+           "--cache", packed / "cache", *words)
+    return out / "model.tflite"
+
+
+def untrained(run: Path) -> Path:
+    """A run that ends where it begins."""
+    import torch  # noqa: PLC0415
+    from edge_models.training.network import OneLook  # noqa: PLC0415
+
+    torch.manual_seed(1)
+    run.mkdir()
+    torch.save({"average": OneLook().state_dict(), "step": 1, "seen": 1000}, run / "last.pt")
+    (run / "run.json").write_text(json.dumps({"commit": "c" * 40, "seed": 1, "faces": ["faces.npz"]}))
+    return run
+
+
+@pytest.mark.timeout(300)
+def test_a_branch_learns_alone_goes_on_where_it_was_and_leaves_the_rest_as_it_is(packed: Path, tmp_path: Path) -> None:
+    import torch  # noqa: PLC0415
+
+    run = untrained(tmp_path / "run")
+    alone = ("--faces", packed / "faces.npz", "--cache", packed / "cache", "--threads", "1")
+    finish("head", "keep", tmp_path / "kept", *alone, "--weights", run / "last.pt", "--scenes", packed / "scenes",
+           "--plans", "tiny", "--count", "96")
     assert np.load(tmp_path / "kept" / "maps.npy").any(axis=(1, 2, 3)).all(), "all rows are filled"
     before = run
     for branch, parts, stops in (
         ("identity", ("identity.",), (2, 4)), ("looks", ("looks.3.", "from_embedding."), (4,))
     ):  # fmt: skip
         for steps in stops:
-            learn = command("head", "learn", tmp_path / branch, tmp_path / "kept", *alone, "--branch", branch,
-                            "--weights", before / "last.pt", "--batch", "64", "--steps", str(steps))
-            said = learn.communicate(timeout=200)[0]
-            assert learn.returncode == 0, said
+            finish("head", "learn", tmp_path / branch, tmp_path / "kept", *alone, "--branch", branch,
+                   "--weights", before / "last.pt", "--batch", "64", "--steps", str(steps))
         was, now = (torch.load(where / "last.pt", weights_only=True) for where in (before, tmp_path / branch))
         assert now["step"] == 4
         assert now["seen"] == was["seen"] + 4 * 64
@@ -155,22 +195,20 @@ def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(tmp_pat
             assert torch.equal(value, was["average"][name]) != learnt, name
         before = tmp_path / branch
 
+    finish("blend", tmp_path / "blend", before, run)
+    mixed, one, other = (torch.load(where / "last.pt", weights_only=True)["average"]["looks.3.weight"]
+                         for where in (tmp_path / "blend", before, run))
+    assert torch.allclose(mixed, (one + other) / 2, atol=1e-6)
+
+
+@pytest.mark.timeout(300)
+def test_what_did_not_change_keeps_the_ranges_that_it_had(packed: Path, tmp_path: Path) -> None:
+    """Measured on fewer pictures they would be others."""
     pytest.importorskip("litert_torch", reason="export needs litert-torch: make test-training")
-    blend = command("blend", tmp_path / "blend", tmp_path / "looks", run)
-    said = blend.communicate(timeout=100)[0]
-    assert blend.returncode == 0, said
-    # By fewer pictures it would measure other ranges; but what did not change keeps those that it had.
-    first = tmp_path / "model" / "model.tflite"
-    for name, more in (("model", ("--frames", "6")), ("again", ("--frames", "2", "--before", first))):
-        export = command("export", tmp_path / "blend", tmp_path / name, "--faces", faces, "--scenes", street,
-                         "--cache", tmp_path / "cache", *more)
-        said = export.communicate(timeout=400)[0]
-        assert export.returncode == 0, said
-    assert (tmp_path / "again" / "model.tflite").read_bytes() == first.read_bytes()
-    model = FaceModel(tmp_path / "model", threads=1, score=0.0, most=5)
-    seen = model(cv2.imread(str(PORTRAITS / "grace_hopper.jpg"))[:, :, ::-1])
-    assert len(seen) == 5
-    assert np.allclose(np.linalg.norm(seen.embeddings, axis=1), 1, atol=1e-3)
+    run = untrained(tmp_path / "run")
+    first = export(run, tmp_path / "model", packed, "--frames", "6")
+    again = export(run, tmp_path / "again", packed, "--frames", "2", "--before", first)
+    assert again.read_bytes() == first.read_bytes()
 
 
 def test_a_range_that_cuts_off_what_is_rare_tells_the_rest_better() -> None:
@@ -252,10 +290,8 @@ def test_the_curve_is_laid_through_networks_of_one_make(tmp_path: Path) -> None:
 
     records = []
     for chosen in ((1, 2, 4), (5,)):  # which is put beside what is there
-        run = command("curve", tmp_path / "curve.json", *(tmp_path / f"{seen}.pt" for seen in chosen),
-                      "--data", tmp_path, "--cache", tmp_path / "cache")
-        said = run.communicate(timeout=200)[0]
-        assert run.returncode == 0, said
+        finish("curve", tmp_path / "curve.json", *(tmp_path / f"{seen}.pt" for seen in chosen),
+               "--data", tmp_path, "--cache", tmp_path / "cache")
         records.append(json.loads((tmp_path / "curve.json").read_text()))
     first, record = records
 
