@@ -30,18 +30,52 @@ def ramp(height: int = 30, width: int = 40) -> align.Floats:
 @pytest.mark.parametrize(("stride", "samples"), [(4, 14), (8, 7)])
 def test_what_is_read_lies_where_the_grid_says(stride: int, samples: int) -> None:
     landmarks = np.concatenate([moved(0.3, 0.5, 20, 10), moved(-1.2, 0.3, 100, 80)])
-    x, y = align.grid(landmarks, stride, samples)
+    at = align.grid(landmarks, stride, samples)
 
-    read = align.sample(ramp(), x, y)
+    read = align.sample(ramp(), at)
 
     assert read.shape == (2, samples, samples, 2)
-    np.testing.assert_allclose(read[..., 0].reshape(2, -1), x.clip(0, 39), atol=1 / 32)
-    np.testing.assert_allclose(read[..., 1].reshape(2, -1), y.clip(0, 29), atol=1 / 32)
+    np.testing.assert_allclose(read[..., 0].reshape(2, -1), at.x.clip(0, 39), atol=1 / 32)
+    np.testing.assert_allclose(read[..., 1].reshape(2, -1), at.y.clip(0, 29), atol=1 / 32)
+
+
+def test_where_samples_lie_apart_each_is_the_mean_around_it() -> None:
+    wide, narrow = moved(0.4, 1.2, 160, 150), moved(-0.9, 0.4, 60, 40)
+    landmarks = np.concatenate([narrow, wide, wide + 7, narrow + 9])
+    random = np.random.default_rng(1)
+    stored = random.uniform(0, 255, (90, 90, 3)).astype(np.float32)
+    at, alone = align.grid(landmarks, 4, 14, 1.5), align.grid(landmarks, 4, 14)
+
+    read = align.sample(stored, at)
+
+    np.testing.assert_array_equal(read[[0, 3]], align.sample(stored, alone)[[0, 3]])
+    turned = align.similarity(wide)[0, :, :2]  # what a step on the template is on the frame
+    steps = [turned @ (dx, dy) / 4 for dx in (-1.5, 1.5) for dy in (-1.5, 1.5)]
+    shifted = [align.Grid(alone.x + np.float32(dx), alone.y + np.float32(dy), alone.aside) for dx, dy in steps]
+    four = [align.sample(stored, each) for each in shifted]
+    wanted = np.mean(four, 0)
+    np.testing.assert_allclose(read[[1, 2]], wanted[[1, 2]], atol=255 / 32)  # a step may end in the next 32nd of a cell
+    assert np.abs(read[[1, 2]] - wanted[[1, 2]]).mean() < 0.5
+    assert np.abs(read[[1, 2]] - align.sample(stored, alone)[[1, 2]]).mean() > 5
+    np.testing.assert_allclose(align.sample(stored.round().astype(np.uint8), at), read, atol=3)
+
+
+def test_a_grid_tells_which_rows_it_reads() -> None:
+    at = align.grid(np.concatenate([moved(0.4, 1.2, 160, 150), moved(-0.9, 0.4, 60, 40)]), 4, 14, 1.5)
+    stored = np.random.default_rng(1).uniform(0, 255, (100, 90, 3)).astype(np.float32)
+    first, last = int(at.rows()[0]), int(at.rows()[1]) + 2
+
+    cut = align.sample(stored[first:last], at.lower(first))
+
+    np.testing.assert_allclose(cut, align.sample(stored, at), atol=1e-3)
+    assert first > 0
+    assert last < 100
 
 
 @pytest.mark.parametrize(("stride", "samples"), [(4, 14), (8, 7)])
 def test_the_grid_lies_evenly_over_the_template(stride: int, samples: int) -> None:
-    x, y = align.grid(align.TEMPLATE[None], stride, samples)
+    at = align.grid(align.TEMPLATE[None], stride, samples)
+    x, y = at.x, at.y
 
     side = align.TEMPLATE_SIZE / stride / samples  # cells between neighbours
     np.testing.assert_allclose(np.diff(x.reshape(samples, samples), axis=1), side, atol=1e-3)
@@ -50,13 +84,13 @@ def test_the_grid_lies_evenly_over_the_template(stride: int, samples: int) -> No
 
 
 def test_outside_the_map_its_border_is_read() -> None:
-    x, y = align.grid(moved(0, 0.5, -500, -500), 4, 14)
+    at = align.grid(moved(0, 0.5, -500, -500), 4, 14)
 
-    assert (align.sample(ramp(), x, y) == 0).all()
+    assert (align.sample(ramp(), at) == 0).all()
 
 
 def test_it_writes_where_it_is_told() -> None:
-    x, y = align.grid(moved(0, 0.5, 20, 10), 4, 14)
+    at = align.grid(moved(0, 0.5, 20, 10), 4, 14)
     out = np.empty((1, 14 * 14, 2), np.float32)
 
-    assert np.shares_memory(align.sample(ramp(), x, y, out), out)
+    assert np.shares_memory(align.sample(ramp(), at, out), out)

@@ -352,15 +352,16 @@ def test_faces_are_read_off_a_map_as_it_is_stored(becomes: Quantisation) -> None
     numbers = random.integers(-128, 60, (30, 40, 8)).astype(np.int8)
     stored = numbers if was.scale else numbers.astype(np.float32)
     x, y = (random.uniform(-1, side, (3, 16)).astype(np.float32) for side in (40, 30))
+    at = align.Grid(x, y, np.array([[0, 0], [0.5, -0.2], [0, 0]], np.float32))
     shape = Map(stride=4, channels=8, samples=4)
     each = _Map.between(shape, _Tensor(0, stored.dtype, stored.shape, was),
                         _Tensor(1, stored.dtype, (5, 4, 4, 8), becomes), 40)
     there = np.full((5, 4, 4, 8), 77, stored.dtype)
 
-    each.fill(there, stored, x, y)
-    each.fill(there, stored, x, y)  # in the room of before
+    each.fill(there, stored, at)
+    each.fill(there, stored, at)  # in the room of before
 
-    wanted = becomes.stored(align.sample(was.real(stored), x, y), stored.dtype)
+    wanted = becomes.stored(align.sample(was.real(stored), at), stored.dtype)
     off = np.abs(there[:3].astype(float) - wanted.astype(float))
     # Rounded once, or where the numbers mean something else, once more.
     assert off.max() <= {0.05: 1, 0.04: 2, 0.0: 1e-5}[becomes.scale]

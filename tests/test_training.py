@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import pytest
 
+from onelook import align
 from onelook.align import similarity
 from onelook.model import FaceModel
 
@@ -222,6 +223,24 @@ def test_a_range_that_cuts_off_what_is_rare_tells_the_rest_better() -> None:
         assert SHARES[np.argmin(errors)] == pytest.approx(best)
     assert rounding(even, 0, 10) == pytest.approx((10 / 255) ** 2 / 12, rel=0.05), "steps of one 255th, rounded"
     assert rounding(even - 5, -5, 5) == pytest.approx(rounding(even, 0, 10), rel=0.05), "wherever nothing lies"
+
+
+def test_faces_are_read_in_training_as_by_the_daemon() -> None:
+    import torch  # noqa: PLC0415
+    from edge_models.training.network import GRID, MAP_STRIDE, REACH  # noqa: PLC0415
+    from edge_models.training.train import on_grid, sample  # noqa: PLC0415
+
+    random = np.random.default_rng(5)
+    around = align.TEMPLATE - align.TEMPLATE.mean(0)
+    where = np.stack([around * scale + (70, 66) + random.normal(0, 1, (5, 2)) for scale in (0.3, 0.45, 0.55, 1.0)])
+    features = random.uniform(0, 1, (32, 32, 6)).astype(np.float32)
+
+    read = sample(torch.from_numpy(features.transpose(2, 0, 1))[None], on_grid(torch.from_numpy(where).float(), 32),
+                  torch.zeros(4, dtype=torch.long)).permute(0, 2, 3, 1).numpy()
+
+    wanted = align.sample(features, align.grid(where.astype(np.float32), MAP_STRIDE, GRID, REACH))
+    np.testing.assert_allclose(read, wanted, atol=1 / 16)  # the daemon's points fall on 32nds of a cell
+    assert np.abs(read - wanted).mean() < 0.01
 
 
 def test_a_face_of_nobody_lies_between_the_two_that_it_is_made_of(tmp_path: Path) -> None:

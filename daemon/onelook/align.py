@@ -5,7 +5,10 @@ pixels alone and lays a grid of sampling points over the shared feature map inst
 through the same similarity transform.
 """
 
+from __future__ import annotations
+
 import math
+from dataclasses import dataclass
 from functools import cache
 from typing import TypeAlias, TypeVar
 
@@ -24,6 +27,37 @@ TEMPLATE: Floats = np.array(
 """(5, 2) landmarks on the 112x112 picture of an aligned face (ArcFace, Deng et al. 2019)."""
 FACE_BOX = (14.0, 11.0, 98.0, 118.0)
 """x1, y1, x2, y2 of a face on that picture: medians over 578 upright faces that SCRFD-2.5g boxed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Where on a feature map K faces are read, in cells."""
+
+    x: Floats
+    y: Floats
+    """(K, samples * samples)."""
+    aside: Floats
+    """(K, 2) x, y of a step along the template's x axis. Where it is not nothing, each sample is the mean of four
+    points, a step off along both axes of the template. For where samples lie further apart than cells, what lies
+    between them would be passed over, and what is read would turn with where the grid happens to fall."""
+
+    def __getitem__(self, part: slice | NDArray[np.bool_]) -> Grid:
+        """Some of the faces."""
+        return Grid(self.x[part], self.y[part], self.aside[part])
+
+    def corners(self) -> list[tuple[Floats, Floats]]:
+        """How far off in x and y, (K,) each, the four points lie."""
+        x, y = self.aside.T
+        return [(x - y, y + x), (x + y, y - x), (-x - y, x - y), (y - x, -y - x)]
+
+    def rows(self) -> tuple[float, float]:
+        """The first and the last that is read."""
+        reach = np.abs(self.aside).sum(1, keepdims=True)
+        return float((self.y - reach).min()), float((self.y + reach).max())
+
+    def lower(self, rows: int) -> Grid:
+        """The same on a map whose first `rows` are cut off."""
+        return Grid(self.x, self.y - np.float32(rows), self.aside)
 
 
 def similarity(landmarks: Floats) -> Floats:
@@ -45,33 +79,55 @@ def sizes(landmarks: Floats) -> Floats:
     return side
 
 
-def grid(landmarks: Floats, stride: int, samples: int) -> tuple[Floats, Floats]:
+def grid(landmarks: Floats, stride: int, samples: int, reach: float = 0.0) -> Grid:
     """Where on a feature map to read each face.
 
     landmarks: (K, 5, 2) x, y in pixels of the network's input. stride: pixels a cell of the map. samples: points
-    a side. Returns x and y in cells, each (K, samples * samples).
+    a side. reach: see `Grid.aside`, in pixels of the template.
     """
     to_x, to_y = _to_grid(stride, samples)
     x, y = _each(landmarks, to_x), _each(landmarks, to_y)
     x += 0.5 / stride - 0.5
     y += 0.5 / stride - 0.5
-    return x, y
+    axis = similarity(landmarks)[:, :, 0] / np.float32(stride)  # a template pixel to the right, in cells
+    apart = np.hypot(*axis.T) * np.float32(TEMPLATE_SIZE / samples)
+    return Grid(x, y, axis * np.float32(reach) * (apart > 1)[:, None])
 
 
-def sample(
-    features: NDArray[Number], x: Floats, y: Floats, out: NDArray[Number] | None = None
-) -> NDArray[Number]:
+def sample(features: NDArray[Number], at: Grid, out: NDArray[Number] | None = None) -> NDArray[Number]:
     """The features at the points of a grid.
 
     Bilinear, by OpenCV's `remap`: positions are rounded to 1/32 of a cell, and points outside
     the map read its border.
 
-    features: (H, W, C) float32, or uint8, which are rounded. x, y: (K, samples * samples) in cells, K from 1 to
-    32,767. out: (K, samples * samples, C) to write into. Returns (K, samples, samples, C).
+    features: (H, W, C) float32, or uint8, which are rounded. at: K faces, from 1 to 32,767.
+    out: (K, samples * samples, C) to write into. Returns (K, samples, samples, C).
     """
-    side = math.isqrt(x.shape[1])
-    sampled = cv2.remap(features, x, y, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REPLICATE)
-    return sampled.reshape(len(x), side, side, -1)  # type: ignore[return-value]
+    count, points = at.x.shape
+    side = math.isqrt(points)
+    if out is None:
+        out = np.empty((count, points, features.shape[2]), features.dtype)
+    wide = np.hypot(*at.aside.T) > 0
+    if not wide.any():
+        _read(features, at.x, at.y, out)
+    else:
+        out[wide] = _mean_of_four(features, at[wide])
+        if not wide.all():
+            out[~wide] = _read(features, at.x[~wide], at.y[~wide])
+    return out.reshape(count, side, side, -1)
+
+
+def _read(features: NDArray[Number], x: Floats, y: Floats, out: NDArray[Number] | None = None) -> NDArray[Number]:
+    """Features (K, points, C) at x and y (K, points)."""
+    return cv2.remap(features, x, y, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
+
+
+def _mean_of_four(features: NDArray[Number], at: Grid) -> NDArray[Number]:
+    """Features (K, points, C) in the middle of the four points around each of the grid's."""
+    first, second, third, fourth = (_read(features, at.x + dx[:, None], at.y + dy[:, None]) for dx, dy in at.corners())
+    for mean, other in ((first, second), (third, fourth), (first, third)):
+        cv2.addWeighted(mean, 0.5, other, 0.5, 0, dst=mean)
+    return first
 
 
 def _each(landmarks: Floats, matrix: NDArray[np.float64]) -> Floats:

@@ -120,21 +120,25 @@ class _Map:
             again = input.quantisation.stored(numbers, input.kind).view(np.uint8)
         return cls(shape, output, input, again, np.empty((0, width, shape.channels), np.uint8))
 
-    def fill(self, there: NDArray[Any], stored: NDArray[Any], x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
-        """Read the points (N, samples * samples) off the map (H, W, channels), as `frame` stores it, into the first
-        rows of `there`, as `faces` wants them."""
-        there = there[: len(x)].reshape(len(x), -1, stored.shape[-1])
+    def grid(self, landmarks: NDArray[np.float32]) -> align.Grid:
+        """Where faces with such `landmarks` (N, 5, 2) are read."""
+        return align.grid(landmarks, self.shape.stride, self.shape.samples, self.shape.reach)
+
+    def fill(self, there: NDArray[Any], stored: NDArray[Any], at: align.Grid) -> None:
+        """Read the map (H, W, channels), as `frame` stores it, into the first rows of `there`, as `faces` wants it."""
+        there = there[: len(at.x)].reshape(len(at.x), -1, stored.shape[-1])
         if stored.itemsize > 1:
-            align.sample(stored, x, y, there)
+            align.sample(stored, at, there)
             return
         # OpenCV interpolates bytes without a sign, so the numbers are turned into such, and back with what comes of it.
-        first, last = (int(np.clip(row, 0, len(stored) - 1)) for row in (y.min(), y.max() + 1))
+        top, bottom = at.rows()
+        first, last = (int(np.clip(row, 0, len(stored) - 1)) for row in (top, bottom + 1))
         count = last + 1 - first
         if len(self._risen) < count:
             self._risen = np.empty((count, *stored.shape[1:]), np.uint8)
         risen, there = self._risen[:count], there.view(np.uint8)
         np.bitwise_xor(stored[first : last + 1].view(np.uint8), np.uint8(128), out=risen)
-        align.sample(risen, x, y - np.float32(first), there)
+        align.sample(risen, at.lower(first), there)
         if self._again is None:
             np.bitwise_xor(there, np.uint8(128), out=there)
         else:
@@ -339,15 +343,15 @@ class FaceModel:
         if count:
             # From top to bottom, so that those which are read at once lie on few rows of the maps.
             order = landmarks[:, 2, 1].argsort()
-            grids = [align.grid(landmarks[order], each.shape.stride, each.shape.samples) for each in self._maps]
+            grids = [each.grid(landmarks[order]) for each in self._maps]
             # As many in every call: another number takes the runtime as long as two faces. In the last call, rows
             # that are left over are described and not looked at.
             at_once = -(-count // -(-count // self.spec.faces_at_once))
             self._room(at_once)
             for start in range(0, count, at_once):
                 part = slice(start, min(start + at_once, count))
-                for name, each, (x, y) in zip(self.spec.maps, self._maps, grids, strict=True):
-                    each.fill(self._faces.lies(each.input), out[name][0], x[part], y[part])
+                for name, each, at in zip(self.spec.maps, self._maps, grids, strict=True):
+                    each.fill(self._faces.lies(each.input), out[name][0], at[part])
                 for name, told in self._faces().items():
                     stored[name][order[part]] = told.reshape(at_once, -1)[: part.stop - start]
         embeddings, traits = (self._described[name].quantisation.real(stored[name]) for name in ("embedding", "traits"))

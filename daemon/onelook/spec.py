@@ -54,6 +54,8 @@ class Map(_Part):
     stride: int = Field(gt=0, description="Input pixels a cell.")
     channels: int
     samples: int = Field(gt=0, description="Sampling points a side of the grid.")
+    reach: float = Field(default=0, ge=0, le=4, description="Pixels of the template: where samples lie further apart "
+                         "than cells, each is the mean of four points so far off along both axes.")
 
 
 class Threshold(_Part):

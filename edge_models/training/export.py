@@ -26,7 +26,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_quantizer import quantizer, recipe
 from ai_edge_quantizer.utils import qsv_utils
 from edge_models.training import data, graph, losses
-from edge_models.training.network import EMBEDDING, GRID, MAP_STRIDE, STRIDES, OneLook
+from edge_models.training.network import EMBEDDING, GRID, MAP_STRIDE, REACH, STRIDES, OneLook
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
@@ -147,7 +147,7 @@ def calibration(network: OneLook, faces: data.Faces, scenes: data.Scenes, frames
         inputs["frame"].append({"image": image.numpy()})
         with torch.no_grad():
             features = Frame(network)(image)["features"][0]
-        aligned = align.sample(features.numpy(), *align.grid(marks.numpy(), MAP_STRIDE, GRID))
+        aligned = align.sample(features.numpy(), align.grid(marks.numpy(), MAP_STRIDE, GRID, REACH))
         inputs["faces"].append({"aligned": np.resize(aligned, (AT_ONCE, *aligned.shape[1:]))})
     return inputs
 
@@ -199,7 +199,7 @@ def main() -> None:
     described = ModelSpec(
         name="onelook", version="0.9.1", sha256=hashlib.sha256(small).hexdigest(), input_size=(WIDTH, HEIGHT),
         input_mean=128, input_scale=1 / 128, patches=graph.patches(bytes(small), HEIGHT),
-        maps={"features": Map(stride=MAP_STRIDE, channels=network.features, samples=GRID)}, faces_at_once=AT_ONCE,
+        maps={"features": Map(stride=MAP_STRIDE, channels=network.features, samples=GRID, reach=REACH)}, faces_at_once=AT_ONCE,
         embedding_size=EMBEDDING, traits=network.traits,
         age_middle=losses.AGE_MIDDLE, age_step=losses.AGE_STEP,
         labels=LABELS.model_copy(update={"attributes": [str(n) for n in names]}),

@@ -33,11 +33,11 @@ import torch
 from edge_models.training import data, losses
 from edge_models.training.log import Log
 from edge_models.training.muon import Muon
-from edge_models.training.network import GRID, MAP_STRIDE, OneLook
+from edge_models.training.network import GRID, MAP_STRIDE, REACH, OneLook
 from torch import Tensor, distributed
 from torch.nn import functional
 
-from onelook.align import TEMPLATE
+from onelook.align import TEMPLATE, TEMPLATE_SIZE
 
 SURE = 0.3
 """Score from which the detector's landmarks are good enough to read a face by."""
@@ -85,24 +85,30 @@ def rate_at(top: float, risen: float, left: float) -> float:
 
 
 def on_grid(landmarks: Tensor, map_side: int) -> Tensor:
-    """`onelook.align.grid` for torch: (K, 5, 2) pixels -> (K, GRID, GRID, 2) for grid_sample."""
+    """`onelook.align.grid` for torch: (K, 5, 2) pixels -> (K, 2 GRID, 2 GRID, 2) for grid_sample, four points to a sample.
+
+    Of a small face all four are the sample's own.
+    """
     template = torch.from_numpy(TEMPLATE).to(landmarks)
     middle = template.mean(0)
     t = template - middle
     centre = landmarks.mean(1, keepdim=True)
     p = landmarks - centre
-    spread = t.square().sum()
-    a = (p * t).sum((1, 2)) / spread
-    b = (p[..., 1] * t[:, 0] - p[..., 0] * t[:, 1]).sum(1) / spread
-    line = (torch.arange(GRID, device=landmarks.device) + 0.5) * (112 / GRID) - 0.5
-    y, x = torch.meshgrid(line - middle[1], line - middle[0], indexing="ij")
+    scale = t.square().sum()
+    a = (p * t).sum((1, 2)) / scale
+    b = (p[..., 1] * t[:, 0] - p[..., 0] * t[:, 1]).sum(1) / scale
+    line = ((torch.arange(GRID, device=landmarks.device) + 0.5) * (TEMPLATE_SIZE / GRID) - 0.5).repeat_interleave(2)
+    aside = torch.tensor([-REACH, REACH], device=landmarks.device).repeat(GRID)
+    spread = (torch.hypot(a, b) * TEMPLATE_SIZE > MAP_STRIDE * GRID)[:, None] * aside  # (K, 2 GRID)
+    x, y = (spread + line - middle[0])[:, None], (spread + line - middle[1])[:, :, None]
     a, b = a[:, None, None], b[:, None, None]
     spots = torch.stack([a * x - b * y, b * x + a * y], -1) + centre[:, :, None]
     return (spots + 0.5) / (MAP_STRIDE * map_side) * 2 - 1
 
 
 def sample(features: Tensor, grid: Tensor, owner: Tensor) -> Tensor:
-    """Read maps (N, C, H, W) at `grid` (K, GRID, GRID, 2); face k lies on map owner[k], and owners are in order.
+    """Read maps (N, C, H, W) at `grid` (K, 2 GRID, 2 GRID, 2), the mean of each four points; face k lies on map owner[k],
+    and owners are in order.
 
     Maps with equally many faces are read in one call, their faces' grids one above the other: a map is not copied
     for each of its faces.
@@ -112,8 +118,9 @@ def sample(features: Tensor, grid: Tensor, owner: Tensor) -> Tensor:
     for count in many.unique().tolist():
         if count:
             maps, rows = (many == count).nonzero()[:, 0], (many[owner] == count).nonzero()[:, 0]
-            read = functional.grid_sample(features[maps], grid[rows].reshape(len(maps), count * GRID, GRID, 2),
+            read = functional.grid_sample(features[maps], grid[rows].reshape(len(maps), count * 2 * GRID, 2 * GRID, 2),
                                           align_corners=False, padding_mode="border")
+            read = functional.avg_pool2d(read, 2)
             sampled = sampled.index_copy(0, rows, read.unflatten(2, (count, GRID)).transpose(1, 2).flatten(0, 1))
     return sampled
 
