@@ -110,10 +110,11 @@ def sample(features: NDArray[Number], at: Grid, out: NDArray[Number] | None = No
     wide = np.hypot(*at.aside.T) > 0
     if not wide.any():
         _read(features, at.x, at.y, out)
+    elif wide.all():
+        _mean_of_four(features, at, out)
     else:
-        out[wide] = _mean_of_four(features, at[wide])
-        if not wide.all():
-            out[~wide] = _read(features, at.x[~wide], at.y[~wide])
+        out[wide] = _mean_of_four(features, at[wide], np.empty_like(out[wide]))
+        out[~wide] = _read(features, at.x[~wide], at.y[~wide])
     return out.reshape(count, side, side, -1)
 
 
@@ -122,12 +123,16 @@ def _read(features: NDArray[Number], x: Floats, y: Floats, out: NDArray[Number] 
     return cv2.remap(features, x, y, cv2.INTER_LINEAR, dst=out, borderMode=cv2.BORDER_REPLICATE)  # type: ignore[return-value]
 
 
-def _mean_of_four(features: NDArray[Number], at: Grid) -> NDArray[Number]:
-    """Features (K, points, C) in the middle of the four points around each of the grid's."""
-    first, second, third, fourth = (_read(features, at.x + dx[:, None], at.y + dy[:, None]) for dx, dy in at.corners())
-    for mean, other in ((first, second), (third, fourth), (first, third)):
-        cv2.addWeighted(mean, 0.5, other, 0.5, 0, dst=mean)
-    return first
+def _mean_of_four(features: NDArray[Number], at: Grid, out: NDArray[Number]) -> NDArray[Number]:
+    """Features (K, points, C) in the middle of the four points around each of the grid's, into `out`."""
+    first, second, third, fourth = ((at.x + dx[:, None], at.y + dy[:, None]) for dx, dy in at.corners())
+    _read(features, *first, out)
+    other = _read(features, *second)
+    cv2.addWeighted(out, 0.5, other, 0.5, 0, dst=out)
+    _read(features, *third, other)
+    cv2.addWeighted(other, 0.5, _read(features, *fourth), 0.5, 0, dst=other)
+    cv2.addWeighted(out, 0.5, other, 0.5, 0, dst=out)
+    return out
 
 
 def _each(landmarks: Floats, matrix: NDArray[np.float64]) -> Floats:
