@@ -120,7 +120,7 @@ def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(packed:
              "--threads", "1", "--warm", "2", "--decay", "4", "--save-every", "2")
 
     first = command("train", *words, "--faces", faces, "--steps", "1000")
-    # It goes on as on another machine: with the faces in pieces, and processes that cut the scenes.
+    # It goes on as on another machine: with the faces in pieces.
     cut = command("shard", tmp_path / "pieces", faces)
     patience = time.monotonic() + 120
     while not (run / "last.pt").exists() and time.monotonic() < patience and first.poll() is None:
@@ -136,7 +136,7 @@ def test_a_run_survives_a_kill_and_becomes_a_model_that_the_daemon_loads(packed:
     assert (after["split"] == "test").sum() == 4
 
     kept = torch.load(run / "last.pt", weights_only=True)["step"]
-    finish("train", *words, "--faces", pieces, "--workers", "2", "--steps", str(kept + 4))
+    finish("train", *words, "--faces", pieces, "--steps", str(kept + 4))
     done = torch.load(run / "last.pt", weights_only=True)
     assert done["step"] == kept + 4
     assert all(torch.isfinite(v).all() for v in done["average"].values())

@@ -15,14 +15,12 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
 from onelook.align import FACE_BOX
@@ -32,7 +30,7 @@ SHRUNK = (1, 2, 4)
 """Patches are kept in these fractions of their size too: a face of 24 px need not be drawn from one of 112."""
 MIRROR = [1, 0, 2, 4, 3]
 """Landmarks after a left-right flip."""
-MOST = 64
+MOST = 160
 """Faces a canvas at most."""
 
 
@@ -59,6 +57,7 @@ class Faces:
                 ("landmarks", None), ("teacher", np.zeros((n, 256), np.float16)),
                 ("attributes", np.zeros((n, 40), np.int8)), ("male", np.full(n, -1)), ("age", np.full(n, -1)),
                 ("ethnicity", np.full(n, -1)), ("race7", np.full(n, -1)), ("emotion", np.full(n, -1)),
+                ("feeling", np.zeros((n, 7), np.float16)),
             ):
                 columns[name].append(table[name][rows] if name in table else empty)
             for end in ("age_low", "age_high"):  # where an age is exact, that twice
@@ -89,7 +88,9 @@ class Faces:
         return known[known.abs().sum(1) > 0]
 
     def keep_on(self, device: torch.device) -> None:
-        """Hold everything in a GPU's memory (82 kB a face), so that batches need no transfer."""
+        """Hold everything in a GPU's memory (82 kB a face), so that batches need no transfer; on a CPU, nothing changes."""
+        if device.type == "cpu":
+            return
         for level, shrunk in enumerate(SHRUNK):
             side = PATCH // shrunk
             kept = torch.empty(len(self), side, side, 3, dtype=torch.uint8, device=device)
@@ -156,26 +157,33 @@ def _decoded(file: Path, table: np.lib.npyio.NpzFile, cache: Path, shrunk: int) 
     return np.asarray(np.load(kept, mmap_mode="r"))
 
 
-def _decoded_scenes(folder: Path, rows: list[dict], cache: Path) -> np.ndarray:
-    """All pixels of a folder of scenes, one picture after the other, RGB, mapped from disk."""
-    mark = hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:12]
-    kept = cache / f"{folder.name}-{mark}.rgb"
-    if not kept.exists():
+def _decoded_pictures(paths: list[Path], rows: list[dict | None], cache: Path) -> tuple[Tensor, list[tuple[int, int]]]:
+    """All pixels of pictures, one after the other, RGB, (pixels, 3), mapped from disk; and each one's height and width.
+
+    What is to be ignored in a row of labels is painted over: nothing shall be learnt from it.
+    """
+    mark = hashlib.sha256(json.dumps([[path.name, path.stat().st_size, row] for path, row in zip(paths, rows, strict=True)]).encode())
+    kept = cache / f"pictures-{mark.hexdigest()[:12]}.rgb"
+    if not kept.with_suffix(".json").exists():
         cache.mkdir(parents=True, exist_ok=True)
-        part = kept.with_suffix(".part")
-        with part.open("wb") as file:
-            for row in tqdm(rows, folder.name, disable=None):
-                picture = cv2.imread(str(folder / row["file"]))[:, :, ::-1].copy()
-                if picture.shape[:2] != (row["height"], row["width"]):
-                    raise ValueError(f"{folder / row['file']} is not of the size that labels.json tells.")
-                for x1, y1, x2, y2 in [*row.get("ignore", []),
-                                       *(f["box"] for f in row["faces"] if f["landmarks"] is None)]:
+        sizes = []
+        with kept.open("wb") as file:
+            for path, row in zip(tqdm(paths, "pictures", disable=None), rows, strict=True):
+                read = cv2.imread(str(path))
+                if read is None:
+                    raise ValueError(f"{path} is not a picture.")
+                picture = read[:, :, ::-1].copy()
+                if row and picture.shape[:2] != (row["height"], row["width"]):
+                    raise ValueError(f"{path} is not of the size that labels.json tells.")
+                for x1, y1, x2, y2 in [*row.get("ignore", []), *(f["box"] for f in row["faces"] if f["landmarks"] is None)] if row else []:
                     hidden = picture[max(0, int(y1)):int(y2) + 1, max(0, int(x1)):int(x2) + 1]
                     if hidden.size:
                         hidden[:] = hidden.mean((0, 1))
                 file.write(picture.tobytes())
-        part.rename(kept)
-    return np.memmap(kept, np.uint8, "r")
+                sizes.append(picture.shape[:2])
+        kept.with_suffix(".json").write_text(json.dumps(sizes))
+    sizes = [tuple(size) for size in json.loads(kept.with_suffix(".json").read_text())]
+    return torch.from_numpy(np.memmap(kept, np.uint8, "c").reshape(-1, 3)), sizes
 
 
 class Scenes:
@@ -185,112 +193,161 @@ class Scenes:
         """Each of `folders` holds labels.json and its pictures; of the first, the last tenth
         is not trained on. Decoded pixels are kept under `cache`. What may be a face, or is one without
         landmarks, is painted over: nothing shall be learnt from it."""
-        self.rows, self.pictures, self.boxes, self.marks = [], [], [], []
+        self.rows: list[dict] = []
+        paths: list[Path] = []
         for folder in folders:
             rows = json.loads((folder / "labels.json").read_text())
-            pixels = _decoded_scenes(folder, rows, cache)
-            start = 0
-            for i, row in enumerate(rows):
-                shape = (row["height"], row["width"], 3)
-                picture = pixels[start:start + math.prod(shape)].reshape(shape)
-                start += math.prod(shape)
-                if folder == folders[0] and i >= len(rows) - math.ceil(len(rows) / 10):
-                    continue
-                sure = [f for f in row["faces"] if f["landmarks"] is not None]
-                self.rows.append(row)
-                self.pictures.append(picture)
-                self.boxes.append(np.array([f["box"] for f in sure], np.float32).reshape(-1, 4))
-                self.marks.append(np.array([f["landmarks"] for f in sure], np.float32).reshape(-1, 5, 2))
-        sources = np.array([row.get("source", "crowds") for row in self.rows])
-        self._by_source = [np.flatnonzero(sources == name) for name in np.unique(sources)]
-        # A source counts by the root of its size: many pictures of one kind do not drown a few of another.
-        share = np.sqrt([len(rows) for rows in self._by_source])
-        self._share = share / share.sum()
+            if folder == folders[0]:
+                rows = rows[:len(rows) - math.ceil(len(rows) / 10)]
+            self.rows += rows
+            paths += [folder / row["file"] for row in rows]
         found = sorted(p for p in backgrounds.rglob("*") if p.suffix in (".jpg", ".png")) if backgrounds else []
-        read = (cv2.imread(str(p)) for p in found)
-        self.empty = [picture[:, :, ::-1] for picture in read if picture is not None]
+        self._pixels, sizes = _decoded_pictures(paths + found, [*self.rows, *(None for _ in found)], cache)
+        self._size = torch.tensor(sizes).flip(1)  # (P, 2) width, height
+        self._start = self._size.prod(1).cumsum(0) - self._size.prod(1)
+        self.empty = len(found)
+        """Pictures without faces, which come last."""
+        sure = [[f for f in row["faces"] if f["landmarks"] is not None] for row in self.rows]
+        self._count = torch.tensor([len(faces) for faces in sure])
+        most = max(1, int(self._count.max()))
+        self._boxes, self._marks = torch.zeros(len(sure), most, 4), torch.zeros(len(sure), most, 5, 2)
+        for i, faces in enumerate(sure):
+            if faces:
+                self._boxes[i, :len(faces)] = torch.tensor([f["box"] for f in faces])
+                self._marks[i, :len(faces)] = torch.tensor([f["landmarks"] for f in faces])
+        _, source, many = np.unique([row.get("source", "crowds") for row in self.rows], return_inverse=True, return_counts=True)
+        # A source counts by the root of its size: many pictures of one kind do not drown a few of another.
+        self._share = torch.from_numpy(1 / np.sqrt(many)[source]).float()
 
-    def crowd(self, count: int, side: int, random: np.random.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Random crops of photographs, at random scale: canvases (count, side, side, 3) uint8 and
+    def keep_on(self, device: torch.device) -> None:
+        """Hold everything in a GPU's memory, as `Faces.keep_on`: canvases that are cut on processors came four times slower than
+        they are learnt from."""
+        if device.type == "cpu":
+            return
+        for name in ("_pixels", "_size", "_start", "_count", "_boxes", "_marks", "_share"):
+            setattr(self, name, getattr(self, name).to(device))
+
+    def picture(self, i: int) -> tuple[np.ndarray, np.ndarray]:
+        """A crowd photograph, (H, W, 3) RGB, and the landmarks (K, 5, 2) of its faces."""
+        width, height = self._size[i].tolist()
+        start = int(self._start[i])
+        return self._pixels[start:start + width * height].reshape(height, width, 3).numpy(), self._marks[i, :self._count[i]].numpy()
+
+    def _look(self, which: Tensor, corner: Tensor, step: Tensor, side: int, finer: int) -> Tensor:
+        """Parts of pictures as canvases (N, 3, side, side) 0 to 1, `finer` times `finer` points a pixel.
+
+        which (N,) pictures; corner (N, 2) where the canvas begins and step (N, 2) how far apart its pixels lie, in pixels of
+        the picture.
+        """
+        points = (torch.arange(side * finer, device=which.device) + 0.5) / finer
+        at = (corner[:, :, None] + points * step[:, :, None] - 0.5).clamp(min=0)  # (N, 2, points)
+        last = self._size[which, :, None] - 1
+        low = torch.minimum(at.long(), last)
+        part = (at - low).clamp(max=1)
+        high = torch.minimum(low + 1, last)
+        wide = self._size[which, :1]
+        columns = [low[:, 0], high[:, 0]]
+        rows = [self._start[which, None] + y[:, 1] * wide for y in (low, high)]
+        (x, y) = part[:, 0, None, :, None], part[:, 1, :, None, None]
+
+        def row(begins: Tensor) -> Tensor:
+            left, right = (self._pixels[begins[:, :, None] + column[:, None]].float() for column in columns)
+            return left.lerp_(right, x.expand_as(left))
+
+        seen = row(rows[0])
+        seen = seen.lerp_(row(rows[1]), y.expand_as(seen)).permute(0, 3, 1, 2)
+        return (functional.avg_pool2d(seen, finer) if finer > 1 else seen).div(255)
+
+    def crowd(self, count: int, side: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Random crops of photographs, at random scale: canvases (count, 3, side, side) 0 to 1 and
         what is on them, as `compose` gives it."""
-        canvases = np.empty((count, side, side, 3), np.uint8)
-        boxes = np.zeros((count, MOST, 4), np.float32)
-        marks = np.zeros((count, MOST, 5, 2), np.float32)
-        real = np.zeros((count, MOST), bool)
-        for i in range(count):
-            source = self._by_source[int(random.choice(len(self._by_source), p=self._share))]
-            which = int(source[random.integers(len(source))])
-            picture, box, mark = self.pictures[which], self.boxes[which], self.marks[which]
-            height, width = picture.shape[:2]
-            # Near enough that a blurred back or a coat fills a large canvas: neither is a face. But whole faces shall fit.
-            tall = box[:, 3] - box[:, 1]
-            most = min(max(2.5, side / 45), side / (1.2 * tall.max(initial=1)))
-            look = random.random() if len(box) else 1.0
-            face = int(random.integers(len(box))) if len(box) else 0
-            if 0.5 < look < 0.8:  # beneath a face
-                window = min(max(tall[face] * random.uniform(1.5, 5), side / most), height, width)
-                away = np.array([random.uniform(-1.5, 1.5) * tall[face], random.uniform(0.5, 1) * tall[face] + window / 2])
-            else:
-                window = min(side / float(np.exp(random.uniform(np.log(0.5), np.log(max(0.5, most))))), height, width)
-                away = random.uniform(-0.4, 0.4, 2) * window
-            scale = side / window
-            centre = away + (box[face].reshape(2, 2).mean(0) if look < 0.8 else random.uniform(0, 1, 2) * (width, height))
-            x, y = np.clip(centre - window / 2, 0, (width - window, height - window))
-            crop = picture[int(y):int(y + window), int(x):int(x + window)]
-            canvases[i] = cv2.resize(crop, (side, side),
-                                     interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-            origin = np.array([int(x), int(y)], np.float32)
-            moved = ((box.reshape(-1, 2, 2) - origin) * scale).reshape(-1, 4)
-            middle = moved.reshape(-1, 2, 2).mean(1)
-            inside = np.flatnonzero(((middle > 0) & (middle < side)).all(1))[:MOST]
-            n = len(inside)
-            boxes[i, :n], real[i, :n] = moved[inside], True
-            marks[i, :n] = (mark[inside] - origin) * scale
-            if random.random() < 0.5:
-                canvases[i] = canvases[i, :, ::-1]
-                boxes[i, :n] = side - boxes[i, :n][:, [2, 1, 0, 3]]
-                boxes[i, :n, 1::2] = moved[inside][:, 1::2]
-                marks[i, :n, :, 0] = side - 1 - marks[i, :n, :, 0]
-                marks[i, :n] = marks[i, :n][:, MIRROR]
-        return torch.from_numpy(canvases), torch.from_numpy(boxes), torch.from_numpy(marks), torch.from_numpy(real)
+        device = self._pixels.device
 
-    def nothing(self, count: int, side: int, random: np.random.Generator) -> Tensor:
-        """Canvases (count, side, side, 3) uint8 without faces."""
-        out = np.empty((count, side, side, 3), np.uint8)
-        for i in range(count):
-            if self.empty and random.random() < 0.85:
-                picture = self.empty[int(random.integers(len(self.empty)))]
-                height, width = picture.shape[:2]
-                window = int(random.uniform(0.3, 1.0) * min(height, width))
-                y, x = int(random.integers(height - window + 1)), int(random.integers(width - window + 1))
-                out[i] = cv2.resize(picture[y:y + window, x:x + window], (side, side))
-            elif random.random() < 0.5:
-                out[i] = _shine(side, random)
-            else:  # blots of colour: skin tones, walls, sky
-                small = random.integers(0, 256, (int(random.integers(1, 8)), int(random.integers(1, 8)), 3))
-                out[i] = cv2.resize(small.astype(np.uint8), (side, side), interpolation=cv2.INTER_CUBIC)
-        if count:
-            turn = random.integers(0, 4)
-            out = np.rot90(out, turn, (1, 2)) if turn % 2 == 0 else out[:, :, ::-1]
-        return torch.from_numpy(np.ascontiguousarray(out))
+        def each(low: float | Tensor, high: float | Tensor, *more: int) -> Tensor:
+            return low + (high - low) * torch.rand(count, *more, device=device)
 
+        which = torch.multinomial(self._share, count, replacement=True)
+        size, boxes, marks = self._size[which].float(), self._boxes[which], self._marks[which]
+        high = boxes[..., 3] - boxes[..., 1]
+        # Near enough that a blurred back or a coat fills a large canvas: neither is a face. But whole faces shall fit.
+        most = (side / (1.2 * high.amax(1).clamp(min=1))).clamp(max=max(2.5, side / 45))
+        look = torch.where(self._count[which] > 0, each(0, 1), 1)
+        face = (each(0, 1) * self._count[which]).long()
+        row = torch.arange(count, device=device)
+        tall = high[row, face][:, None]
+        beneath = (look > 0.5) & (look < 0.8)
+        near = torch.maximum(tall[:, 0] * each(1.5, 5), side / most)
+        scale = each(math.log(0.5), most.clamp(min=0.5).log()).exp()
+        window = torch.minimum(torch.where(beneath, near, side / scale), size.amin(1))[:, None]
+        below = torch.cat([each(-1.5, 1.5, 1) * tall, each(0.5, 1, 1) * tall + window / 2], 1)
+        away = torch.where(beneath[:, None], below, each(-0.4, 0.4, 2) * window)
+        centre = away + torch.where(look[:, None] < 0.8, boxes[row, face].unflatten(1, (2, 2)).mean(1), each(0, 1, 2) * size)
+        corner = torch.minimum((centre - window / 2).clamp(min=0), size - window)
+        step = (window / side).repeat(1, 2)
 
-def _shine(side: int, random: np.random.Generator) -> np.ndarray:
-    """A lamp's light on something dark, soft and maybe cut off, as on a visor or a door: (side, side, 3) uint8. It is round, and
-    brighter than what is around it, and no face."""
-    y, x = np.mgrid[:side, :side] / side
-    (x, y), (wide, high) = (x - random.uniform(0.2, 0.8), y - random.uniform(0.2, 0.8)), random.uniform(0.1, 0.4, 2)
-    light = np.exp(-(x / wide)**2 - (y / high)**2) * (1 + random.normal(0, random.uniform(0, 0.2), (side, side)))
-    if random.random() < 0.5:
-        angle = random.uniform(0, 2 * np.pi)
-        light *= np.cos(angle) * x + np.sin(angle) * y < random.uniform(0, 1) * min(wide, high)
-    dark, bright = random.uniform(0, 60, 3), random.uniform(60, 255) * random.uniform(0.8, 1, 3)
-    return np.clip(dark + light[..., None] * (bright - dark), 0, 255).astype(np.uint8)
+        boxes = (boxes.unflatten(2, (2, 2)) - corner[:, None, None]) / step[:, None, None]
+        marks = (marks + 0.5 - corner[:, None, None]) / step[:, None, None] - 0.5
+        flip = each(0, 1) < 0.5
+        corner[:, 0] += torch.where(flip, window[:, 0], 0)
+        step[:, 0] *= torch.where(flip, -1.0, 1.0)
+        boxes[..., 0] = torch.where(flip[:, None, None], side - boxes[..., 0].flip(-1), boxes[..., 0])
+        marks[..., 0] = torch.where(flip[:, None, None], side - 1 - marks[..., 0], marks[..., 0])
+        marks = torch.where(flip[:, None, None, None], marks[:, :, MIRROR], marks)
+
+        middle = boxes.mean(2)
+        there = torch.arange(boxes.shape[1], device=device) < self._count[which, None]
+        inside = ((middle > 0) & (middle < side)).all(-1) & there
+        chosen = inside.float().sort(dim=1, descending=True, stable=True).indices[:, :MOST]
+        rows = row[:, None]
+        return self._look(which, corner, step, side, 2), boxes[rows, chosen].flatten(2), marks[rows, chosen], inside[rows, chosen]
+
+    def nothing(self, count: int, side: int) -> Tensor:
+        """Canvases (count, 3, side, side) 0 to 1 without faces."""
+        device = self._pixels.device
+        kind = torch.rand(count, device=device) if self.empty else 0.85 + 0.15 * torch.rand(count, device=device)
+        out = torch.empty(count, 3, side, side, device=device)
+        for rows, made in ((kind < 0.85, self._wall), ((kind >= 0.85) & (kind < 0.925), _shine), (kind >= 0.925, _blots)):
+            where = rows.nonzero()[:, 0]
+            if len(where):
+                out[where] = made(len(where), side, device)
+        return out
+
+    def _wall(self, count: int, side: int, device: torch.device) -> Tensor:
+        """Of a picture without faces, a part, either way round."""
+        which = len(self._size) - 1 - torch.randint(self.empty, (count,), device=device)
+        size = self._size[which].float()
+        window = (0.3 + 0.7 * torch.rand(count, 1, device=device)) * size.amin(1, keepdim=True)
+        corner = torch.rand(count, 2, device=device) * (size - window)
+        flip = torch.rand(count, 2, device=device) < 0.5
+        step = torch.where(flip, -window, window) / side
+        return self._look(which, corner + torch.where(flip, window, 0), step, side, 1)
 
 
-def lit(pixels: Tensor, device: torch.device) -> Tensor:
-    """(N, H, W, 3) uint8 -> (N, 3, H, W) 0 to 1, on the device."""
-    return pixels.to(device, non_blocking=True).permute(0, 3, 1, 2).float().div_(255)
+def _shine(count: int, side: int, device: torch.device) -> Tensor:
+    """A lamp's light on something dark, soft and maybe cut off, as on a visor or a door: (count, 3, side, side) 0 to 1. It is round,
+    and brighter than what is around it, and no face."""
+    def each(low: float, high: float, channels: int = 1) -> Tensor:
+        return low + (high - low) * torch.rand(count, channels, 1, 1, device=device)
+
+    axis = torch.arange(side, device=device) / side
+    x, y = axis - each(0.2, 0.8), axis[:, None] - each(0.2, 0.8)
+    wide, high = each(0.1, 0.4), each(0.1, 0.4)
+    light = torch.exp(-(x / wide)**2 - (y / high)**2) * (1 + each(0, 0.2) * torch.randn(count, 1, side, side, device=device))
+    angle = each(0, 2 * math.pi)
+    cut = angle.cos() * x + angle.sin() * y < each(0, 1) * torch.minimum(wide, high)
+    light = light * (cut | (each(0, 1) < 0.5))
+    dark, bright = each(0, 60, 3), each(60, 255) * each(0.8, 1, 3)
+    return ((dark + light * (bright - dark)) / 255).clamp(0, 1)
+
+
+def _blots(count: int, side: int, device: torch.device) -> Tensor:
+    """Blots of colour, as of walls, skin and sky: (count, 3, side, side) 0 to 1."""
+    many = torch.randint(1, 8, (count, 1, 1, 2), device=device)
+    axis = (torch.arange(side, device=device) + 0.5) / side
+    x, y = axis[None, None, :, None], axis[None, :, None, None]
+    spots = torch.cat([x.expand(count, side, -1, -1), y.expand(count, -1, side, -1)], 3) * many / 4 - 1  # of 8 by 8, so many are seen
+    blots = torch.rand(count, 3, 8, 8, device=device)
+    return functional.grid_sample(blots, spots, "bicubic", "border", align_corners=False).clamp(0, 1)
 
 
 def compose(
@@ -495,73 +552,37 @@ class Batch:
     """See `losses.description`."""
 
 
-class Stage(NamedTuple):
-    """What a batch is laid on: a processor's work, where all that follows may be a GPU's."""
-
-    plan: int
-    """Row of the plans."""
-    backs: list[Tensor]
-    """(N, S, S, 3) uint8 for each of the plan's layouts."""
-    crowd: tuple[Tensor, Tensor, Tensor, Tensor]
-    """See `Scenes.crowd`."""
-    empty: Tensor
-    """(N, S, S, 3) uint8."""
-
-
-class Stages(IterableDataset[Stage]):
-    """Endless stages, a different stream of them for each seed and worker."""
-
-    def __init__(self, scenes: Scenes, seed: int, times: int, plans: str, rank: int) -> None:
-        """See `Batches`."""
-        self.scenes, self.seed, self.times, self.plans, self.rank = scenes, seed, times, PLANS[plans], rank
-
-    def __iter__(self) -> Iterator[Stage]:
-        """Stages for ever."""
-        worker = get_worker_info()
-        seed = self.seed * 1000 + (worker.id if worker else 0)
-        sizes = np.random.default_rng(seed)  # the same in all processes, so that none waits for another
-        random = np.random.default_rng(seed + 1_000_000_000 * self.rank)
-        if worker:
-            cv2.setNumThreads(1)
-        while True:
-            plan = int(sizes.choice(len(self.plans), p=[plan[0] for plan in self.plans]))
-            _, side, layouts, crowd, empty = self.plans[plan]
-            yield Stage(plan, [self.scenes.nothing(count * self.times, side, random) for _, count in layouts],
-                        self.scenes.crowd(crowd * self.times, side, random), self.scenes.nothing(empty * self.times, side, random))
-
-
 class Batches:
     """Endless batches, a different stream of them for each seed."""
 
     def __init__(self, faces: Faces, scenes: Scenes, device: torch.device, seed: int, times: int = 1,
-                 plans: str = "faces", rank: int = 0, workers: int = 0) -> None:
+                 plans: str = "faces", rank: int = 0) -> None:
         """`times` makes every batch that many times larger; `plans` names the mix of canvases; `rank`: of the process,
-        where several train together, with other faces on canvases of the same size; `workers`: processes that cut scenes."""
-        self.faces, self.device, self.plans, self.seed = faces, device, PLANS[plans], seed * 1000 + 1_000_000_000 * rank
-        self.stages = DataLoader(Stages(scenes, seed, times, plans, rank), batch_size=None, num_workers=workers,
-                                 prefetch_factor=3 if workers else None, pin_memory=device.type == "cuda")
+        where several train together, with other faces on canvases of the same size."""
+        self.faces, self.scenes, self.device, self.times, self.plans = faces, scenes, device, times, PLANS[plans]
+        self.seed, self.rank = seed * 1000, rank
 
     def __iter__(self) -> Iterator[Batch]:
         """Batches for ever."""
-        torch.manual_seed(self.seed)
-        return map(self._make, self.stages)
+        sizes = np.random.default_rng(self.seed)  # the same in all processes, so that none waits for another
+        torch.manual_seed(self.seed + 1_000_000_000 * self.rank)
+        while True:
+            yield self._make(*self.plans[int(sizes.choice(len(self.plans), p=[plan[0] for plan in self.plans]))][1:])
 
-    def _make(self, stage: Stage) -> Batch:
-        _, side, layouts, _, _ = self.plans[stage.plan]
+    def _make(self, side: int, layouts: tuple[tuple[int, int], ...], crowd: int, empty: int) -> Batch:
         parts, labels, owner, where, total = [], [], [], [], 0
-        for (tiles, _), back in zip(layouts, stage.backs, strict=True):
-            count = len(back)
+        for tiles, canvases in layouts:
+            count = canvases * self.times
             chosen = torch.multinomial(self.faces.weight, count * tiles * tiles, replacement=True)
             room = 112 / (side // tiles * 1.15)  # pixels of the patch for one of the canvas, where the face is largest
             patches, marks, known = self.faces.take(chosen, self.device, max(n for n in SHRUNK if n <= max(1, room)))
-            parts.append(compose(patches, marks, tiles, lit(back, self.device)))
+            parts.append(compose(patches, marks, tiles, self.scenes.nothing(count, side)))
             where.append(parts[-1][2].flatten(0, 1))
             owner.append(torch.arange(count, device=self.device).repeat_interleave(tiles * tiles) + total)
             labels.append(known)
             total += count
-        pixels, *found = (x.to(self.device, non_blocking=True) for x in stage.crowd)
-        parts.append((lit(pixels, self.device), *found))
-        pixels = lit(stage.empty, self.device)
+        parts.append(self.scenes.crowd(crowd * self.times, side))
+        pixels = self.scenes.nothing(empty * self.times, side)
         none = pixels.new_zeros(len(pixels), 1, 14)
         parts.append((pixels, none[..., :4], none[..., 4:].unflatten(-1, (5, 2)), none[..., 0] > 0))
         canvases, boxes, marks, real = zip(*parts, strict=True)

@@ -83,7 +83,8 @@ class Describe(nn.Module):
         """aligned (K, GRID, GRID, features). Returns maps of one cell, (K, 1, 1, numbers)."""
         trunk = self.network.trunk(aligned.permute(0, 3, 1, 2))
         embedding = self.network.identity(trunk)
-        named = {"embedding": embedding, "traits": self.network.looks(trunk) + self.network.from_embedding(embedding)}
+        traits = self.network.looks(trunk) + self.network.again(trunk) + self.network.from_embedding(embedding)
+        named = {"embedding": embedding, "traits": traits}
         return {name: x.permute(0, 2, 3, 1) for name, x in named.items()}
 
 
@@ -128,17 +129,16 @@ def calibration(network: OneLook, faces: data.Faces, scenes: data.Scenes, frames
     inputs: dict[str, list[dict[str, np.ndarray]]] = {"frame": [], "faces": []}
     for i in range(frames):
         if i % 2:
-            picture = scenes.pictures[int(random.integers(len(scenes.pictures)))]
+            picture, marked = scenes.picture(int(random.integers(len(scenes.rows))))
             image = torch.from_numpy(cv2.resize(picture, (WIDTH, HEIGHT), interpolation=cv2.INTER_AREA).copy())
             pixels = image.permute(2, 0, 1)[None].float() / 255
-            which = scenes.rows.index(scenes.rows[i % len(scenes.rows)])
-            marks = torch.from_numpy(scenes.marks[which][:AT_ONCE])
+            marks = torch.from_numpy(marked[:AT_ONCE] * np.float32([WIDTH / picture.shape[1], HEIGHT / picture.shape[0]]))
         else:
             tiles = (1, 2, 3, 4, 6, 10)[(i // 2) % 6]
             side = HEIGHT // tiles * tiles
             chosen = torch.multinomial(faces.weight, tiles * tiles, replacement=True)
             patches, where, _ = faces.take(chosen, torch.device("cpu"))
-            made = data.compose(patches, where, tiles, data.lit(scenes.nothing(1, side, random), torch.device("cpu")))
+            made = data.compose(patches, where, tiles, scenes.nothing(1, side))
             pixels = torch.zeros(1, 3, HEIGHT, WIDTH) + 0.5
             pixels[..., :side, :side] = made[0]
             pixels = data.weather(pixels)

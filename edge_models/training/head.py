@@ -37,7 +37,7 @@ WARM = 100
 """Steps in which the rate rises."""
 BRANCHES = {
     "identity": (("identity",), ("embedding", "relation", "choice")),
-    "looks": (("looks.3", "from_embedding"), (*losses.TASKS["looks"], "quality")),
+    "looks": (("looks.3", "again.3", "from_embedding"), (*losses.TASKS["looks"], "quality")),
 }
 """Branch -> what learns, and from which losses. Of the looks what is read off, by their own layers and by the embedding; of these
 layers the last alone, as more of them learnt nothing that held on other faces. Emotion stays: hardly any face with a teacher has one."""
@@ -60,7 +60,9 @@ def keep(options: argparse.Namespace, network: OneLook, faces: data.Faces) -> No
     """Write down what the trunk gives of `options.count` faces."""
     device = torch.device(options.device)
     scenes = data.Scenes(options.scenes, options.backgrounds, options.cache)
-    batches = iter(data.Batches(faces, scenes, device, options.seed, options.times, options.plans, workers=options.workers))
+    faces.keep_on(device)
+    scenes.keep_on(device)
+    batches = iter(data.Batches(faces, scenes, device, options.seed, options.times, options.plans))
     options.kept.mkdir(parents=True, exist_ok=True)
     channels = network.trunk[0][0].out_channels
     out = open_memmap(maps(options.kept), "w+", np.uint8, (options.count, GRID // 2, GRID // 2, channels))
@@ -159,7 +161,6 @@ def main() -> None:
     keeping.add_argument("--backgrounds", type=Path)
     keeping.add_argument("--plans", choices=tuple(data.PLANS), default="people", help="the mix of canvases")
     keeping.add_argument("--times", type=int, default=1, help="batches this many times larger (for a GPU)")
-    keeping.add_argument("--workers", type=int, default=0, help="processes that cut scenes: for a GPU, one a core")
     keeping.add_argument("--count", type=int, default=500_000)
     learning.add_argument("run", type=Path)
     learning.add_argument("kept", type=Path, nargs="+")

@@ -5,8 +5,8 @@
 On a CPU, one process a core trains faster than threads do, as most of a step is small operations:
 `torchrun --nproc-per-node 2 -m edge_models.training.train … --workers 0 --threads 1`; each composes and learns
 from its own batches, and their gradients are averaged.
-On a GPU a step takes as long for many faces as for few: `--device cuda --times 48 --plans all --workers N`, N being the
-processor's cores, which cut the scenes; `--steps 9999999 --decay 1 --seconds 490 --cool 350` ends it in time, with the rate down.
+On a GPU a step takes as long for many faces as for few: `--device cuda --times 48 --plans all --compile`;
+`--steps 9999999 --decay 1 --seconds 490 --cool 350` ends it in time, with the rate down.
 Batches are large arrays that come and go: with tcmalloc (LD_PRELOAD=libtcmalloc_minimal.so.4) a step takes an eighth less.
 
 Keeps RUN/last.pt (everything needed to go on after a kill), RUN/log.csv and TensorBoard
@@ -64,13 +64,13 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("--warm", type=int, default=500)
     ask.add_argument("--rate", type=float, default=2e-3)
     ask.add_argument("--times", type=int, default=1, help="batches this many times larger (for a GPU)")
-    ask.add_argument("--workers", type=int, default=0, help="processes that cut scenes: for a GPU, one a core")
+    ask.add_argument("--compile", action="store_true", help="let torch join the network's small operations: for a GPU")
     ask.add_argument("--threads", type=int, default=2)
     ask.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ask.add_argument("--seed", type=int, default=1)
     ask.add_argument("--weights", type=Path, help="checkpoint whose weights to start from")
-    ask.add_argument("--freeze-norms", action="store_true", help="train with the norms' running figures: canvases "
-                     "of a close face and of a street differ, and the daemon's frames are the latter")
+    ask.add_argument("--freeze-norms", action="store_true", help="train with the norms' running figures, where they have any: "
+                     "canvases of a close face and of a street differ, and the daemon's frames are the latter")
     ask.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
     ask.add_argument("--seconds", type=float, default=math.inf, help="stop, resumable, after so long")
     ask.add_argument("--cool", type=float, default=0.0, help="of those, the last in which the rate falls, whatever the step")
@@ -155,9 +155,9 @@ def main() -> None:
         faces = data.Faces(options.faces, options.cache, "train")
         held = data.Faces(options.faces, options.cache, "test")
         scenes = data.Scenes(options.scenes, options.backgrounds, options.cache)
-    if device.type == "cuda":
-        faces.keep_on(device)
-    print(f"{len(faces)} faces, {len(held)} held out, {len(scenes.rows)} scenes, {len(scenes.empty)} backgrounds",
+    faces.keep_on(device)
+    scenes.keep_on(device)
+    print(f"{len(faces)} faces, {len(held)} held out, {len(scenes.rows)} scenes, {scenes.empty} backgrounds",
           flush=True)
 
     bank = faces.teachers()
@@ -177,8 +177,11 @@ def main() -> None:
     weights = {name: weight * (options.detection if name in losses.TASKS["detection"] else 1)
                for name, weight in losses.WEIGHTS.items()}
     torch.manual_seed(options.seed + step + 1_000_000 * rank)
-    batches = iter(data.Batches(faces, scenes, device, options.seed + step, options.times, options.plans, rank, options.workers))
-    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d) and options.freeze_norms]
+    batches = iter(data.Batches(faces, scenes, device, options.seed + step, options.times, options.plans, rank))
+    if options.compile:
+        network.frame = torch.compile(network.frame, dynamic=True)
+        network.describe = torch.compile(network.describe, dynamic=True)
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d) and options.freeze_norms and m.running_mean.any()]
     began, means = time.monotonic(), {}
     log = None if rank else Log(options.run, step)
     over = step >= options.steps
