@@ -57,7 +57,7 @@ def verification(network: OneLook, lfw: Packed) -> dict[str, float]:
     marks = torch.from_numpy(lfw.table["landmarks"]).float()
     parts = []
     for rows in torch.arange(len(marks)).split(BATCH):
-        patches = data.lit(torch.from_numpy(np.stack([lfw.patch(int(row)) for row in rows])), torch.device("cpu"))
+        patches = torch.from_numpy(np.stack([lfw.patch(int(row)) for row in rows])).permute(0, 3, 1, 2).float() / 255
         parts.append(described(network, patches, marks[rows], FACE)[0])
     embeddings = torch.cat(parts).numpy()
     first, second, same = (lfw.table[name].astype(np.intp) for name in ("first", "second", "same"))

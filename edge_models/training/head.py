@@ -37,7 +37,7 @@ WARM = 100
 """Steps in which the rate rises."""
 BRANCHES = {
     "identity": (("identity",), ("embedding", "relation", "choice")),
-    "looks": (("looks.3", "again.3", "from_embedding"), (*losses.TASKS["looks"], "quality")),
+    "looks": (("looks.3", "from_embedding"), (*losses.TASKS["looks"], "quality")),
 }
 """Branch -> what learns, and from which losses. Of the looks what is read off, by their own layers and by the embedding; of these
 layers the last alone, as more of them learnt nothing that held on other faces. Emotion stays: hardly any face with a teacher has one."""

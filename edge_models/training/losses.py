@@ -17,13 +17,11 @@ AGE_MIDDLE, AGE_STEP = 40.0, 5.0
 """age in years = AGE_MIDDLE + AGE_STEP * output: keeps its int8 step near half a year."""
 SHARP = 0.07
 """Temperature of the choice among the others."""
-GUESS = 0.25
-"""What a face counts whose emotion a teacher alone tells, where one that was labelled counts 1."""
 OTHERS = 2048
 """How many they are."""
 WEIGHTS = {
     "score": 1.5, "box": 1.5, "landmarks": 20.0, "embedding": 8.0, "relation": 16.0, "choice": 0.6, "attributes": 1.5,
-    "gender": 0.4, "age": 0.5, "ethnicity": 0.4, "race7": 0.3, "emotion": 1.6, "quality": 0.5,
+    "gender": 0.4, "age": 0.5, "ethnicity": 0.4, "race7": 0.3, "emotion": 0.8, "quality": 0.5,
 }
 
 TASKS = {
@@ -161,8 +159,7 @@ def description(embedding: Tensor, part: dict[str, Tensor], labels: dict[str, Te
     """Losses of the face head; each label may be missing on any face.
 
     embedding (K, 256), part: the traits by name, each (K, its width); labels: `teacher` (K, 256) unit length or zero rows,
-    `attributes` (K, 40) -1, 0 unknown, 1; `male`, `age_low` and `age_high`, `ethnicity`, `race7`, `emotion` (K,) -1 unknown;
-    `feeling` (K, 7) how likely a teacher finds each emotion, or zero rows.
+    `attributes` (K, 40) -1, 0 unknown, 1; `male`, `age_low` and `age_high`, `ethnicity`, `race7`, `emotion` (K,) -1 unknown.
     Of some faces the decade alone is known: any age in it is right.
     others (M, 256): teachers of other faces, drawn at random.
     """
@@ -180,15 +177,7 @@ def description(embedding: Tensor, part: dict[str, Tensor], labels: dict[str, Te
         losses["attributes"] = functional.binary_cross_entropy_with_logits(
             part["attributes"][known], (labels["attributes"][known] > 0).float()
         )
-    labelled, guessed = labels["emotion"] >= 0, labels["feeling"].sum(1) > 0
-    felt = labelled | guessed
-    if felt.any():
-        label = functional.one_hot(labels["emotion"][felt].clamp(min=0).long(), 7) * 0.95 + 0.05 / 7
-        guess, sure = labels["feeling"][felt].float(), labelled[felt, None]
-        want = torch.where(sure & guessed[felt, None], (label + guess) / 2, torch.where(sure, label, guess))
-        weight = torch.where(sure[:, 0], 1.0, GUESS)
-        losses["emotion"] = -(weight * (want * part["emotion"][felt].log_softmax(1)).sum(1)).sum() / weight.sum()
-    for name in ("male", "age_low", "ethnicity", "race7"):
+    for name in ("male", "age_low", "ethnicity", "race7", "emotion"):
         has = labels[name] >= 0
         if not has.any():
             continue

@@ -7,8 +7,16 @@ Keller Jordan et al. 2024 (kellerjordan.github.io/posts/muon), scaled to AdamW's
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
+
+
+@functools.cache
+def knows_bfloat16() -> bool:
+    """Whether the processor has bfloat16's products."""
+    return any(torch.cpu.get_capabilities().get(name) for name in ("amx_bf16", "avx512_bf16", "bf16"))
 
 
 def orthogonal(matrices: Tensor, steps: int = 5) -> Tensor:
@@ -45,8 +53,9 @@ class Muon(torch.optim.Optimizer):
                 speeds = [self.state[weight].setdefault("speed", torch.zeros_like(weight)) for weight in weights]
                 torch._foreach_lerp_(speeds, gradients, 1 - group["momentum"])
                 push = torch.stack(torch._foreach_lerp(gradients, speeds, group["momentum"])).flatten(2)
-                # Small products are quicker in float32 on a CPU.
-                push = orthogonal(push.bfloat16() if push.is_cuda or push[0].numel() > 50_000 else push).float()
+                # Where a CPU must make bfloat16 up, products take up to thirty times as long; small ones are quicker in float32 anyway.
+                brief = push.is_cuda or (push[0].numel() > 50_000 and knows_bfloat16())
+                push = orthogonal(push.bfloat16() if brief else push).float()
                 length = 0.2 * max(push.shape[1:]) ** 0.5  # AdamW's root mean square
                 # One call for all: on a GPU, each costs its launch.
                 torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])

@@ -18,7 +18,7 @@ import numpy as np
 from edge_models.training import data
 from tqdm import tqdm
 
-COLUMNS = ("landmarks", "teacher", "attributes", "male", "age", "age_low", "age_high", "ethnicity", "race7", "emotion", "feeling",
+COLUMNS = ("landmarks", "teacher", "attributes", "male", "age", "age_low", "age_high", "ethnicity", "race7", "emotion",
            "split", "name", "identity", "source")
 """What `data.Faces` reads."""
 SMOOTH = ("fer",)

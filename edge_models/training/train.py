@@ -3,9 +3,9 @@
     python -m edge_models.training.train RUN --faces faces.npz fer.npz --scenes scenes/ [--steps 20000]
 
 On a CPU, one process a core trains faster than threads do, as most of a step is small operations:
-`torchrun --nproc-per-node 2 -m edge_models.training.train … --workers 0 --threads 1`; each composes and learns
+`torchrun --nproc-per-node 2 -m edge_models.training.train … --threads 1`; each composes and learns
 from its own batches, and their gradients are averaged.
-On a GPU a step takes as long for many faces as for few: `--device cuda --times 48 --plans all --compile`;
+On a GPU a step takes as long for many faces as for few: `--device cuda --times 48 --plans all`, maybe with `--compile`;
 `--steps 9999999 --decay 1 --seconds 490 --cool 350` ends it in time, with the rate down.
 Batches are large arrays that come and go: with tcmalloc (LD_PRELOAD=libtcmalloc_minimal.so.4) a step takes an eighth less.
 
@@ -32,7 +32,7 @@ import numpy as np
 import torch
 from edge_models.training import data, losses
 from edge_models.training.log import Log
-from edge_models.training.muon import Muon
+from edge_models.training.muon import Muon, knows_bfloat16
 from edge_models.training.network import GRID, MAP_STRIDE, REACH, OneLook
 from torch import Tensor, distributed
 from torch.nn import functional
@@ -64,13 +64,13 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("--warm", type=int, default=500)
     ask.add_argument("--rate", type=float, default=2e-3)
     ask.add_argument("--times", type=int, default=1, help="batches this many times larger (for a GPU)")
-    ask.add_argument("--compile", action="store_true", help="let torch join the network's small operations: for a GPU")
+    ask.add_argument("--compile", action="store_true", help="let torch join the network's small operations (tried on a CPU alone: minutes to begin)")
     ask.add_argument("--threads", type=int, default=2)
     ask.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     ask.add_argument("--seed", type=int, default=1)
     ask.add_argument("--weights", type=Path, help="checkpoint whose weights to start from")
-    ask.add_argument("--freeze-norms", action="store_true", help="train with the norms' running figures, where they have any: "
-                     "canvases of a close face and of a street differ, and the daemon's frames are the latter")
+    ask.add_argument("--freeze-norms", action="store_true", help="train with the norms' running figures: canvases "
+                     "of a close face and of a street differ, and the daemon's frames are the latter")
     ask.add_argument("--save-every", type=int, default=500, help="steps between checkpoints")
     ask.add_argument("--seconds", type=float, default=math.inf, help="stop, resumable, after so long")
     ask.add_argument("--cool", type=float, default=0.0, help="of those, the last in which the rate falls, whatever the step")
@@ -181,7 +181,7 @@ def main() -> None:
     if options.compile:
         network.frame = torch.compile(network.frame, dynamic=True)
         network.describe = torch.compile(network.describe, dynamic=True)
-    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d) and options.freeze_norms and m.running_mean.any()]
+    norms = [m for m in network.modules() if isinstance(m, torch.nn.BatchNorm2d) and options.freeze_norms]
     began, means = time.monotonic(), {}
     log = None if rank else Log(options.run, step)
     over = step >= options.steps
@@ -229,9 +229,7 @@ def main() -> None:
 
 def brief(device: torch.device) -> torch.autocast:
     """In bfloat16, where the device has it: a processor that must make it up takes longer than with float32."""
-    known = ("amx_bf16", "avx512_bf16", "bf16")
-    able = device.type != "cpu" or any(torch.cpu.get_capabilities().get(name) for name in known)
-    return torch.autocast(device.type, torch.bfloat16, enabled=able)
+    return torch.autocast(device.type, torch.bfloat16, enabled=device.type != "cpu" or knows_bfloat16())
 
 
 def off(network: OneLook, batch: data.Batch, bank: Tensor) -> dict[str, Tensor]:
