@@ -319,3 +319,41 @@ def test_the_curve_is_laid_through_networks_of_one_make(tmp_path: Path) -> None:
     assert record["needed"] == first["needed"], "the line is of one make"
     assert record["needed"].keys() == FLOORS.keys()
     assert all(0 <= row[rate] <= 1 for row in record["networks"] for rate in FLOORS if rate != "age")
+
+
+def test_what_is_known_of_a_crowd_lies_where_it_is_seen_on_canvases_either_way_round(tmp_path: Path) -> None:
+    import torch  # noqa: PLC0415
+    from edge_models.training import data  # noqa: PLC0415
+
+    street, box = np.full((200, 300, 3), 128, np.uint8), (100, 60, 170, 140)
+    street[60:140, 100:170] = (40, 60, 40)
+    marks = [(116, 82), (152, 82), (134, 100), (120, 122), (148, 122)]
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255)]
+    for (x, y), colour in zip(marks, colours, strict=True):
+        street[y - 5:y + 6, x - 5:x + 6] = colour
+    rows = []
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), street[:, :, ::-1])
+        rows.append({"file": f"{i}.png", "width": 300, "height": 200,
+                     "faces": [{"box": box, "score": 1, "landmarks": marks}]})
+    (tmp_path / "labels.json").write_text(json.dumps(rows))
+
+    torch.manual_seed(0)
+    scenes = data.Scenes([tmp_path], None, tmp_path / "cache")
+    canvases, boxes, points, real = scenes.crowd(200, 96)
+    assert canvases.shape == (200, 3, 96, 96)
+    mirrored = checked = 0
+    for canvas, (x1, y1, x2, y2), five in zip(canvases[real[:, 0]], boxes[real], points[real], strict=True):
+        assert float((x2 - x1) / (y2 - y1)) == pytest.approx(70 / 80, rel=1e-4)
+        times = float(x2 - x1) / 70
+        assert ((five[:, 0] > x1) & (five[:, 0] < x2) & (five[:, 1] > y1) & (five[:, 1] < y2)).all()
+        assert five[0, 0] < five[1, 0], "left to right in the picture, whichever eye it is"
+        if times < 0.6 or five.min() < 0 or five.max() > 95:
+            continue
+        seen = [canvas[:, round(float(y)), round(float(x))] for x, y in five]
+        wanted = torch.tensor(colours) / 255
+        straight, other = ((torch.stack(seen) - wanted[order]).abs().max() for order in (range(5), [1, 0, 2, 4, 3]))
+        assert min(straight, other) < 0.05
+        mirrored, checked = mirrored + bool(other < straight), checked + 1
+    assert 0.3 * checked < mirrored < 0.7 * checked
+    assert checked > 50
