@@ -8,9 +8,9 @@ UV     := $(VENV)/bin/uv
 
 .PHONY: help demo test test-training golden bench lint lock wheel clean
 help:  ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
 
-demo: $(VENV)/demo.done  ## see it work; SOURCE=rtsp://...|/dev/video0|file.mp4 for your own stream
+demo: $(VENV)/demo.done  ## see it work; SOURCE=rtsp://...|/dev/video0|file.mp4|picture.jpg for your own
 	@PYTHONPATH="$(CURDIR)/daemon" $(BIN)/python -m onelook demo $(if $(BROKER),--broker "$(BROKER)") $(if $(SOURCE),"$(SOURCE)")
 
 test: $(VENV)/test.done lint  ## everything: linters, types, layers, tests
@@ -51,6 +51,8 @@ $(VENV)/%.done: requirements/%.lock
 	@# The command, of this tree as it is: no build, and no build tool from the network.
 	@printf '#!/bin/sh\nPYTHONPATH="%s" exec "%s" -m onelook "$$@"\n' "$(CURDIR)/daemon" "$(CURDIR)/$(BIN)/python" > $(BIN)/onelook
 	@chmod +x $(BIN)/onelook
+	@# And its packages for `.venv/bin/python -m benchmarks...`, from wherever it is called.
+	@printf '%s\n' "$(CURDIR)/daemon" "$(CURDIR)" > "$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/onelook.pth"
 	@touch $@
 
 COMPILE = $(UV) pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes --no-emit-index-url \

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from benchmarks import measure
 from benchmarks.door import leave
@@ -44,12 +45,18 @@ def _percent(value: float) -> str:
 
 def targets(result: Result) -> str:
     """What was promised and what was measured."""
-    def shown(value: float | None, name: str) -> str:
-        return "not measured" if value is None else f"{value:.2f}" if "growth" in name else _percent(value)
+    def shown(row: dict[str, Any], which: str) -> str:
+        if row[which] is None:
+            return "not measured"
+        if "growth" in row["target"]:
+            return f"{row[which]:.2f}"
+        # What rounding would hide is shown.
+        near = row["met"] is False and _percent(row["asked"]) == _percent(row["measured"])
+        return f"{100 * row[which]:.2f} %" if near else _percent(row[which])
 
     return _table(["target", "against", "asked", "measured", ""], [
-        [row["target"], row["against"], f"{'≥' if row['at_least'] else '≤'} {shown(row['asked'], row['target'])}",
-         shown(row["measured"], row["target"]), {True: "met", False: "missed", None: ""}[row["met"]]]
+        [row["target"], row["against"], f"{'≥' if row['at_least'] else '≤'} {shown(row, 'asked')}",
+         shown(row, "measured"), {True: "met", False: "missed", None: ""}[row["met"]]]
         for row in all_targets(result)])
 
 
@@ -74,7 +81,7 @@ def latency(result: Result, size: tuple[int, int] = (640, 480)) -> str:
             alone, crowd = (measure.median(cell.samples[name].seconds) for cell in (cells[0], shown[-1]))
             row.append(_percent(1 - alone / crowd))
         rows.append(row)
-    return _table(["ms: median (p95, p99)", *(f"{cell.faces} faces" for cell in shown),
+    return _table(["ms: median (p95, p99)", *(f"{cell.faces} face{'s' * (cell.faces != 1)}" for cell in shown),
                    *(f"CPU, {cell.faces}" for cell in shown), "each face more",
                    *([f"share of {shown[-1].faces} faces"] if cells[0].faces == 0 else [])], rows)
 
@@ -183,38 +190,41 @@ def accuracy(result: Result) -> str:
         return f"{row.value * times:.1f}{unit} ({row.low * times:.1f} to {row.high * times:.1f})"
 
     keys = [key for key in NAMES if any((name, key) in found for name in systems)]
-    return _table(["what", *systems], [[NAMES[key], *(shown(name, key) for name in systems)] for key in keys])
+    return _table(["what", "n", *systems], [
+        [NAMES[key], f"{max(found[name, key].n for name in systems if (name, key) in found):,}",
+         *(shown(name, key) for name in systems)] for key in keys])
 
 
-def block(result: Result) -> str:
-    """What the README and the model card show."""
+def block(result: Result, *, whole: bool = True) -> str:
+    """What the model card shows, and, if not `whole`, the README."""
     quiet = [f"others used {share:.0%} of the machine" for part in ("latency",)
              if (share := result.watch.get(part, {}).get("others_share")) is not None and share > 0.05]
     about = (f"{result.machine.get('processor')}, {result.machine.get('cores')} cores, {result.threads} threads, "
              f"ai-edge-litert {result.machine.get('ai-edge-litert')}, {result.date[:10]}, "
              f"commit `{result.commit[:8]}`, network `{result.model[:12]}`{''.join(', ' + text for text in quiet)}")
     parts = [f"Measured on: {about}. Every sample: `benchmarks/results/{result.host}/`."]
-    parts += [made for made in (targets(result), latency(result), roofline(result), accuracy(result)) if made]
-    return "\n\n".join(parts)
+    parts += [targets(result), latency(result), *([roofline(result), accuracy(result)] if whole else [])]
+    return "\n\n".join(part for part in parts if part)
 
 
-def filled(text: str, result: Result) -> str:
+def filled(text: str, result: Result, *, whole: bool = True) -> str:
     """A document with the block between its marks. Raises OwnerError where it has none."""
     if BEGIN not in text or END not in text:
         raise OwnerError(f"There is no place for the figures: {BEGIN} and {END} are missing.")
     start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    return f"{text[:start]}\n{block(result)}\n{text[end:]}"
+    return f"{text[:start]}\n{block(result, whole=whole)}\n{text[end:]}"
 
 
-DOCUMENTS = ("README.md", "edge_models/onelook/MODEL_CARD.md")
+DOCUMENTS = {"README.md": False, "edge_models/onelook/MODEL_CARD.md": True}
+"""Which show our figures, and whether all of them."""
 
 
 def main() -> int:
     """Fill both."""
     result = load(newest())
-    for name in DOCUMENTS:
+    for name, whole in DOCUMENTS.items():
         file = REPOSITORY / name
-        file.write_text(filled(file.read_text(), result))
+        file.write_text(filled(file.read_text(), result, whole=whole))
     return 0
 
 

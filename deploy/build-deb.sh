@@ -13,6 +13,7 @@
 #
 # Needs: apt install debhelper dpkg-dev python3-venv; lintian, to be checked as well (minutes; LINT=no leaves it out).
 set -eu
+case ${1:-} in -h|--help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; exit 0 ;; esac
 arch=${1:-amd64} python=${2:-3.11}
 root=$(cd "$(dirname "$0")/.." && pwd)
 case $arch in

@@ -150,6 +150,26 @@ def test_check_says_ok_when_config_model_and_gallery_can_be_used(gallery_config:
     assert (done.returncode, json.loads(done.stdout)) == (0, {"ok": True, "faults": []})
 
 
+def test_check_doubts_a_recording_that_is_not_there(gallery_config: Path) -> None:
+    text = gallery_config.read_text().replace("people.db", "nobody.db")
+    lost = gallery_config.parent / "nothere.mp4"
+    gallery_config.write_text(re.sub(r"url: [^,}]+", f"url: {lost}", text, count=1))
+
+    done = onelook("check", "--config", gallery_config)
+
+    assert (done.returncode, done.stdout) == (0, "ok\n"), done.stderr
+    assert f"has nothing to show yet: there is no {lost}." in done.stderr
+
+
+def test_check_names_the_config_that_it_found_by_itself(tmp_path: Path, gallery_config: Path) -> None:
+    gallery_config.write_text(gallery_config.read_text().replace("people.db", "nobody.db"))
+
+    command = [sys.executable, "-m", "onelook", "check"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=180, check=False)
+
+    assert (done.returncode, done.stdout) == (0, "ok: config.yaml\n"), done.stderr
+
+
 def test_check_tells_what_is_wrong_beyond_the_config(gallery_config: Path) -> None:
     gallery_config.write_text(gallery_config.read_text() + "model: {path: nowhere}\n")
 

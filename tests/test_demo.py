@@ -21,7 +21,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from broker import PATIENCE, Broker, free_port, wait_until
 from clip import write_mp4
-from onelook.demo import FPS, in_words, walkers
+from onelook.demo import FPS, PORTRAITS, in_words, walkers
 
 pytestmark = pytest.mark.timeout(600)  # the crowd's film takes its time
 
@@ -204,6 +204,33 @@ def test_a_video_of_ones_own_through_a_broker_of_ones_own_ends_with_the_video(
         assert demo.leftovers() == []
 
 
+def test_a_broker_that_asks_for_a_password_gets_it(tmp_path: Path, clip: Path, demos: list[Demo]) -> None:
+    with Broker(tmp_path / "broker", users={"me": "se:cret"}) as broker:
+        (tmp_path / "right").mkdir()
+        demos.append(right := Demo(tmp_path / "right", clip, "--broker", f"me:se%3Acret@127.0.0.1:{broker.port}"))
+        assert right.process.wait(PATIENCE) == 0, right.err
+        assert re.search(r"events: .*\d+ presence", right.out)
+
+        (tmp_path / "wrong").mkdir()
+        demos.append(wrong := Demo(tmp_path / "wrong", clip, "--broker", f"me@127.0.0.1:{broker.port}",
+                                   first="import os; os.environ['ONELOOK_MQTT_PASSWORD'] = 'guess'"))
+        assert wrong.process.wait(PATIENCE) == 78
+    last = wrong.err.splitlines()[-1]
+    assert re.fullmatch(rf"The broker at 127\.0\.0\.1:{broker.port} refuses us \(.+\): give USER:PASSWORD@HOST:PORT, "
+                        r"or the password in ONELOOK_MQTT_PASSWORD and USER@HOST:PORT\.", last)
+    assert "frames; events" not in wrong.out
+
+
+def test_a_single_picture_is_held_until_all_is_told_of_it(tmp_path: Path, demos: list[Demo]) -> None:
+    pytest.importorskip("amqtt", reason="the demo's own broker needs onelook[demo]")
+    demos.append(demo := Demo(tmp_path, PORTRAITS / "grace_hopper.jpg"))
+
+    assert demo.process.wait(PATIENCE) == 0, demo.err
+
+    assert re.search(r"person 1 looks (female|male)", demo.out), demo.out
+    assert "60 frames; " in demo.out
+
+
 def test_it_ends_by_itself_when_its_seconds_are_over(tmp_path: Path, clip: Path, demos: list[Demo]) -> None:
     pytest.importorskip("amqtt", reason="the demo's own broker needs onelook[demo]")
     demos.append(demo := Demo(tmp_path, clip, "--seconds", "3"))
@@ -233,8 +260,10 @@ def test_without_the_extra_it_says_which(tmp_path: Path, clip: Path, demos: list
     (["http://127.0.0.1:{port}/film.mp4"], "No frame came from "),
     (["rstp://cam/1"], "did you mean rtsp://?"),
     (["--broker", "127.0.0.1:{port}"], "There is no broker at 127.0.0.1:{port}"),
-    (["--broker", "127.0.0.1:mqtt"], "127.0.0.1:mqtt is no broker: give HOST or HOST:PORT."),
-    (["--broker", ":1883"], ":1883 is no broker: give HOST or HOST:PORT."),
+    (["--broker", "127.0.0.1:mqtt"], "127.0.0.1:mqtt is no broker: give HOST, HOST:PORT or USER:PASSWORD@HOST:PORT"),
+    (["--broker", ":1883"], ":1883 is no broker: give HOST, HOST:PORT or USER:PASSWORD@HOST:PORT"),
+    (["--broker", "me:se/cret@127.0.0.1"], "me:***@127.0.0.1 is no broker: "),
+    (["/dev/video77"], "No frame came from /dev/video77."),  # whatever the seconds: it is not waited for either
 ])  # fmt: skip
 def test_what_it_cannot_use_is_told_with_a_sentence(
     tmp_path: Path, demos: list[Demo], clip: Path, arguments: list[str], sentence: str

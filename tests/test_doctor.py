@@ -15,7 +15,7 @@ from broker import Broker, free_port
 from clip import write_mp4
 from daemon_process import DEVICE, PASSWORD, locked_broker, onelook, write_config
 from onelook import config, doctor
-from onelook.doctor import Finding, Measured, suggest
+from onelook.doctor import Finding, Measured, smallest, suggest
 from onelook.metrics import BoardCollector
 
 
@@ -193,8 +193,20 @@ def test_the_largest_input_that_is_fast_enough_is_suggested() -> None:
                  (2, 960, 736, 90))
 
     assert (suggest(rows, 1).input_width, suggest(rows, 1).threads) == (640, 2)
-    assert (suggest(rows, 3).input_width, suggest(rows, 3).threads) == (320, 2)
-    assert suggest(rows, 99).input_width == 320  # nothing is fast enough: the smallest
+    assert (suggest(rows, 3).input_width, suggest(rows, 3).threads) == (640, 2)  # slow; a smaller one would see nobody
+    assert suggest(rows, 3).fps == pytest.approx(0.7 * 25 / 3)
+    assert suggest(rows, 99).input_width == 640
+
+
+def test_how_near_people_must_come_is_told() -> None:
+    told = json.loads((Path(__file__).parents[1] / "edge_models" / "onelook" / "sizes.json").read_text())
+    for name in ("320x256", "640x480", "1280x736", "1920x1088"):
+        least = smallest(*map(int, name.split("x")))
+        for size, row in told["inputs"][name]["faces"].items():
+            if float(size) >= least:
+                assert row["found"]["value"] > 0.97, (name, size)
+            elif float(size) < 0.7 * least:
+                assert row["found"]["value"] < 0.03, (name, size)
 
 
 def test_a_thread_that_brings_nothing_is_not_suggested() -> None:

@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     replay.add_argument(
         "source", metavar="SOURCE",
-        help="video file, folder of pictures, one picture (held for five seconds) or a stream's URL",
+        help="video file, folder of pictures (a second each), one picture (held for five) or a stream's URL",
     )
     replay.add_argument("--draw", type=Path, metavar="OUT.mp4", help="write it with the faces drawn in")
     replay.add_argument("--config", type=Path, metavar="FILE", help="default: every default, nobody enrolled")
@@ -145,7 +145,7 @@ def _parser() -> argparse.ArgumentParser:
 
     demo = commands.add_parser("demo", parents=[everywhere], help="see it work, within a minute or two")
     demo.add_argument("source", metavar="SOURCE", nargs="?", help="a stream's URL; default: a made-up crowd")
-    demo.add_argument("--broker", metavar="HOST[:PORT]", help="default: one of its own")
+    demo.add_argument("--broker", metavar="[USER[:PASSWORD]@]HOST[:PORT]", help="default: one of its own")
     demo.add_argument("--seconds", type=_seconds, default=60.0, metavar="N", help="at most so long; default: 60")
     demo.set_defaults(command=_demo, level=logging.INFO)
 
@@ -211,10 +211,12 @@ def _check(arguments: argparse.Namespace) -> int:
     from onelook.config import ConfigError
 
     try:
-        config = _config(arguments.config)
+        file = _config_file(arguments.config)
+        config = _config(file)
         from onelook import service
 
-        service.check(config)
+        for doubt in service.check(config):
+            log.warning("%s", doubt)
     except OwnerError as error:
         if not arguments.json:
             raise
@@ -224,7 +226,8 @@ def _check(arguments: argparse.Namespace) -> int:
             faults = [{"path": "", "line": None, "message": line} for line in str(error).splitlines()]
         _print(json.dumps({"ok": False, "faults": faults}, ensure_ascii=False))
         return OWNER
-    _print(json.dumps({"ok": True, "faults": []}) if arguments.json else "ok")
+    # Which was looked at is known to whoever named it.
+    _print(json.dumps({"ok": True, "faults": []}) if arguments.json else "ok" if arguments.config else f"ok: {file}")
     return 0
 
 
@@ -233,7 +236,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict
 
     from onelook import service
-    from onelook.doctor import measure, suggest
+    from onelook.doctor import WISHED_FPS, measure, smallest, suggest
 
     marks, findings = {"ok": "ok", "warning": "!", "fault": "FAULT"}, []
     for finding in service.doctor(config):
@@ -251,11 +254,15 @@ def _doctor(arguments: argparse.Namespace) -> int:
                 "suggestion": suggestion and asdict(suggestion)}
         _print(json.dumps(told, ensure_ascii=False))
     elif suggestion is not None:
-        _print("\nthreads      input  ms a frame of 8 faces")
+        _print("\nthreads      input  ms a frame of 8 faces  smallest face found, px of a 1920x1080 picture")
         for row in rows:
-            _print(f"{row.threads:7}  {f'{row.width}x{row.height}':>9}  {row.milliseconds:10.1f}")
+            size = f"{row.width}x{row.height}"
+            _print(f"{row.threads:7}  {size:>9}  {row.milliseconds:21.1f}  {smallest(row.width, row.height):6.0f}")
         _print(f"\nfor {suggestion.fps:.0f} frames a second of each stream:\nmodel:\n  threads: {suggestion.threads}\n"
                f"  input_width: {suggestion.input_width}\n  input_height: {suggestion.input_height}")
+        if suggestion.fps < WISHED_FPS:
+            _print(f"That is little: from {WISHED_FPS:.0f} on, nobody who walks by is missed. Give this machine fewer "
+                   "streams, or, where people come near, a smaller input.")
     return 0 if ok else OWNER
 
 
@@ -459,14 +466,19 @@ def _gallery_rotate_key(arguments: argparse.Namespace) -> None:
 # --- what commands share -------------------------------------------------------------------------
 
 
-def _config(path: Path | None) -> Config:
+def _config_file(given: Path | None) -> Path:
+    if given is not None:
+        return given
+    path = Path("config.yaml") if Path("config.yaml").exists() else SYSTEM_CONFIG
+    if not path.exists():
+        raise OwnerError(f"There is no config.yaml here and no {SYSTEM_CONFIG}; give --config FILE.")
+    return path
+
+
+def _config(given: Path | None) -> Config:
     from onelook.config import load
 
-    if path is None:
-        path = Path("config.yaml") if Path("config.yaml").exists() else SYSTEM_CONFIG
-        if not path.exists():
-            raise OwnerError(f"There is no config.yaml here and no {SYSTEM_CONFIG}; give --config FILE.")
-    return load(path)
+    return load(_config_file(given))
 
 
 def _number(text: str) -> float:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import os
 import socket
 import sys
 import tempfile
 import threading
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import combinations
 from math import inf, sin
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 from urllib.request import urlopen
 
 import cv2
@@ -24,23 +26,29 @@ import numpy as np
 from numpy.typing import NDArray
 from paho.mqtt.client import Client, MQTTMessage
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.reasoncodes import ReasonCode
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic import SecretStr
 from tqdm import tqdm
 
 from onelook import service
 from onelook.capture import frames, masked, read_picture
-from onelook.config import Config, Gallery, Metrics, Mqtt, stream_of
+from onelook.config import PASSWORD_VARIABLE, Config, Gallery, Metrics, Mqtt, stream_of
 from onelook.draw import Captions, drawn
 from onelook.errors import OwnerError
 from onelook.event import Event
 from onelook.frame import Frame
-from onelook.source import is_live
+from onelook.source import PICTURES, is_live
 from onelook.track import Track
 from onelook.video import VideoWriter
 
 Image = NDArray[np.uint8]
 
 WIDTH, HEIGHT, FPS, SECONDS = 640, 480, 12, 24
+STILL = 5
+"""Seconds for which a single picture is held before the daemon."""
+PATIENCE = 10
+"""Seconds for a broker to answer."""
 STEP = 80
 """Pixels: how far to each side people walk."""
 TALL = 2.25
@@ -54,9 +62,10 @@ def demo(
 ) -> None:
     """Play `source` (none: a crowd composed from two portraits) through the daemon.
 
-    broker: `host` or `host:port`; none: one is started here, for as long as this lasts.
+    A single picture is held for STILL seconds. broker: `host`, `host:port` or `user:password@host:port`; the password
+    may be in ONELOOK_MQTT_PASSWORD as well; none: one is started here, for as long as this lasts.
     seconds: at most so long. folder: where the annotated picture goes. Raises OwnerError where
-    the source cannot be read, and where the broker or the extra packages are missing.
+    the source cannot be read, and where the broker refuses, or it or the extra packages are missing.
     """
     if source is not None and not is_live(source):
         next(frames(source), None)  # a daemon waits for a file to come right, who looks at a demo does not
@@ -64,31 +73,29 @@ def demo(
     logging.getLogger("onelook").setLevel(logging.WARNING)  # the events are the news here
     with ExitStack() as house:
         scratch = Path(house.enter_context(tempfile.TemporaryDirectory(prefix="onelook-demo-")))
-        if broker is None:
-            host, port = "127.0.0.1", house.enter_context(_broker())
-        else:
-            host, _, given = broker.partition(":")
-            if not host or not (given or "1883").isdecimal() or int(given or 1883) > 65535:
-                raise OwnerError(f"{broker} is no broker: give HOST or HOST:PORT.")
-            port = int(given or 1883)
-        made_up = source is None
+        mqtt = Mqtt(port=house.enter_context(_broker()), protocol="3.1.1") if broker is None else broker_of(broker)
+        mqtt = mqtt.model_copy(update={"outbox": scratch / "outbox.db"})
+        made_up, shown = source is None, masked(source or "")
         if source is None:
             source = str(scratch / "crowd.mp4")
             _say(f"Composing a crowd of two people, {SECONDS} seconds of it...")
             compose(Path(source))
+        elif PICTURES.search(source) and not is_live(source):
+            _say(f"Holding {shown} for {STILL} seconds...")
+            source = _held(source, scratch / "still.mp4")
         config = Config(
             device="demo",
             streams=[stream_of(source).model_copy(update={"name": "crowd"} if made_up else {})],
             gallery=Gallery(path=scratch / "gallery.db", key_file=scratch / "gallery.key"),
-            mqtt=Mqtt(host=host, port=port, protocol="5" if broker else "3.1.1", outbox=scratch / "outbox.db"),
+            mqtt=mqtt,
             metrics=Metrics(port=_free_port()),
         )
         if made_up:
             for verdict in service.enroll(config, {ENROLLED: [PORTRAITS / "eileen_collins.jpg"]})[ENROLLED]:
                 _say(f"{ENROLLED}'s portrait {verdict.reason}.")
-        listener = house.enter_context(_Listener(host, port, config.mqtt.prefix, masked(source)))
+        listener = house.enter_context(_Listener(mqtt, masked(source)))
         page = f"http://127.0.0.1:{config.metrics.port}/metrics"
-        _say(f"Events: mqtt://{host}:{port}, topics {config.mqtt.prefix}/demo/#. Metrics: {page}")
+        _say(f"Events: mqtt://{mqtt.host}:{mqtt.port}, topics {config.mqtt.prefix}/demo/#. Metrics: {page}")
         _say(f"At most {seconds:.0f} seconds; Ctrl-C ends it sooner.\n")
         timer = threading.Timer(seconds, stop.set)
         timer.daemon = True
@@ -100,14 +107,16 @@ def demo(
         def watch(frame: Frame, tracks: Sequence[Track], events: Sequence[Event]) -> None:
             nonlocal began
             began = min(began, frame.time)
+            listener.seen.set()
             best.look(frame, tracks, events)
             if frame.index % FPS == 0 and frame.time > began:
                 figures.update(_figures(page, frame.time - began))
 
+        listener.lost = stop.set  # who never saw a picture need not wait for the camera to come back
         service.run(config, stop=stop, watch=watch)
         listener.wait_for_goodbye()
         if not best.frames:
-            raise OwnerError(f"No frame came from {source}.")
+            raise OwnerError(f"No frame came from {shown or source}.")
         _say("")
         _say(f"{best.frames} frames; events: " + ", ".join(f"{n} {k}" for k, n in sorted(listener.counts.items())))
         if figures:
@@ -120,6 +129,30 @@ def demo(
             out = folder / "annotated.jpg"
             _write(out, best.picture)
             _say(f"Annotated picture: {out}")
+
+
+def broker_of(given: str) -> Mqtt:
+    """The broker that `[USER[:PASSWORD]@]HOST[:PORT]` names. Raises OwnerError where it names none."""
+    try:
+        parts = urlsplit(f"mqtt://{given}")
+        port = parts.port or 1883
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    if not parts.hostname or parts.path or parts.query or parts.fragment:
+        raise OwnerError(f"{masked(f'mqtt://{given}').removeprefix('mqtt://')} is no broker: give HOST, HOST:PORT or "
+                         "USER:PASSWORD@HOST:PORT (in a password, @ : / # ? % are %40 %3A %2F %23 %3F %25).")
+    password = unquote(parts.password) if parts.password else os.environ.get(PASSWORD_VARIABLE)
+    return Mqtt(host=parts.hostname, port=port, username=unquote(parts.username) if parts.username else None,
+                password=SecretStr(password) if password else None)
+
+
+def _held(picture: str, film: Path) -> str:
+    """A film that shows one picture for STILL seconds."""
+    image = read_picture(Path(picture.removeprefix("file://")).expanduser())
+    with VideoWriter(film) as video:
+        for n in range(STILL * FPS):
+            video.write(image, n / FPS)
+    return str(film)
 
 
 def _write(path: Path, picture: Image) -> None:
@@ -289,27 +322,51 @@ def _broker() -> Iterator[int]:
 class _Listener:
     """Subscribes as any user would, and tells each event in plain words."""
 
-    def __init__(self, host: str, port: int, prefix: str, source: str) -> None:
+    def __init__(self, mqtt: Mqtt, source: str) -> None:
         self.counts: Counter[str] = Counter()
+        self.seen = threading.Event()
+        """To be set when there was a picture."""
+        self.lost: Callable[[], object] = lambda: None
+        """Called when the camera is offline and there never was one."""
         self._states: dict[str, str] = {}
         self._source = source
         self._gone = threading.Event()
-        self._topic = f"{prefix}/demo/#"
+        self._topic = f"{mqtt.prefix}/demo/#"
+        self._place = f"{mqtt.host}:{mqtt.port}"
+        self._answer: ReasonCode | None = None
+        self._answered = threading.Event()
         self._client = Client(CallbackAPIVersion.VERSION2)
+        if mqtt.username is not None or mqtt.password is not None:
+            secret = mqtt.password.get_secret_value() if mqtt.password is not None else None
+            self._client.username_pw_set(mqtt.username or "demo", secret)
+        self._client.on_connect = self._greet
         self._client.on_message = self._hear
         try:
-            self._client.connect(host, port)
-        except OSError as error:
-            raise OwnerError(f"There is no broker at {host}:{port}: {error.strerror or error}.") from error
+            self._client.connect(mqtt.host, mqtt.port)
+        except (OSError, UnicodeError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise OwnerError(f"There is no broker at {self._place}: {reason}.") from error
 
     def __enter__(self) -> _Listener:
-        self._client.subscribe(self._topic, qos=1)
         self._client.loop_start()
-        return self
+        self._answered.wait(PATIENCE)
+        if self._answer is not None and not self._answer.is_failure:
+            return self
+        self.__exit__()
+        if self._answer is None:
+            raise OwnerError(f"{self._place} takes the connection and says nothing: is that an MQTT port?")
+        raise OwnerError(f"The broker at {self._place} refuses us ({self._answer}): give USER:PASSWORD@HOST:PORT, "
+                         f"or the password in {PASSWORD_VARIABLE} and USER@HOST:PORT.")
 
     def __exit__(self, *_: object) -> None:
         self._client.disconnect()
         self._client.loop_stop()
+
+    def _greet(self, client: Client, _data: object, _flags: object, code: ReasonCode, _properties: object) -> None:
+        self._answer = code
+        if not code.is_failure:
+            client.subscribe(self._topic, qos=1)
+        self._answered.set()
 
     def wait_for_goodbye(self) -> None:
         """Until the daemon said offline, which is the last that it says."""
@@ -324,9 +381,14 @@ class _Listener:
         place = received.topic.split("/")[2]
         if kind == "status":
             told, self._states[place] = self._states.get(place), data["state"]
+            # What is retained tells of an earlier demo.
+            if data["state"] == "offline" and not received.retain:
+                if place == "status":
+                    self._gone.set()
+                elif data.get("reason") not in (None, "starting") and not self.seen.is_set():
+                    self.lost()
             if told == data["state"]:
                 return
-            self._gone.set() if place == "status" and data["state"] == "offline" else None
             _say(f"{event['time'][11:19]}  {'the daemon' if place == 'status' else place} is {data['state']}"
                  + (f": {data['reason'].replace(self._source, 'it')}" if data.get("reason") else ""))
         else:

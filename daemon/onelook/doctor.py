@@ -13,6 +13,7 @@ import functools
 import importlib
 import os
 import platform
+import pwd
 import shutil
 import socket
 import ssl
@@ -49,6 +50,11 @@ LITTLE_MEMORY = 400 * 2**20
 SOON = 14.0
 """Days before a certificate ends that are worth a word."""
 SIZES = ((320, 256), (480, 384), (640, 480), (960, 736), (1280, 736))
+LEAST_SIZE = (640, 480)
+"""Nothing smaller is suggested: it would take people out of sight for the sake of frames."""
+LEAST_FACE = 16.0
+"""Side of a face's template in the network's input, in pixels, from which all are found; of faces a third smaller none
+are (sizes.json beside the model)."""
 WISHED_FPS = 10.0
 """Frames a second for each stream from which people walking by are followed without gaps."""
 SPARE = 0.7
@@ -255,6 +261,14 @@ def unwritable(file: Path) -> Path | None:
     return None if there.is_dir() and os.access(there, os.W_OK | os.X_OK) else there
 
 
+def _has_service() -> bool:
+    """Whether the service's user is there."""
+    try:
+        return bool(pwd.getpwnam("onelook"))
+    except KeyError:
+        return False
+
+
 def _disk(folder: Path) -> Finding:
     name = f"disk {folder}"
     there = _there(folder)
@@ -266,8 +280,9 @@ def _disk(folder: Path) -> Finding:
         return Finding(name, "fault", "is read-only", "remount it, or keep gallery and mqtt.outbox elsewhere")
     message = f"{_size(free)} free"
     if shut := unwritable(folder / "file"):
-        return Finding(name, "warning", f"this user may not write to {shut}",
-                       "run this as root or as the service's user: sudo -u onelook onelook doctor")
+        service = "run this as root or as the service's user: sudo -u onelook onelook doctor"
+        elsewhere = "let gallery.path, gallery.key_file and mqtt.outbox be where you may write, or run this as root"
+        return Finding(name, "warning", f"this user may not write to {shut}", service if _has_service() else elsewhere)
     if free < LITTLE_DISK:
         return Finding(name, "fault" if free < NO_DISK else "warning", message,
                        "free some: gallery and waiting events are kept there")
@@ -474,17 +489,23 @@ def measure(model: config.Model, *, seconds: float = 10.0) -> list[Measured]:
 def suggest(rows: Sequence[Measured], streams: int) -> Suggestion:
     """The largest input at which every stream gets WISHED_FPS; of its threads the fewest that are nearly as fast.
 
-    The smallest input where none is fast enough.
+    LEAST_SIZE where none is fast enough.
     """
     def fps(row: Measured) -> float:
         return SPARE * 1000 / row.milliseconds / max(streams, 1)
 
-    fast = [row for row in rows if fps(row) >= WISHED_FPS]
-    area = max((r.width * r.height for r in fast), default=min(r.width * r.height for r in rows))
+    large = [row for row in rows if (row.width, row.height) >= LEAST_SIZE]
+    fast = [row for row in large if fps(row) >= WISHED_FPS]
+    area = max((r.width * r.height for r in fast), default=min(r.width * r.height for r in large))
     same = [row for row in rows if row.width * row.height == area]
     best = min(row.milliseconds for row in same)
     chosen = min((row for row in same if row.milliseconds <= 1.15 * best), key=lambda row: row.threads)
     return Suggestion(chosen.threads, chosen.width, chosen.height, fps(chosen))
+
+
+def smallest(width: int, height: int, camera: tuple[int, int] = (1920, 1080)) -> float:
+    """Side of the smallest faces that an input of that size finds, in pixels of a camera's picture."""
+    return LEAST_FACE / min(1, width / camera[0], height / camera[1])
 
 
 def _median(model: Callable[[Image], object], picture: Image, seconds: float) -> float:

@@ -45,6 +45,7 @@ from onelook.outbox import REASONS, Outbox
 from onelook.pipeline import Matcher, Pipeline
 from onelook.publish import LinesPublisher, MqttPublisher, Publisher
 from onelook.reporter import Reporter
+from onelook.source import exists, is_live
 from onelook.spec import load
 from onelook.strangers import Cluster, Guestbook, Lookout, clusters, name_cluster
 from onelook.track import Track, Tracker
@@ -166,8 +167,12 @@ def _count_dropped(inbox: LatestFrames, metrics: Metrics, told: dict[str, int]) 
         metrics.dropped(name, told[name] - known)
 
 
-def check(config: Config) -> None:
-    """Build what `run` would, without looking at anything. Raises OwnerError with every fault, one a line."""
+def check(config: Config) -> list[str]:
+    """Build what `run` would, without looking at anything.
+
+    Gives what may come right by itself, and so is no fault: recordings that are not there. Raises OwnerError with every
+    fault, one a line.
+    """
     faults: list[str] = []
 
     def tried(build: Callable[[], Opened]) -> Opened | None:
@@ -192,6 +197,8 @@ def check(config: Config) -> None:
             faults.append(f"{key}: this user cannot write {file}: {there} does not let it.")
     if faults:
         raise OwnerError("\n".join(faults))
+    absent = [stream for stream in config.streams if not is_live(stream.url) and not exists(stream.url)]
+    return [f"The stream {stream.name} has nothing to show yet: there is no {stream.url}." for stream in absent]
 
 
 def _kept(config: Config) -> dict[str, Path]:

@@ -73,6 +73,14 @@ def is_live(url: str) -> bool:
     return re.match(r"(?!file:)[a-zA-Z]+://|/dev/|\d+$", url) is not None
 
 
+def exists(url: str) -> bool:
+    """Whether there is a file or folder, or may be one where nobody may look."""
+    try:
+        return Path(url.removeprefix("file://")).expanduser().exists()
+    except (OSError, RuntimeError):
+        return True  # opening it will tell
+
+
 def length(url: str) -> int | None:
     """How many pictures there are in a file or folder, as far as it says; none: nobody knows."""
     if is_live(url):

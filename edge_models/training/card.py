@@ -1,4 +1,4 @@
-"""Fill MODEL_CARD.md and the tables of README and docs from metrics.json and openset.json: no figure is typed by hand.
+"""Fill MODEL_CARD.md and the tables of README and docs from the files beside the model: no figure is typed by hand.
 
     python -m edge_models.training.card MODEL README.md
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ NAMES = {
     "celeba40.mean_accuracy": ("40 CelebA attributes, mean accuracy", "%"),
     "gender.accuracy.utkface": ("Gender, UTKFace", "%"),
     "gender.accuracy.celeba": ("Gender, CelebA", "%"),
+    "gender.accuracy.fairface": ("Gender, FairFace validation", "%"),
     "age.mae": ("Age, UTKFace, mean error in years", ""),
     "ethnicity.accuracy": ("Ethnicity (5), UTKFace", "%"),
     "ethnicity.accuracy.fairface7": ("Ethnicity (7), FairFace validation", "%"),
@@ -50,13 +52,23 @@ NAMES = {
     "cost.frame_mmac_640x480": ("Cost of a 640x480 frame, million multiply-adds", ""),
     "cost.face_mmac": ("Cost of each face, million multiply-adds", ""),
 }
+HEADLINES = (
+    *(f"lfw.accuracy.{size}" for size in (112, 80, 48, 32)), *(f"gender.accuracy.{of}" for of in ("utkface", "celeba", "fairface")),
+    "age.mae", "ethnicity.accuracy", "ethnicity.accuracy.fairface7", "emotion.accuracy.fer2013", "emotion.accuracy.rafdb",
+    "celeba40.mean_accuracy", "detection.ap50.crowds", "detection.ap50.crowds.yunet", "landmarks.nme", "cost.frame_mmac_640x480",
+    "cost.face_mmac")
+"""Those that the README shows."""
+EXPECTED = ("<!-- expected: written by edge_models/training/card.py -->", "<!-- end of expected -->")
+"""Marks of what the README says that one may expect."""
+SURE = 0.95
+"""Share of faces of a size that are found, from which it counts as one that can be seen."""
 
 
-def table(metrics: dict[str, dict[str, float]]) -> str:
+def table(metrics: dict[str, dict[str, float]], keys: Collection[str] = NAMES) -> str:
     """The figures as Markdown."""
     lines = ["| what | int8 | 95 % interval | n | float |", "|---|---|---|---|---|"]
     for key, (name, unit) in NAMES.items():
-        if key not in metrics:
+        if key not in metrics or key not in keys:
             continue
         row = metrics[key]
         times, after = (100, " %") if unit else (1, "")
@@ -87,6 +99,37 @@ def opened(record: dict[str, Any]) -> str:
         lines.append(f"| {int(count):,} | {kinds[kind]} | {' | '.join(cells)} | {row['enrolled']:,} of enrolled, "
                      f"{row['strangers']:,} strangers |")
     return "\n".join(lines)
+
+
+def expected(model: Path) -> str:
+    """What somebody with a camera and some friends will see, as Markdown, from openset.json and sizes.json."""
+    told = json.loads((model / "openset.json").read_text())
+    kinds = {"frame": "by one frame", "track": f"by {told['frames']} frames of one photo",
+             "photos": f"by {told['photos']} different photos; a true track lies between"}
+
+    def at(kind: str, rate: str) -> list[float]:
+        return [told[f"1000.{kind}"][f"{rate}_at_far_{far}"] for far in ("0.01", "0.001")]
+
+    def row(what: str, shares: Iterable[float], digits: int) -> str:
+        return f"| {what} | {' | '.join(f'{100 * share:.{digits}f} %' for share in shares)} |"
+
+    lines = ["| 1,000 enrolled; of them, named rightly | with `report.far: 0.01` | with `0.001`, the default |", "|---|---|---|"]
+    lines += [row(looks, at(kind, "dir"), 0) for kind, looks in kinds.items()]
+    worst = map(max, zip(*(at(kind, "fpir") for kind in kinds), strict=True))
+    lines += [row("of strangers, given a name, at most", worst, 1),
+              "", "| input of the network | smallest face that it finds in a picture of 1920x1080 |", "|---|---|"]
+    for name, of in json.loads((model / "sizes.json").read_text())["inputs"].items():
+        if name != "tiles":
+            seen = [int(size) for size, face in of["faces"].items() if face["found"]["value"] >= SURE]
+            least = f"{min(seen)} px" if seen else f"more than {list(of['faces'])[-1]} px"
+            lines.append(f"| {name} | {least} |")
+    return "\n".join(lines)
+
+
+def placed(text: str, marks: tuple[str, str], written: str) -> str:
+    """A document with something else between its marks. Raises ValueError where it has none."""
+    start, end = text.index(marks[0]) + len(marks[0]), text.index(marks[1])
+    return f"{text[:start]}\n{written}\n{text[end:]}"
 
 
 def grouped(model: Path, spec: ModelSpec) -> str:
@@ -275,7 +318,8 @@ that was not found counts as wrong. Held-out data; bootstrap intervals.
 
 {figures}
 
-The AP on nine pictures says little; the interval shows it. Where SCRFD itself misses faces, what this network finds
+The AP on nine pictures says little; the interval shows it. A calibration error comes out larger where faces are drawn
+again, as for these intervals, so that it may lie below its own. Where SCRFD itself misses faces, what this network finds
 there counts as false unless YuNet saw it too.
 
 ## Speed, and what it costs
@@ -394,12 +438,9 @@ guesses about looks, as the training data's annotators labelled them; error rate
 
 {spec.licence}
 """)
-    text = readme.read_text()
-    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    readme.write_text(text[:start] + "\n" + figures + "\n" + text[end:])
-    text = docs.read_text()
-    start, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    docs.write_text(text[:start] + "\n" + identified + "\n" + text[end:])
+    text = placed(readme.read_text(), (BEGIN, END), table(record["metrics"], HEADLINES))
+    readme.write_text(placed(text, EXPECTED, expected(model)))
+    docs.write_text(placed(docs.read_text(), (BEGIN, END), identified))
 
 
 if __name__ == "__main__":
