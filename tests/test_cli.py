@@ -150,6 +150,17 @@ def test_check_says_ok_when_config_model_and_gallery_can_be_used(gallery_config:
     assert (done.returncode, json.loads(done.stdout)) == (0, {"ok": True, "faults": []})
 
 
+def test_events_that_cannot_be_written_are_no_bug() -> None:
+    picture = Path(package.__file__).parent / "portraits" / "grace_hopper.jpg"
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "onelook", "replay", str(picture)]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=180, check=False)
+
+    assert done.returncode == 78, done.stderr
+    assert done.stderr.splitlines()[-1] == "The events cannot be written: No space left on device."
+    assert "Traceback" not in done.stderr
+
+
 def test_check_doubts_a_recording_that_is_not_there(gallery_config: Path) -> None:
     text = gallery_config.read_text().replace("people.db", "nobody.db")
     lost = gallery_config.parent / "nothere.mp4"

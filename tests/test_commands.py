@@ -351,8 +351,12 @@ def test_who_is_paused_stays_so_over_a_kill_and_a_restart(clip: Path, tmp_path: 
         (tmp_path / "paused.json").write_text("neither JSON nor anything")
         config.write_text(on)
         with Daemon(config) as daemon:
+            wait_until(lambda: "Which streams were paused cannot be read from" in daemon.log, "it to be told")
+            reader.received.clear()
+            # What nobody knows looks at nobody.
+            assert asker.ask("resume", stream="yard")["data"] == {"paused": ["door"]}
             daemon.wait(lambda: daemon.value("onelook_frames_total", stream="yard") > 0, "the yard to be looked at")
-            assert "Which streams were paused cannot be read from" in daemon.log
+            assert daemon.value("onelook_frames_total", stream="door") == 0
 
 
 # --- off unless it is safe ---------------------------------------------------------------------

@@ -17,7 +17,7 @@ from broker import Broker, wait_until
 from onelook import config
 from onelook.event import Crowd, Event, Identity, Status
 from onelook.outbox import Outbox
-from onelook.publish import MqttPublisher, message
+from onelook.publish import Message, MqttPublisher, message
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "deploy" / "examples"
 
@@ -43,6 +43,8 @@ def test_the_subscriber_tells_each_event_once_and_what_is_late(broker: Broker, t
                 publisher.publish(Event(stream="door", time=datetime.now(UTC), data=Status(state="online")))
                 publisher.publish(Event(stream="door", time=datetime.now(UTC), data=Crowd(count=2, known=1, unknown=1)))
                 publisher.publish(seen)
+                publisher.send(Message("onelook/hall/command/ping", b'{"id": 1}', retain=False, content_type=None))
+                publisher.send(Message("onelook/hall/yard/status", b"", retain=True, content_type=None))  # taken back
                 wait_until(lambda: "is Ada" in out.read_text(), "her to be told")
                 publisher.send(message(seen, "hall", replayed=True))
                 late = seen.model_copy(update={"id": "another"})
@@ -68,5 +70,6 @@ def test_the_flow_and_the_automations_are_of_the_topics_and_entities_that_there_
         "onelook/+/+/identity", "onelook/+/+/crowd",
     }  # fmt: skip
     automations = yaml.safe_load((EXAMPLES / "home-assistant.yaml").read_text())
-    entities = {trigger["entity_id"] for each in automations for trigger in each["triggers"]}
-    assert entities == {"sensor.hall_door_last_identity", "sensor.hall_door_people"}
+    triggers = [trigger for each in automations for trigger in each["triggers"]]
+    assert {trigger["entity_id"] for trigger in triggers if trigger["trigger"] != "mqtt"} == {"sensor.hall_door_people"}
+    assert {trigger["topic"] for trigger in triggers if trigger["trigger"] == "mqtt"} == {"onelook/hall/door/identity"}

@@ -643,10 +643,33 @@ def test_strangers_are_kept_sealed_bounded_and_until_they_are_dropped(two: Path)
         raw = (two / "gallery.db").read_bytes()
         assert b"a picture" not in raw
         assert b"door" not in raw
-        assert gallery.drop_strangers(before=datetime(2026, 1, 6, tzinfo=UTC)) == 2
+        now = datetime(2026, 1, 9, tzinfo=UTC)
+        assert gallery.expire_strangers(timedelta(days=3), [], now) == 2
         assert gallery.drop_strangers([gallery.strangers()[0].number]) == 1
         assert [each.first.day for each in gallery.strangers()] == [7, 8]
         assert len(gallery.people()) == 2
+
+
+def test_who_shares_a_gallery_destroys_its_own_strangers(two: Path) -> None:
+    with open_gallery(two) as gallery:
+        for number, stream in enumerate(("door", "yard", "gone"), 100):
+            gallery.keep_stranger(replace(stranger(number), stream=stream, until=datetime(2026, 1, 8, tzinfo=UTC)))
+        gallery.keep_stranger(stranger(104))  # of an earlier version, which did not say for how long
+        now = datetime(2026, 1, 7, tzinfo=UTC)
+        assert gallery.expire_strangers(timedelta(days=9), ["yard"], now) == 0
+        assert gallery.expire_strangers(timedelta(0), ["yard"], now) == 2
+        assert [each.stream for each in gallery.strangers()] == ["door", "gone"]
+        assert gallery.expire_strangers(timedelta(days=9), ["yard"], now + timedelta(days=2)) == 2
+
+
+def test_of_more_strangers_than_asked_for_the_oldest_go_however_many_went_before(two: Path) -> None:
+    with open_gallery(two) as gallery:
+        for number in range(8):
+            gallery.keep_stranger(stranger(100 + number), most=8)
+        gallery.drop_strangers([each.number for each in gallery.strangers()[2:6]])
+        for number in range(4):
+            gallery.keep_stranger(stranger(120 + number), most=8)
+        assert len(gallery.strangers()) == 8
 
 
 def test_who_is_forgotten_is_forgotten_as_a_stranger_too(two: Path) -> None:
@@ -1063,3 +1086,56 @@ def test_killed_at_whatever_it_is_at_a_gallery_loses_nothing(home: Path) -> None
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["kills"] == 9
+
+
+# --- what others change while a daemon runs ----------------------------------------------------
+
+
+def test_a_person_enrolled_anew_from_better_photos_hides_nobody_else(two: Path) -> None:
+    told: list[str] = []
+    with open_gallery(two) as daemon:
+        daemon.on_forgotten.append(lambda name, _templates: told.append(name))
+        with open_gallery(two) as other:
+            other.annotate("Ada", Note(purpose="the door"))
+            other.renew("Ben", [replace(other.templates("Ben")[0], embedding=face(2, 7))])
+        assert daemon.refresh(2.0)
+        assert [person.name for person in daemon.people()] == ["Ada", "Ben"]
+        with open_gallery(two) as other:
+            other.renew("Ada", [replace(other.templates("Ada")[0], embedding=face(1, 7))])
+            assert other.forget("Ben") == 1
+            assert other.add("Dora", face(4), 0.9, "dora.jpg")
+        assert daemon.refresh(4.0)
+        assert [person.name for person in daemon.people()] == ["Ada", "Dora"]
+        assert daemon.people()[0].note.purpose == "the door"
+        assert daemon.match(face(4)[None])[0].name == "Dora"
+    assert told == ["Ben"]
+
+
+def test_a_copy_put_back_brings_everybody_back(two: Path) -> None:
+    copy = (two / "gallery.db").read_bytes()
+    with open_gallery(two) as other:
+        assert other.forget("Ada") == 3
+    with open_gallery(two) as daemon:
+        assert [person.name for person in daemon.people()] == ["Ben"]
+        (two / "gallery.db").write_bytes(copy)
+        assert daemon.refresh(2.0)
+        assert [person.name for person in daemon.people()] == ["Ada", "Ben"]
+        assert [template.source for template in daemon.templates("Ada")] == [f"ada-{n}.jpg" for n in range(3)]
+
+
+def test_a_gallery_moved_away_while_it_could_not_be_read_is_empty(two: Path) -> None:
+    path, told = two / "gallery.db", []
+    with open_gallery(two) as daemon:
+        daemon.on_forgotten.append(lambda name, _templates: told.append(name))
+        damaged = two / "damaged.db"
+        damaged.write_bytes(os.urandom(8192))
+        damaged.chmod(0o600)
+        damaged.replace(path)
+        with pytest.raises(GalleryError, match="move it away"):
+            daemon.refresh(2.0)
+        assert len(daemon.people()) == 2  # who was known stays known
+        path.rename(two / "away.db")
+        assert daemon.refresh(4.0)
+        assert daemon.people() == []
+        assert daemon.match(face(1)[None])[0].name is None
+    assert sorted(told) == ["Ada", "Ben"]

@@ -145,6 +145,18 @@ def test_of_a_person_who_is_forgotten_no_byte_waits(tmp_path: Path) -> None:
         assert outbox.forget("Ada") == 1
 
 
+def test_what_is_not_to_be_told_any_more_is_destroyed(tmp_path: Path) -> None:
+    dropped = Dropped()
+    with Outbox(tmp_path / "outbox.db") as outbox:
+        outbox.put((identified("Ada Lovelace"), FOREVER), (appeared(2), FOREVER))
+    with Outbox(tmp_path / "outbox.db", on_dropped=dropped) as outbox:
+        assert outbox.forbid({"emotion"}) == 0
+        assert outbox.forbid({"identity", "emotion"}) == 1
+        assert tracks(outbox) == [2]
+        assert b"Lovelace" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert dropped == {"forgotten": 1}
+
+
 def test_a_full_outbox_gives_up_its_oldest(path: Path | None) -> None:
     dropped = Dropped()
     size = len(appeared(0).model_dump_json())
@@ -469,6 +481,15 @@ class Damaged:
         pass
 
 
+class Failing(Damaged):
+    """A connection to a file on a disk that fails."""
+
+    def execute(self, *_: object) -> None:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    executemany = execute
+
+
 def test_a_file_damaged_in_use_is_set_aside_and_nothing_is_lost(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
     failed: list[int] = []
@@ -486,6 +507,52 @@ def test_a_file_damaged_in_use_is_set_aside_and_nothing_is_lost(tmp_path: Path) 
     with Outbox(path) as outbox:
         assert tracks(outbox) == [1, 2]
     assert path.with_name("outbox.db.broken").exists()
+
+
+def damage_free_page(path: Path) -> None:
+    """As a memory card may: nothing is missed before it is to be written to."""
+    raw = bytearray(path.read_bytes())
+    size, trunk = (int.from_bytes(raw[at : at + count], "big") for at, count in ((16, 2), (32, 4)))
+    assert trunk, "there is no free page"
+    raw[(trunk - 1) * size : trunk * size] = b"\xff" * size
+    path.write_bytes(raw)
+
+
+def test_damage_that_only_writing_meets_costs_nothing_and_brings_nothing_back(tmp_path: Path) -> None:
+    path, dropped = tmp_path / "outbox.db", Dropped()
+    with Outbox(path) as outbox:
+        stored = outbox.put(*((appeared(track), FOREVER) for track in range(100)))
+        outbox.delete(stored[:60])
+    damage_free_page(path)
+    with Outbox(path, most={"presence": 30_000}, on_dropped=dropped) as outbox:
+        outbox.put(*((appeared(track), FOREVER) for track in range(100, 130)))
+        assert outbox.failing
+        outbox.delete(stored[60:])  # the broker took them
+        for _ in range(30):
+            outbox.expire()
+        assert not outbox.failing
+        assert tracks(outbox) == list(range(100, 130))
+        outbox.put((appeared(130), FOREVER))
+        assert tracks(outbox) == list(range(100, 131))
+    assert not dropped
+    with Outbox(path) as outbox:
+        assert tracks(outbox) == list(range(100, 131))
+        assert path.with_name("outbox.db.broken").exists()
+        outbox.forget("Ada")
+        assert not path.with_name("outbox.db.broken").exists()  # who knows whose name is in it
+
+
+def test_a_person_forgotten_while_the_disk_fails_is_gone_from_it_afterwards(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    with Outbox(path) as outbox:
+        outbox.put(*((identified("Ada Lovelace", track), FOREVER) for track in range(300)))
+        disk, outbox._disk = outbox._disk, Failing()  # type: ignore[assignment]
+        assert outbox.forget("Ada Lovelace") == 300
+        assert outbox.failing
+        outbox._disk = disk
+        outbox.expire()
+        assert not outbox.failing
+        assert b"Lovelace" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
 
 
 def test_a_folder_that_is_gone_for_a_while_loses_nothing_and_ends_nobody(tmp_path: Path) -> None:

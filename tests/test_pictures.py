@@ -4,6 +4,8 @@ import io
 import random
 import re
 import struct
+import subprocess
+import sys
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -198,6 +200,25 @@ def test_what_cannot_be_read_is_said_in_one_sentence(mess: str, tmp_path: Path) 
     assert "\n" not in str(said.value)
     assert isinstance(said.value, OwnerError)
     assert said.value.__suppress_context__ or said.value.__context__ is None, "no traceback of the decoder's"
+
+
+MEMORY = """
+import resource, sys
+from onelook.picture import read_picture
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+assert read_picture(sys.argv[1]).shape == (6000, 4000, 3)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 24e6)
+"""
+
+
+def test_a_photograph_of_a_telephone_takes_no_more_memory_than_it_must(tmp_path: Path) -> None:
+    picture = PIL.Image.effect_noise((6000, 4000), 20).convert("RGB")
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # lying on its side
+    picture.save(tmp_path / "photo.jpg", exif=exif)
+    command = [sys.executable, "-c", MEMORY, tmp_path / "photo.jpg"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert float(done.stdout) < 11  # bytes a pixel: Pillow's four, ours, and a copy that is turned or handed over
 
 
 def test_the_bound_on_pixels_is_exact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

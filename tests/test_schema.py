@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from jsonschema import Draft7Validator
+from jsonschema import Draft7Validator, Draft202012Validator
 
 from daemon_process import onelook
 from onelook.commands import COMMANDS
 from onelook.event import KINDS, STATES
-from onelook.schema import asyncapi
+from onelook.schema import asyncapi, events
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SPECS = "@asyncapi/specs@6.11.1"
@@ -50,6 +50,16 @@ def test_a_document_that_is_none_is_refused(published: dict[str, Any]) -> None:
     spoiled = asyncapi()
     spoiled["operations"]["ping"]["action"] = "shout"
     assert not Draft7Validator(published).is_valid(spoiled)
+
+
+def test_the_events_that_the_manual_shows_are_such() -> None:
+    text = (REPOSITORY / "docs" / "events.md").read_text()
+    whole = json.loads(re.findall(r"```json\n(.*?)```", text, re.DOTALL)[0])
+    Draft202012Validator(events()).validate(whole)
+    shown = dict(re.findall(r"^\| `(\w+)` \|.*\| `(\{.*\})` \|$", text, re.MULTILINE))
+    assert shown.keys() == KINDS.keys()
+    for kind, data in shown.items():
+        assert json.loads(KINDS[kind].model_validate_json(data).model_dump_json()) == json.loads(data)
 
 
 def test_every_topic_and_command_is_in_it() -> None:

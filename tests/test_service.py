@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -10,10 +13,12 @@ from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event as Flag
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from prometheus_client import CollectorRegistry
 
 from broker import PATIENCE, free_port
 from daemon_process import Daemon, onelook, write_config
@@ -26,6 +31,7 @@ from onelook.metrics import Metrics
 from onelook.model import shipped
 from onelook.outbox import Outbox
 from onelook.pipeline import Pipeline
+from onelook.publish import LinesPublisher
 from onelook.spec import load as load_spec
 
 PICTURES = {"name": "door", "url": f"{Path(service.__file__).parent}/portraits/"}
@@ -218,3 +224,27 @@ def test_a_file_that_is_held_for_long_is_told_and_who_says_stop_meanwhile_is_hea
     stop.set()
     with pytest.raises(KeyboardInterrupt):
         service._once_there(held, stop)
+
+
+def test_what_was_told_to_go_on_when_the_terminal_closes_goes_on() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup leaves it
+    try:
+        with service._signals(Flag()) as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.wait(0.1)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            os.kill(os.getpid(), signal.SIGTERM)
+            assert stop.wait(5)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_before_a_camera_that_is_away_nobody_is_counted() -> None:
+    registry = CollectorRegistry()
+    metrics = Metrics(registry, ["door"])
+    metrics.stream_up("door", up=False)
+    metrics.seen("door", faces=2, tracks=2)  # a frame that was on its way
+    away: Any = SimpleNamespace(wait=lambda *_: [], strangers=[])
+    service._wait({"door": away}, 9.0, LinesPublisher(io.StringIO()), lambda *_: None, metrics)
+    assert registry.get_sample_value("onelook_faces", {"stream": "door"}) == 0
+    assert registry.get_sample_value("onelook_tracks", {"stream": "door"}) == 0

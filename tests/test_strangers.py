@@ -125,7 +125,7 @@ def test_strangers_are_written_seldom_bounded_and_only_if_asked_for(gallery: Gal
 
     Guestbook(gallery).write([seen(0)], 0.0)
     assert not gallery.path.exists()
-    book = Guestbook(gallery, days=3, most=4)
+    book = Guestbook(gallery, days=3, most=4, streams=["door"])
     book.write([seen(0)], 0.0)
     assert len(gallery.strangers()) == 1
     book.write([seen(0)], 1.0)
@@ -136,8 +136,20 @@ def test_strangers_are_written_seldom_bounded_and_only_if_asked_for(gallery: Gal
     assert len(gallery.strangers()) == 4
     book.write([seen(9)], 4000.0)  # written, found too old at the hour's end, and gone
     assert len(gallery.strangers()) == 3
-    Guestbook(gallery).write([], 0.0)  # switched off: nothing is left
+    Guestbook(gallery, streams=["yard"]).write([], 0.0)  # another daemon's, which keeps none
+    assert len(gallery.strangers()) == 3
+    Guestbook(gallery, streams=["door"]).write([], 0.0)  # switched off: nothing is left
     assert gallery.strangers() == []
+
+
+def test_of_who_is_forgotten_nothing_that_waits_is_stored(gallery: Gallery) -> None:
+    book = Guestbook(gallery, days=100_000)
+    book.write([stranger("Ben", 1)], 0.0)
+    book.write([stranger("Zoe", 2), stranger("Ada", 3)], 1.0)
+    book.forget(look_of("Zoe")[None].astype(np.float32), 0.5)
+    book.write([], WRITE)
+    looks = [float(each.embedding @ look_of("Zoe")) > 0.5 for each in gallery.strangers()]
+    assert looks == [False, False]
 
 
 def test_templates_do_not_outlive_their_time(gallery: Gallery) -> None:
@@ -151,7 +163,7 @@ def test_templates_do_not_outlive_their_time(gallery: Gallery) -> None:
 def test_a_gallery_that_cannot_be_written_stops_nobody(gallery: Gallery, caplog: pytest.LogCaptureFixture) -> None:
     gallery.path.mkdir()
     book = Guestbook(gallery, days=1)
-    for time in (0.0, 20.0, 40.0):
+    for time in (0.0, 1.0, 20.0, 21.0, 40.0):  # at every other there is nothing to try
         book.write([stranger("Zoe", 1)], time)
     assert len([record for record in caplog.records if "Strangers are not kept" in record.message]) == 1
 

@@ -225,6 +225,17 @@ def test_nothing_outlives_a_camera_that_was_away_for_ten_seconds() -> None:
     ]
 
 
+def test_nobody_leaves_while_nobody_was_looked_for() -> None:
+    tracker = Tracker(lost=2.0)
+    watch(tracker, [ANN, BOB.but(place=(100, 100))], 3)
+    tracker.excuse(6.0)
+    [ann, bob] = tracker.update(*next(film([ANN], 1, start=9)))  # Bob turns away just then
+    assert [(track.id, track.state) for track in (ann, bob)] == [(1, "confirmed"), (2, "lost")]
+    for faces, time in film([ANN], 1.9, start=9.1):
+        assert len(tracker.update(faces, time)) == 2
+    assert [track.id for track in tracker.update(*next(film([ANN], 1, start=11.2)))] == [1]  # he did leave
+
+
 def test_a_camera_that_was_away_for_a_second_finds_its_people_again() -> None:
     tracker = Tracker(lost=2.0)
     watch(tracker, [ANN, BOB.but(place=(100, 100))], 3)

@@ -277,7 +277,7 @@ class Commands:
 
     def _may_answer_on(self, topic: str) -> bool:
         """Not where it would be taken for one of our events, or for what we say to others."""
-        if "+" in topic or "#" in topic:
+        if not topic or "+" in topic or "#" in topic:
             return False
         return topic.startswith(self._replies) or not topic.startswith(self._forbidden)
 

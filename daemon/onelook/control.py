@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
@@ -215,8 +216,16 @@ class Control:
             return
         try:
             coming = self._file.with_name(self._file.name + ".new")
-            coming.write_text(json.dumps(self._paused().paused))
+            with coming.open("w") as file:
+                file.write(json.dumps(self._paused().paused))
+                file.flush()
+                os.fsync(file.fileno())  # or a power cut could leave an empty one in its place
             coming.replace(self._file)  # whole, or as it was
+            folder = os.open(self._file.parent, os.O_RDONLY | os.O_DIRECTORY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
         except OSError as error:
             log.warning("Which streams are paused cannot be written to %s (%s): a restart would forget it.",
                         self._file, error.strerror)
@@ -227,8 +236,10 @@ class Control:
         except FileNotFoundError:
             return set()
         except (OSError, ValueError, TypeError) as error:
-            log.warning("Which streams were paused cannot be read from %s (%s): all are looked at.", self._file, error)
-            return set()
+            # Whoever paused a camera wants it not to look; to look all the same is the worse mistake.
+            log.warning("Which streams were paused cannot be read from %s (%s): all are, until told to resume.",
+                        self._file, error)
+            return set(self._streams)
         paused &= self._streams.keys()
         if paused:
             log.info("still paused: %s", ", ".join(sorted(paused)))

@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
@@ -157,6 +157,8 @@ class Stranger:
     """Its place in the gallery; 0 before it is stored."""
     model: str = ""
     """sha256 of the model that made the embedding; the gallery's own if empty."""
+    until: datetime | None = None
+    """UTC; when it is to be destroyed, as its keeper said when storing it. None in galleries of 0.9.2 and before."""
 
 
 def clean_name(name: str) -> str:
@@ -580,6 +582,7 @@ class Gallery:
             "last": stranger.last.isoformat(),
             "quality": stranger.quality,
             "crop": len(stranger.crop or b""),
+            "until": None if stranger.until is None else stranger.until.isoformat(),
         }
         plain = json.dumps(about).encode() + b"\n" + (stranger.crop or b"") + stranger.embedding.astype("<f4").tobytes()
         with self.transaction():
@@ -588,7 +591,8 @@ class Gallery:
                 number = _next_number(db, "stranger")
                 sealed = self._sealed(plain, "stranger", number, model)
                 db.execute("INSERT INTO stranger VALUES (?, ?, ?)", (number, model, sealed))
-                db.execute("DELETE FROM stranger WHERE id <= ?", (number - most,))
+                oldest = "SELECT id FROM stranger ORDER BY id DESC LIMIT -1 OFFSET ?"
+                db.execute(f"DELETE FROM stranger WHERE id IN ({oldest})", (most,))  # noqa: S608
 
     def strangers(self) -> list[Stranger]:
         """All that are kept, oldest first."""
@@ -618,17 +622,34 @@ class Gallery:
                     crop=rest[: told["crop"]] or None,
                     number=number,
                     model=model,
+                    until=datetime.fromisoformat(told["until"]) if told.get("until") else None,
                 )
             )
         return kept
 
-    def drop_strangers(self, numbers: Sequence[int] | None = None, *, before: datetime | None = None) -> int:
-        """Destroys strangers by their numbers, or those last seen before `before` (UTC); how many."""
+    def drop_strangers(self, numbers: Sequence[int]) -> int:
+        """Destroys strangers by their numbers; how many."""
         self._sync(PATIENCE_MS)
-        if self._db is None:
+        if self._db is None or not numbers:
             return 0
-        if before is not None:
-            numbers = [each.number for each in self._strangers(self._db) if each.last < before]
+        with self.transaction(), self._sentences():
+            pieces = _removed(self._connected(), "stranger", "id", numbers)
+        return len(pieces)
+
+    def expire_strangers(self, lifetime: timedelta, streams: Collection[str], now: datetime | None = None) -> int:
+        """Destroys those that have outlived their time; how many. now: UTC.
+
+        lifetime: of strangers seen on `streams`, and of all that do not say their own (`Stranger.until`). Others who
+        share the gallery may keep theirs for longer.
+        """
+        now = now or datetime.now(UTC)
+        self._sync(PATIENCE_MS)
+        numbers = [] if self._db is None else [
+            each.number
+            for each in self._strangers(self._db)
+            if (each.until is not None and each.until < now)
+            or ((each.stream in streams or each.until is None) and each.last < now - lifetime)
+        ]
         if not numbers:
             return 0
         with self.transaction(), self._sentences():
@@ -720,7 +741,7 @@ class Gallery:
         try:
             status = self.path.stat()
         except FileNotFoundError:
-            if self._db is None:
+            if self._db is None and not self._memory.people:
                 return False
             log.warning("the gallery %s has vanished: nobody is enrolled", self.path)
             before = self._memory
@@ -787,24 +808,31 @@ class Gallery:
                 f"up to {len(MIGRATIONS)}): install that version, or use another gallery."
             )
         seal = self._seal = self._unlock(db)
-        rows = {number for (number,) in db.execute("SELECT id FROM template")}
-        memory = _Memory() if self._version is None else self._memory.only(rows)
-        names = {person: name for name, person in memory.numbers.items()}
-        query = "SELECT id, sealed FROM person WHERE id > ?"
-        for person, sealed in db.execute(query, (max(names, default=0),)):
+        old = _Memory() if self._version is None else self._memory
+        # Not only what has higher numbers is new: somebody renewed keeps theirs, and a copy put back has old ones.
+        people, rows, notes = (_numbers(db, table) for table in ("person", "template", "note"))
+        names = {person: name for name, person in old.numbers.items() if person in people}
+        for person, sealed in _rows(db, "person", "sealed", people - names.keys()):
             names[person] = json.loads(self._unsealed(seal, sealed, "person", person))["name"]
-        query = "SELECT id, person, model, sealed FROM template WHERE id > ? ORDER BY id"
-        for number, person, model, sealed in db.execute(query, (max(memory.rows, default=0),)):
+        kept = {
+            number: (name, old.numbers[name], template)
+            for number, (name, template) in old.rows.items()
+            if number in rows
+        }
+        for number, person, model, sealed in _rows(db, "template", "person, model, sealed", rows - kept.keys()):
             plain = self._unsealed(seal, sealed, "template", number, person, model)
             if person not in names:
                 raise self._damaged(f"template {number} belongs to nobody")
-            memory.add(number, names[person], person, _unpacked(plain, model))
-        rows = {number for (number,) in db.execute("SELECT id FROM note")}
-        memory.notes = {number: kept for number, kept in memory.notes.items() if number in rows}
-        query = "SELECT id, person, sealed FROM note WHERE id > ?"
-        for number, person, sealed in db.execute(query, (max(memory.notes, default=0),)):
+            kept[number] = names[person], person, _unpacked(plain, model)
+        memory = _Memory()
+        for number in sorted(kept):  # a person's oldest first
+            memory.add(number, *kept[number])
+        memory.notes = {number: note for number, note in old.notes.items() if number in notes}
+        for number, person, sealed in _rows(db, "note", "person, sealed", notes - memory.notes.keys()):
             plain = self._unsealed(seal, sealed, "note", number, person)
             memory.notes[number] = person, _note(json.loads(plain))
+        if (len(names), len(kept), len(memory.notes)) != (len(people), len(rows), len(notes)):
+            raise self._damaged("rows are there that cannot be found")
         self._refuse_other_models(memory)
         before = self._memory
         self._recall(memory)
@@ -1025,6 +1053,20 @@ def _keep_entry(folder: Path) -> None:
         os.fsync(entry)
     finally:
         os.close(entry)
+
+
+def _numbers(db: sqlite3.Connection, table: str) -> set[int]:
+    """Of all rows of a table of ours."""
+    return {number for (number,) in db.execute(f"SELECT id FROM {table}")}  # noqa: S608
+
+
+def _rows(db: sqlite3.Connection, table: str, columns: str, numbers: Collection[int]) -> Iterator[tuple[Any, ...]]:
+    """Number and `columns` of those rows of a table of ours."""
+    wanted = sorted(numbers)
+    for at in range(0, len(wanted), 500):  # SQLite takes a bounded number of values
+        some = wanted[at : at + 500]
+        query = f"SELECT id, {columns} FROM {table} WHERE id IN ({', '.join('?' * len(some))})"  # noqa: S608
+        yield from db.execute(query, some)
 
 
 def _removed(db: sqlite3.Connection, table: str, column: str, numbers: Sequence[int]) -> list[bytes]:

@@ -16,7 +16,8 @@ import os
 import sqlite3
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from errno import EDQUOT, EIO, ENOSPC, EROFS
 from math import inf
@@ -137,6 +138,8 @@ class Outbox:
         self._soonest = inf  # no deadline is sooner
         self._disk: sqlite3.Connection | None = None
         self._disk_fails = False
+        self._read = path is None  # whether what the file held at the start is in the memory
+        self._untidy = False  # whether a name may be left in it that was to be destroyed
         self._failures = 0  # tries to write that nobody was told of yet
         self._unsynced = False
         if path is not None:
@@ -149,6 +152,7 @@ class Outbox:
                 ) from None
             self._disk, stored = _open(path)
             self._disk_fails = self._disk is None
+            self._read = self._disk is not None
             if self._disk_fails:  # above all numbers that the file may turn out to hold
                 self._failures = 1
                 self._newest = int(wall()) << 20
@@ -235,8 +239,12 @@ class Outbox:
     def forget(self, name: str) -> int:
         """Destroy what waits about an enrolled person; how many events.
 
-        No byte of the name is left in the file: what was delivered long ago is overwritten too.
+        No byte of the name is left in the file: what was delivered long ago is overwritten too, and a damaged
+        file that was set aside goes with it.
         """
+        if self._path is not None:
+            with suppress(OSError):
+                _aside(self._path).unlink()
         with self._lock:
             about = [
                 waiting.number
@@ -244,12 +252,18 @@ class Outbox:
                 if name in (getattr(waiting.event.data, "name", None), getattr(waiting.event.data, "previous", None))
             ]
             dropped = self._forget(about)
-            if self._disk is not None and not self._disk_fails:
-                try:
-                    self._disk.execute("VACUUM")
-                    self._disk.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-                except sqlite3.DatabaseError as error:
-                    self._fail(error)
+            self._untidy = True
+            self._tidy()
+        self._tell("forgotten", dropped)
+        return dropped
+
+    def forbid(self, kinds: Collection[str]) -> int:
+        """Destroy what waits of kinds that are not to be told any more, as `forget` does; how many events."""
+        with self._lock:
+            dropped = self._forget([waiting.number for waiting in self._waiting.values() if waiting.kind in kinds])
+            if dropped:
+                self._untidy = True
+                self._tidy()
         self._tell("forgotten", dropped)
         return dropped
 
@@ -373,6 +387,17 @@ class Outbox:
         except sqlite3.DatabaseError as error:
             self._fail(error)
 
+    def _tidy(self) -> None:
+        """Leave no byte in the file of what is gone from it; where the disk fails, later."""
+        if self._disk is None or self._disk_fails or not self._untidy:
+            return
+        try:
+            self._disk.execute("VACUUM")
+            self._disk.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+            self._untidy = False
+        except sqlite3.DatabaseError as error:
+            self._fail(error)
+
     def _fail(self, error: Exception) -> None:
         self._failures += 1
         if not self._disk_fails:
@@ -392,13 +417,14 @@ class Outbox:
             if self._disk is None:
                 self._failures += 1
                 return gone
-            if stored:  # it could not be read when we started
+            if not self._read:  # it could not be when we started
                 gone = self._load(stored)
                 self._waiting = dict(sorted(self._waiting.items()))
                 for lane in (*self._kinds.values(), *self._streams.values()):
                     ordered = sorted(lane.items())
                     lane.clear()
                     lane.update(ordered)
+            self._read = True
         rows = [self._row(w) for w in self._waiting.values()]
         try:
             # The journal may hold all the room that there is, and gives it back only so.
@@ -409,12 +435,17 @@ class Outbox:
         except sqlite3.OperationalError:
             self._failures += 1
             return gone
-        except sqlite3.DatabaseError:  # damaged while in use: the next try sets it aside
+        except sqlite3.DatabaseError as error:
+            # Damaged, maybe where only writing meets it. What it held is in the memory; the next try starts a new file.
             self._failures += 1
             self._disk.close()
             self._disk = None
+            if self._path is not None:
+                with suppress(OSError):  # a disk that fails altogether: the next try meets it again
+                    _set_aside(self._path, error)
             return gone
         self._disk_fails, self._unsynced = False, True
+        self._tidy()
         log.info("The outbox can be written again.")
         return gone
 
@@ -440,16 +471,24 @@ def _open(path: Path, *, quiet: bool = False) -> tuple[sqlite3.Connection | None
             ) from None
         trouble = error
     except sqlite3.DatabaseError as error:
-        # Nobody may be near to mend it: start anew, keep the damaged file for who looks into it.
-        aside = path.with_name(path.name + ".broken")
-        log.warning("The outbox %s is damaged (%s): now %s; starting empty.", path, error, aside.name)
-        path.replace(aside)
-        for journal in ("-wal", "-shm"):
-            path.with_name(path.name + journal).unlink(missing_ok=True)
+        _set_aside(path, error)
         return _open(path)
     if not quiet:
         _complain(trouble)
     return None, []
+
+
+def _aside(path: Path) -> Path:
+    return path.with_name(path.name + ".broken")
+
+
+def _set_aside(path: Path, error: Exception) -> None:
+    """Nobody may be near to mend it: start anew, keep the damaged file for who looks into it."""
+    aside = _aside(path)
+    log.warning("The outbox %s is damaged (%s): now %s; starting empty.", path, error, aside.name)
+    path.replace(aside)
+    for journal in ("-wal", "-shm"):
+        path.with_name(path.name + journal).unlink(missing_ok=True)
 
 
 def _connect(path: Path) -> tuple[sqlite3.Connection, list[_Row]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
@@ -15,7 +16,7 @@ Image: TypeAlias = NDArray[np.uint8]
 """RGB, shape (height, width, 3)."""
 
 MAX_PIXELS = 50_000_000
-"""A larger picture is refused before it is decoded: at 50 megapixels it already takes 150 MB."""
+"""A larger picture is refused before it is decoded: 50 megapixels take half a gigabyte on their way."""
 
 
 class PictureError(OwnerError):
@@ -24,14 +25,14 @@ class PictureError(OwnerError):
 
 PIL.Image.MAX_IMAGE_PIXELS = None  # Pillow's own bound warns first; MAX_PIXELS is stricter and speaks clearly
 _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF")
-_UPRIGHT = {  # EXIF orientation -> what turns the picture upright
-    2: PIL.Image.Transpose.FLIP_LEFT_RIGHT,
-    3: PIL.Image.Transpose.ROTATE_180,
-    4: PIL.Image.Transpose.FLIP_TOP_BOTTOM,
-    5: PIL.Image.Transpose.TRANSPOSE,
-    6: PIL.Image.Transpose.ROTATE_270,
-    7: PIL.Image.Transpose.TRANSVERSE,
-    8: PIL.Image.Transpose.ROTATE_90,
+_UPRIGHT: dict[int, Callable[[Image], Image]] = {  # EXIF orientation -> what turns the picture upright
+    2: np.fliplr,
+    3: lambda image: np.rot90(image, 2),
+    4: np.flipud,
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
+    8: np.rot90,
 }
 
 
@@ -64,20 +65,25 @@ def read_picture(path: Path | str) -> Image:
         raise PictureError(f"{path} is a broken picture: {error}") from None
     if picture.mode == "F":
         raise PictureError(f"{path} is no photograph: its pixels are fractions of no known range")
+    image = _rgb(picture)
+    del picture  # Pillow keeps four bytes of a pixel: no more of them at once than must be
     turn = _UPRIGHT.get(orientation)
-    return _rgb(picture if turn is None else picture.transpose(turn))
+    return image if turn is None else np.ascontiguousarray(turn(image))
 
 
 def _rgb(picture: PIL.Image.Image) -> Image:
+    """Pixels of ours; what Pillow holds is let go of on the way."""
     if picture.mode.startswith("I"):  # 16-bit grey, which Pillow would clip instead of scaling
         grey = (np.asarray(picture).astype(np.float32) / 257).clip(0, 255).astype(np.uint8)
         return np.repeat(grey[..., None], 3, axis=2)
     if picture.mode == "La":  # grey times its alpha; Pillow goes from there to nothing but this
         picture = picture.convert("LA")
     if picture.mode.endswith("A") or "transparency" in picture.info:  # not has_transparency_data: Debian 12's lacks it
-        paper = PIL.Image.new("RGBA", picture.size, "white")
-        picture = PIL.Image.alpha_composite(paper, picture.convert("RGBA"))
-    return np.array(picture.convert("RGB"))
+        picture = picture.convert("RGBA") if picture.mode != "RGBA" else picture
+        paper = PIL.Image.new("RGB", picture.size, "white")
+        paper.paste(picture, mask=picture)
+        picture = paper
+    return np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
 
 
 def _no_picture(path: Path | str) -> str:

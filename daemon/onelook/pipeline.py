@@ -63,6 +63,10 @@ class Pipeline:
         """Whoever was taken for this person is nobody yet: the name is not told again."""
         self._reporter.forget(name)
 
+    def excuse(self, seconds: float) -> None:
+        """No frame was looked at for so long, and it was no camera's fault: whoever was there need not have left."""
+        self._tracker.excuse(seconds)
+
     def wait(self, time: float, utc: datetime) -> list[Event]:
         """What changes while no frame comes, the camera being away: whoever was there leaves in good time.
 

@@ -188,8 +188,9 @@ class LinesPublisher:
     """The same CloudEvents as JSON lines, UTF-8, each flushed.
 
     When nobody reads any more (`onelook replay … | head`) it falls silent and calls
-    `on_closed` once; nothing is raised. `on_published(event, age)` hears of each line, `age`
-    being seconds since its frame was captured, where known.
+    `on_closed` once; nothing is raised. The same where it cannot be written (a full disk), and then its end raises
+    OwnerError. `on_published(event, age)` hears of each line, `age` being seconds since its frame
+    was captured, where known.
     """
 
     def __init__(
@@ -205,6 +206,7 @@ class LinesPublisher:
         self._on_published = on_published
         self._lock = threading.Lock()
         self._closed = False
+        self._trouble: OSError | None = None
         if isinstance(file, TextIOWrapper):
             file.reconfigure(encoding="utf-8")  # JSON is, whatever the locale
 
@@ -221,8 +223,9 @@ class LinesPublisher:
             try:
                 self._file.write(line)
                 self._file.flush()
-            except BrokenPipeError:
+            except OSError as error:
                 self._closed = True
+                self._trouble = None if isinstance(error, BrokenPipeError) else error
                 # What the interpreter flushes at its end must have somewhere to go.
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, self._file.fileno())
@@ -242,8 +245,10 @@ class LinesPublisher:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Leave the file to whoever opened it."""
+    def __exit__(self, kind: object = None, *_: object) -> None:
+        """Leave the file to whoever opened it. Raises OwnerError where it could not be written."""
+        if self._trouble is not None and kind is None:
+            raise OwnerError(f"The events cannot be written: {self._trouble.strerror}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -449,7 +454,7 @@ class MqttPublisher:
                 poll.register(connection, select.POLLIN | (select.POLLOUT if self._client.want_write() else 0))
                 if isinstance(connection, ssl.SSLSocket) and connection.pending():
                     seconds = 0  # decrypted already
-            if self._behind and self._allowance < 1:
+            if self._connected and self._behind and self._allowance < 1:
                 seconds = min(seconds, (1 - self._allowance) / self._mqtt.replay_rate)
             if connection is None and not self._connecting:
                 seconds = min(seconds, self._left())
@@ -645,7 +650,7 @@ class MqttPublisher:
                 self._complain(
                     "tls",
                     f"The certificate of the broker at {self._broker} is not trusted:"
-                    f" {cause.verify_message}; check mqtt.tls.ca_file and mqtt.host.",
+                    f" {cause.verify_message}; check mqtt.tls.ca_file, mqtt.host and this machine's clock.",
                 )
             case ssl.SSLError():
                 self._complain(

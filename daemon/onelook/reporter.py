@@ -253,6 +253,7 @@ class _Ballot:
     doubt: float | None  # since when the votes do not bear out what was said, or the silence
     said: Verdict | None = None
     name: str | None = None  # the last one said
+    visitor: str | None = None  # the last one said, while `said` is unknown
     votes: dict[Verdict, float] = field(default_factory=dict)
     similarities: dict[Verdict, float] = field(default_factory=dict)  # times their votes
 
@@ -305,6 +306,9 @@ class _Identity:
 
     def look(self, moment: _Moment) -> Iterator[Identity]:
         self._vote(moment)
+        if self._visitors is not None:
+            there = {self._ballots[number].visitor for number in moment.present.ids}
+            self._visitors.seen([name for name in there if name is not None], moment.time)
         for place, (number, row) in enumerate(zip(moment.present.ids, moment.present.rows.tolist(), strict=True)):
             ballot = self._ballots[number]
             # Only a vote changes anything, or time where something waits for it.
@@ -400,7 +404,7 @@ class _Identity:
     def _say(self, ballot: _Ballot, verdict: Verdict, where: dict[str, Any], visitor: str | None) -> Identity:
         state, name = verdict
         previous = ballot.name if ballot.name != name else None
-        ballot.said, ballot.doubt, ballot.name = verdict, None, name or ballot.name
+        ballot.said, ballot.doubt, ballot.name, ballot.visitor = verdict, None, name or ballot.name, visitor
         # Who is uncertain is told by how many votes the strongest has.
         backed = max(ballot.votes, key=ballot.votes.__getitem__) if verdict == UNCERTAIN else verdict
         votes = ballot.votes.get(backed, 0)

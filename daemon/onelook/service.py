@@ -111,7 +111,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             # Only while somebody can say so: or nobody could have it looked at again.
             paused=config.mqtt.paused if "resume" in config.mqtt.commands else None,
         ))
-        note_down = _guestbook(config, gallery, publisher, control)
+        note_down = _guestbook(config, gallery, publisher, control, model.spec.threshold(1e-2))
         log.info("onelook %s looks at %s; metrics at %smetrics", __version__,
                  ", ".join(f"{s.name} ({masked(s.url)})" for s in config.streams), page)
         systemd.notify(f"READY=1\nSTATUS=Looking at {', '.join(names)}")
@@ -124,8 +124,8 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             fed = _fed(pulse, turned, fed)
             _count_dropped(inbox, metrics, told)
             refresh(turned)  # at every turn: who is forgotten while no camera is up is forgotten too
-            commands.work(control.handlers, publisher.send)
-            _wait([pipelines[name] for name in pipelines.keys() - up], turned, publisher, note_down)
+            _obey(commands, control, pipelines.values(), publisher)
+            _wait({name: pipelines[name] for name in pipelines.keys() - up}, turned, publisher, note_down, metrics)
             frame = inbox.take(timeout=0.5)  # and nothing comes between it and what it shows
             if frame is None or control.is_paused(frame.stream):
                 continue
@@ -142,6 +142,15 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
         log.info("told to stop" if stop.is_set() else "every stream has come to its end")
     log.info("ended in order")
     return 0
+
+
+def _obey(commands: Commands, control: Control, pipelines: Iterable[Pipeline], publisher: Publisher) -> None:
+    """Do what was asked over MQTT. Whoever was in view meanwhile has not left for that."""
+    began = time.monotonic()
+    commands.work(control.handlers, publisher.send)
+    stood = time.monotonic() - began
+    for pipeline in pipelines:
+        pipeline.excuse(stood)
 
 
 def _turn(before: float) -> float:
@@ -323,9 +332,12 @@ def _enroll_one(
 
 def _forget_one(config: Config, model: FaceModel, gallery: Gallery | None, name: str) -> int:
     """As `forget`, in a daemon that runs."""
-    if gallery is None:
-        return forget(config, name)[0]
-    return gallery.forget(name, alike=model.spec.threshold(1e-2))
+    alike = model.spec.threshold(1e-2)
+    if gallery is not None:
+        return gallery.forget(name, alike=alike)
+    # Where nobody is recognised nothing is told of anybody: nothing else here knows the name.
+    with Gallery.open(config.gallery.path, config.gallery.key_file) as closed:
+        return closed.forget(name, alike=alike)
 
 
 def _alike(config: Config, model: FaceModel, gallery: Gallery, names: Iterable[str]) -> float:
@@ -518,7 +530,7 @@ def _pipelines(
     """By their streams' names; they share the model and know each other's visitors."""
     visitors = _visitors(config, model)
     if visitors is not None and gallery is not None:
-        gallery.on_forgotten.append(partial(_forget_visitor, visitors, model.spec.threshold(1e-2)))
+        gallery.on_forgotten.append(partial(_forget_alike, visitors, model.spec.threshold(1e-2)))
     pipelines = {stream.name: _pipeline(config, stream, model, gallery, visitors, stage) for stream in config.streams}
     if gallery is not None:
         for pipeline in pipelines.values():
@@ -530,15 +542,18 @@ def _forget_name(forget: Callable[[str], None], name: str, _templates: Sequence[
     forget(name)
 
 
-def _forget_visitor(visitors: Visitors, alike: float, _name: str, templates: Sequence[Template]) -> None:
+def _forget_alike(
+    strangers: Visitors | Guestbook, alike: float, _name: str, templates: Sequence[Template]
+) -> None:
     """Who was enrolled and is no more may have been taken for a stranger at times."""
-    visitors.forget(np.stack([template.embedding for template in templates]), alike)
+    strangers.forget(np.stack([template.embedding for template in templates]), alike)
 
 
 def _guestbook(
-    config: Config, gallery: Gallery | None, publisher: Publisher, control: Control
+    config: Config, gallery: Gallery | None, publisher: Publisher, control: Control, alike: float
 ) -> Callable[[Sequence[Stranger], float], None]:
-    """What is to be told of strangers, and the time; whom the gallery forgets, the others forget."""
+    """What is to be told of strangers, and the time; whom the gallery forgets, the others forget. alike: the similarity
+    from which a stranger may be one of them."""
     # Where nobody is recognised, what is kept has its time all the same.
     kept = Gallery(config.gallery.path, config.gallery.key_file) if gallery is None else gallery
     for other in (publisher.forget, control.forgotten):
@@ -546,8 +561,9 @@ def _guestbook(
     keep = config.gallery.keep_days
     book = Guestbook(
         kept, days=config.gallery.unknown_days, most=config.gallery.unknown_most,
-        lifetime=None if keep is None else timedelta(days=keep),
+        lifetime=None if keep is None else timedelta(days=keep), streams=[stream.name for stream in config.streams],
     )
+    kept.on_forgotten.append(partial(_forget_alike, book, alike))
     if gallery is not None:
         return book.write
 
@@ -589,6 +605,8 @@ def _publisher(config: Config, metrics: Metrics, stop: Flag, commands: Commands)
     with _once_there(lambda: Outbox(
         config.mqtt.outbox, most=most, on_dropped=metrics.outbox_dropped, on_failed=metrics.outbox_failed
     ), stop) as outbox:
+        # What an earlier config let be found out, and this one does not, is not told any more.
+        outbox.forbid({kind for kind in ("identity", "attributes", "emotion") if config.policy.level(kind) != "on"})
         metrics.outbox(lambda: len(outbox), lambda: outbox.failing)
         with MqttPublisher(
             config.mqtt, config.device, outbox, streams=streams, on_connected=metrics.mqtt_connected,
@@ -598,12 +616,14 @@ def _publisher(config: Config, metrics: Metrics, stop: Flag, commands: Commands)
 
 
 def _wait(
-    away: Iterable[Pipeline], now: float, publisher: Publisher, note_down: Callable[[Sequence[Stranger], float], None]
+    away: Mapping[str, Pipeline], now: float, publisher: Publisher,
+    note_down: Callable[[Sequence[Stranger], float], None], metrics: Metrics,
 ) -> None:
     """Whoever was before a camera that is away leaves in good time, and is counted no longer."""
-    for pipeline in away:
+    for stream, pipeline in away.items():
         publisher.publish(*pipeline.wait(now, datetime.now(UTC)))
         note_down(pipeline.strangers, now)
+        metrics.seen(stream, faces=0, tracks=0)  # a frame may have been on its way when the camera went
 
 
 def _status(stream: str, state: Literal["online", "offline"], reason: str | None) -> Event:
@@ -612,11 +632,16 @@ def _status(stream: str, state: Literal["online", "offline"], reason: str | None
 
 @contextmanager
 def _signals(stop: Flag) -> Iterator[Flag]:
-    """SIGTERM, SIGINT and SIGHUP (a terminal that closes) set `stop` while the context lasts."""
+    """SIGTERM, SIGINT and SIGHUP (a terminal that closes) set `stop` while the context lasts; what is ignored stays so
+    (`nohup`, and what a script has in the background)."""
     def on_signal(_number: int, _frame: object) -> None:
         stop.set()  # and no word: the log may be in the middle of another
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    before = {
+        number: signal.signal(number, on_signal)
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield stop
     finally:

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from math import inf
 
 import cv2
@@ -191,10 +191,13 @@ class Guestbook:
     """Stores strangers, a few at a time, and destroys what in the gallery has outlived its time."""
 
     def __init__(
-        self, gallery: Gallery, *, days: float = 0, most: int = 500, lifetime: timedelta | None = None
+        self, gallery: Gallery, *, days: float = 0, most: int = 500, lifetime: timedelta | None = None,
+        streams: Collection[str] = (),
     ) -> None:
-        """days: for which strangers are kept; 0: not at all. lifetime: of templates, see `Gallery.expire`."""
-        self._gallery = gallery
+        """days: for which strangers are kept; 0: not at all. lifetime: of templates, see `Gallery.expire`.
+        streams: whose strangers are ours; another daemon may keep its own in the same gallery.
+        """
+        self._gallery, self._streams = gallery, frozenset(streams)
         self._days, self._most, self._lifetime = timedelta(days=days), most, lifetime
         self._waiting: list[Stranger] = []
         self._wrote = self._tidied = -inf
@@ -212,18 +215,22 @@ class Guestbook:
                 self._wrote = time
                 with self._gallery.transaction():
                     for stranger in self._waiting:
-                        self._gallery.keep_stranger(stranger, most=self._most)
-                self._waiting = []
+                        kept = replace(stranger, until=stranger.last + self._days)
+                        self._gallery.keep_stranger(kept, most=self._most)
+                self._waiting, self._fails = [], False
             if time - self._tidied >= TIDY:
                 self._tidied = time
                 self._gallery.expire(self._lifetime)
-                self._gallery.drop_strangers(before=datetime.now(UTC) - self._days)
+                self._gallery.expire_strangers(self._days, self._streams)
+                self._fails = False
         except GalleryError as error:
             if not self._fails:
                 log.warning("%s Strangers are not kept, and old templates not destroyed.", error)
             self._fails = True
-        else:
-            self._fails = False
+
+    def forget(self, embeddings: Floats, alike: float) -> None:
+        """Do not store whoever looks like any of `embeddings`, (N, D) of unit length: cosine of at least `alike`."""
+        self._waiting = [each for each in self._waiting if float((embeddings @ each.embedding).max()) < alike]
 
 
 def _crop(frame: Frame, box: Floats) -> bytes | None:

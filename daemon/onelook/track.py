@@ -254,8 +254,14 @@ class Tracker:
         self._time = -inf
         self._steps: deque[float] = deque(maxlen=2)  # between frames, seconds
         self._memory = lost  # seconds
+        self._excuse = 0.0  # seconds for which nobody could be seen, since the last update
+        self._excused, self._excused_until = 0.0, -inf
         self._next_id = 1
         self._hidden = np.zeros(0, np.bool_)  # (faces,) of this frame
+
+    def excuse(self, seconds: float) -> None:
+        """For so long nobody was looked for: that nobody was seen then does not tell that anybody left."""
+        self._excuse += seconds
 
     def update(self, faces: Faces, time: float) -> Tracks:
         """The tracks alive after this frame, oldest first, lost ones among them.
@@ -273,7 +279,11 @@ class Tracker:
         fresh = self._fresh(faces, time)
         table = self._table if len(self._table) else fresh[:0]
 
-        forgotten = time - table["last"] > self._memory
+        if self._excuse:
+            self._excused = self._excuse + (self._excused if time <= self._excused_until else 0)
+            self._excused_until, self._excuse = time + self._memory, 0.0
+        memory = self._memory + (self._excused if time <= self._excused_until else 0)
+        forgotten = time - table["last"] > memory
         self._ended = self._end(table, forgotten)
         table = _where(table, ~forgotten)
 

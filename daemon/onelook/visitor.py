@@ -6,7 +6,7 @@
 In memory only, bounded, and forgotten after an hour: it says that two tracks were one person, and not who.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeAlias
 
 import numpy as np
@@ -61,6 +61,12 @@ class Visitors:
         if len(self._numbers) > MOST:
             self._keep(np.arange(len(self._last)) != self._last.argmin())
         return f"v{self._newest}"
+
+    def seen(self, names: Collection[str], time: float) -> None:
+        """Those of these names are in view still."""
+        if names:
+            numbers = [int(name.removeprefix("v")) for name in names]
+            self._last[np.isin(self._numbers, numbers)] = time
 
     def forget(self, embeddings: Floats, alike: float) -> None:
         """Let go of whoever looks like any of `embeddings`, (N, D) of unit length: cosine of at least `alike`."""

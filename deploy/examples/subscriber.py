@@ -22,8 +22,10 @@ seen: deque[str] = deque(maxlen=1000)
 
 def hear(_client: Client, _data: object, message: MQTTMessage) -> None:
     """Print one event as a line."""
+    if not message.payload:  # what was retained here is taken back
+        return
     event = json.loads(message.payload)
-    if event["id"] in seen:
+    if "specversion" not in event or event["id"] in seen:  # commands and their answers lie beside the events
         return
     seen.append(event["id"])
     kind, data, place = event["type"].removeprefix("onelook."), event["data"], event["source"].removeprefix("onelook/")

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import math
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -166,7 +167,9 @@ def _decoded_pictures(paths: list[Path], rows: list[dict | None], cache: Path) -
     if not kept.with_suffix(".json").exists():
         cache.mkdir(parents=True, exist_ok=True)
         sizes = []
-        with kept.open("wb") as file:
+        # Processes that train together come here at once: each makes its own, and all are the same.
+        part = kept.with_suffix(f".{os.getpid()}.part")
+        with part.open("wb") as file:
             for path, row in zip(tqdm(paths, "pictures", disable=None), rows, strict=True):
                 read = cv2.imread(str(path))
                 if read is None:
@@ -180,7 +183,9 @@ def _decoded_pictures(paths: list[Path], rows: list[dict | None], cache: Path) -
                         hidden[:] = hidden.mean((0, 1))
                 file.write(picture.tobytes())
                 sizes.append(picture.shape[:2])
-        kept.with_suffix(".json").write_text(json.dumps(sizes))
+        part.replace(kept)
+        part.write_text(json.dumps(sizes))
+        part.replace(kept.with_suffix(".json"))
     sizes = [tuple(size) for size in json.loads(kept.with_suffix(".json").read_text())]
     return torch.from_numpy(np.memmap(kept, np.uint8, "c").reshape(-1, 3)), sizes
 
@@ -499,6 +504,12 @@ PLANS = {
         (0.81, 64, ((1, 84), (2, 10), (3, 1)), 10, 3),
         (0.11, 128, ((1, 8), (2, 8), (4, 1)), 8, 2),
         (0.08, 256, ((1, 2), (2, 2)), 6, 1),
+    ),
+    # To tell expressions by: faces large enough for them, one a canvas.
+    "near": (
+        (0.6, 96, ((1, 64),), 1, 1),
+        (0.2, 64, ((1, 96),), 1, 1),
+        (0.2, 128, ((1, 40),), 1, 1),
     ),
     # To end with: more of real photographs at large, so that walls and coats are not taken for faces.
     "scenes": (

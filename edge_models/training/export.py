@@ -83,7 +83,8 @@ class Describe(nn.Module):
         """aligned (K, GRID, GRID, features). Returns maps of one cell, (K, 1, 1, numbers)."""
         trunk = self.network.trunk(aligned.permute(0, 3, 1, 2))
         embedding = self.network.identity(trunk)
-        named = {"embedding": embedding, "traits": self.network.looks(trunk) + self.network.from_embedding(embedding)}
+        traits = self.network.looks(trunk) + self.network.again(trunk) + self.network.from_embedding(embedding)
+        named = {"embedding": embedding, "traits": traits}
         return {name: x.permute(0, 2, 3, 1) for name, x in named.items()}
 
 

@@ -6,7 +6,7 @@
 Where a network is to tell people apart better and all else is to stay, most of a step's arithmetic is for nothing. `keep` writes
 down once what the trunk gives of so many faces, lit and laid on canvases as `train` does (5.5 kB a face: a byte a number, as the
 shipped network has it), and what is known of them; `learn` reads that again and again, with only the layers behind it learning.
-The norms' figures stay as they are. RUN/last.pt is a checkpoint like any other, the rest of the network as it was; after a kill it
+The norms' figures stay as they are, but of a branch that begins. RUN/last.pt is a checkpoint like any other, the rest of the network as it was; after a kill it
 goes on from there.
 """
 
@@ -17,7 +17,7 @@ import copy
 import itertools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -38,9 +38,16 @@ WARM = 100
 BRANCHES = {
     "identity": (("identity",), ("embedding", "relation", "choice")),
     "looks": (("looks.3", "from_embedding"), (*losses.TASKS["looks"], "quality")),
+    "emotion": (("again",), ("emotion",)),
 }
 """Branch -> what learns, and from which losses. Of the looks what is read off, by their own layers and by the embedding; of these
-layers the last alone, as more of them learnt nothing that held on other faces. Emotion stays: hardly any face with a teacher has one."""
+layers the last alone, as more of them learnt nothing that held on other faces. Emotion has a reading of its own, and pictures of its
+own: hardly any face with a teacher has one."""
+HAVING: dict[str, Callable[[dict[str, Tensor]], Tensor]] = {
+    "teacher": lambda labels: labels["teacher"].abs().sum(1) > 0,
+    "emotion": lambda labels: labels["emotion"] >= 0,
+}
+"""What must be known of a face to be kept -> whether it is, (N,)."""
 WEIGHTS = losses.WEIGHTS | {"gender": 4 * losses.WEIGHTS["gender"]}
 """Gender is furthest from what is asked, and in the last layers it takes nothing from the others."""
 
@@ -72,7 +79,7 @@ def keep(options: argparse.Namespace, network: OneLook, faces: data.Faces) -> No
     while done < options.count:
         batch = next(batches)
         side = batch.image.shape[-1]
-        taught = batch.labels["teacher"].abs().sum(1) > 0
+        taught = HAVING[options.having](batch.labels)
         with brief(device):
             read = network.trunk(looked(network, batch, losses.cells(side, side, device))[2][taught])
         stored = (read.float() / STEP).round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
@@ -119,6 +126,9 @@ def learn(options: argparse.Namespace, network: OneLook, faces: data.Faces) -> N
     log, began, means = Log(options.run, step), time.monotonic(), {}
     for module in network.modules():
         module.train(not isinstance(module, torch.nn.BatchNorm2d))
+    for module in branch.modules():  # those of one that begins have figures yet to find
+        if isinstance(module, torch.nn.BatchNorm2d) and not module.running_mean.any():
+            module.train()
     while step < options.steps:
         read, labels = next(batches)
         labels = {name: value.to(device) for name, value in labels.items()} | {"teacher": labels["teacher"].to(device).float()}
@@ -161,6 +171,7 @@ def main() -> None:
     keeping.add_argument("--backgrounds", type=Path)
     keeping.add_argument("--plans", choices=tuple(data.PLANS), default="people", help="the mix of canvases")
     keeping.add_argument("--times", type=int, default=1, help="batches this many times larger (for a GPU)")
+    keeping.add_argument("--having", choices=tuple(HAVING), default="teacher", help="keep faces of which this is known")
     keeping.add_argument("--count", type=int, default=500_000)
     learning.add_argument("run", type=Path)
     learning.add_argument("kept", type=Path, nargs="+")

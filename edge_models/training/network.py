@@ -120,13 +120,20 @@ class OneLook(nn.Module):
             nn.Dropout(0.2),
             nn.Conv2d(128, sum(self.traits.values()), 1)
         )
-        # Who it is tells much of age, gender and origin. It starts by adding nothing, so that it can be put to a network
-        # that was without it.
+        # Expressions are told by what is small: they have a reading of their own, which is as free to tell of the rest. It and
+        # what reads the embedding start by adding nothing, so that they can be put to a network that was without them.
+        self.again = nn.Sequential(
+            conv(trunk, 24),
+            nn.Sequential(Whole(24, 96, GRID // 2, bias=False), nn.BatchNorm2d(96, momentum=0.03), nn.ReLU(inplace=True)),
+            nn.Dropout(0.3),
+            nn.Conv2d(96, sum(self.traits.values()), 1)
+        )
+        # Who it is tells much of age, gender and origin.
         self.from_embedding = nn.Sequential(
             nn.Conv2d(EMBEDDING, 128, 1), nn.ReLU(inplace=True), nn.Dropout(0.2), nn.Conv2d(128, sum(self.traits.values()), 1))
         with torch.no_grad():
             self.from_embedding[0].weight /= 6  # an embedding's numbers are about that large
-            for start in self.from_embedding[3].parameters():
+            for start in (*self.from_embedding[3].parameters(), *self.again[3].parameters()):
                 start.zero_()
 
     def frame(self, image: Tensor) -> tuple[list[Tensor], list[Tensor], Tensor]:
@@ -161,14 +168,16 @@ class OneLook(nn.Module):
         The looks read the embedding as it is: it is not bent by what they learn.
         """
         embedding = self.identity(trunk)
-        return embedding.flatten(1), (self.looks(trunk) + self.from_embedding(embedding.detach())).flatten(1)
+        traits = self.looks(trunk) + self.again(trunk) + self.from_embedding(embedding.detach())
+        return embedding.flatten(1), traits.flatten(1)
 
     def load_earlier(self, weights: dict[str, Tensor]) -> None:
-        """Weights of this make, or of one whose looks did not read the embedding yet (until 0.8.0).
+        """Weights of this make, or of one whose looks were not read twice yet (until 0.9.2) or did not read the embedding
+        (until 0.8.0).
 
         Raises RuntimeError if anything else is missing or strange.
         """
-        new = {name: value for name, value in self.state_dict().items() if name.startswith("from_embedding.")}
+        new = {name: value for name, value in self.state_dict().items() if name.startswith(("from_embedding.", "again."))}
         self.load_state_dict(new | weights)
 
 
