@@ -325,9 +325,16 @@ def _enroll_one(
     if gallery is None:
         raise OwnerError("Nobody is recognised here, and so nobody enrolled.")
     return enrolment.enroll(
-        name, photos, model, gallery, threshold=_alike(config, model, gallery, [name]), unlike=_unlike(model),
-        note=note,
+        name, _without_alarm(photos), model, gallery, threshold=_alike(config, model, gallery, [name]),
+        unlike=_unlike(model), note=note,
     )
+
+
+def _without_alarm(photos: Iterable[Path]) -> Iterator[Path]:
+    """The photos, each of which may take seconds on a small board while the loop waits: that is no hang."""
+    for photo in photos:
+        systemd.notify("WATCHDOG=1")
+        yield photo
 
 
 def _forget_one(config: Config, model: FaceModel, gallery: Gallery | None, name: str) -> int:
