@@ -197,7 +197,7 @@ def main() -> None:
 
     names = next(np.load(f)["attribute_names"] for f in options.faces if "attribute_names" in np.load(f))
     described = ModelSpec(
-        name="onelook", version="0.9.2", sha256=hashlib.sha256(small).hexdigest(), input_size=(WIDTH, HEIGHT),
+        name="onelook", version="0.9.3", sha256=hashlib.sha256(small).hexdigest(), input_size=(WIDTH, HEIGHT),
         input_mean=128, input_scale=1 / 128, patches=graph.patches(bytes(small), HEIGHT),
         maps={"features": Map(stride=MAP_STRIDE, channels=network.features, samples=GRID, reach=REACH)}, faces_at_once=AT_ONCE,
         embedding_size=EMBEDDING, traits=network.traits,
