@@ -189,7 +189,10 @@ def main() -> None:
     seen = widest(quant, inputs)
     seen = known_ranges(seen | fitting(whole.read_bytes(), seen, inputs["frame"]), whole.read_bytes())
     small = quant.quantize(seen).quantized_model
+    earlier: list[str] = []
     if options.before:
+        told = options.before.with_name("model.json")  # what its other parts have learnt from
+        earlier = json.loads(told.read_text())["training"]["data"] if told.exists() else []
         kept_ranges = unchanged(options.before.read_bytes(), bytes(small))
         small = quant.quantize(seen | {name: range_ for name, range_ in kept_ranges.items() if name in seen}).quantized_model
         print(f"{len(kept_ranges)} ranges kept")
@@ -206,7 +209,7 @@ def main() -> None:
         detector=Detector(strides=list(STRIDES), score=0.47, nms_iou=0.4),  # the score is calibrate's, of this detector
         thresholds=[Threshold(far=0.001, similarity=0.5, tar=0.0)],
         training=Training(commit=run["commit"], seed=run["seed"], steps=kept["step"], faces_seen=kept["seen"],
-                          data=[*run["faces"], *run.get("scenes", [])]),
+                          data=list(dict.fromkeys([*run["faces"], *run.get("scenes", []), *earlier]))),
         licence="Weights learned from research data (see MODEL_CARD.md): research and private use.",
     )
     (options.out / "model.json").write_text(described.model_dump_json(indent=1) + "\n")

@@ -20,13 +20,16 @@ async def watch(port: int, seconds: float, automations: str) -> None:
     folder = tempfile.mkdtemp()
     settings = "homeassistant:\n  name: proof\nautomation: !include automations.yaml\n"
     Path(folder, "configuration.yaml").write_text(settings)
-    Path(folder, "automations.yaml").write_text(automations)
+    Path(folder, "automations.yaml").write_text("[]")
     hass = await bootstrap.async_setup_hass(runner.RuntimeConfig(config_dir=folder, skip_pip=True))
     assert hass is not None
     await hass.async_start()
     form = await hass.config_entries.flow.async_init("mqtt", context={"source": "user"})
     made = await hass.config_entries.flow.async_configure(form["flow_id"], {"broker": "127.0.0.1", "port": port})
     assert made["type"] == "create_entry", made
+    # They find MQTT, as where it has been there from the start.
+    Path(folder, "automations.yaml").write_text(automations)
+    await hass.services.async_call("automation", "reload", blocking=True)
     for _ in range(int(seconds * 2)):
         await hass.async_block_till_done()
         states = {
