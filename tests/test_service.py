@@ -248,3 +248,13 @@ def test_before_a_camera_that_is_away_nobody_is_counted() -> None:
     service._wait({"door": away}, 9.0, LinesPublisher(io.StringIO()), lambda *_: None, metrics)
     assert registry.get_sample_value("onelook_faces", {"stream": "door"}) == 0
     assert registry.get_sample_value("onelook_tracks", {"stream": "door"}) == 0
+
+
+@pytest.mark.parametrize(("seconds", "excused"), [(0.0, False), (0.3, True)])
+def test_only_a_loop_that_stood_still_is_an_excuse_for_not_seeing_anybody(seconds: float, excused: bool) -> None:
+    told: list[float] = []
+    commands: Any = SimpleNamespace(work=lambda *_: time.sleep(seconds))
+    control: Any = SimpleNamespace(handlers={})
+    pipeline: Any = SimpleNamespace(excuse=told.append)
+    service._obey(commands, control, [pipeline], LinesPublisher(io.StringIO()))
+    assert [each >= 0.3 for each in told] == [True] * excused

@@ -63,6 +63,8 @@ STILL = 5
 """Seconds for which a single picture is replayed, ten times a second: nobody is counted or known at first sight."""
 STUCK = 10.0
 """Seconds without a turn of the loop after which /healthz says so."""
+NOTICED = 0.2
+"""Seconds of the loop's standing still from which tracks are excused for not having been seen."""
 BUSY = 30.0
 """Seconds at the start for which is waited for what is not to be had just then."""
 
@@ -149,8 +151,9 @@ def _obey(commands: Commands, control: Control, pipelines: Iterable[Pipeline], p
     began = time.monotonic()
     commands.work(control.handlers, publisher.send)
     stood = time.monotonic() - began
-    for pipeline in pipelines:
-        pipeline.excuse(stood)
+    if stood >= NOTICED:  # mostly there is nothing to do, and an excuse holds for a while
+        for pipeline in pipelines:
+            pipeline.excuse(stood)
 
 
 def _turn(before: float) -> float:
