@@ -350,9 +350,10 @@ def test_who_is_paused_stays_so_over_a_kill_and_a_restart(clip: Path, tmp_path: 
             daemon.wait(lambda: daemon.value("onelook_frames_total", stream="yard") > 0, "the yard to be looked at")
         (tmp_path / "paused.json").write_text("neither JSON nor anything")
         config.write_text(on)
+        reader.received.clear()
         with Daemon(config) as daemon:
             wait_until(lambda: "Which streams were paused cannot be read from" in daemon.log, "it to be told")
-            reader.received.clear()
+            reader.wait_for(f"onelook/{DEVICE}/status", "online")  # who is not yet there answers nobody
             # What nobody knows looks at nobody.
             assert asker.ask("resume", stream="yard")["data"] == {"paused": ["door"]}
             daemon.wait(lambda: daemon.value("onelook_frames_total", stream="yard") > 0, "the yard to be looked at")
