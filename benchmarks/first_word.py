@@ -160,7 +160,7 @@ def measure(data: Path, seconds: float, most: int, threads: int) -> dict[str, An
     visitors: list[Visitor] = []
     enrolled: list[int] = []
     with tempfile.TemporaryDirectory(prefix="onelook-first-word-") as name, Gallery.open(
-        Path(name, "gallery.db"), Path(name, "gallery.key"), model.spec.sha256, model.cohort
+        Path(name, "gallery.db"), Path(name, "gallery.key"), model.spec.stamp, model.cohort
     ) as gallery:
         names, counts = np.unique(identity[identity != ""], return_counts=True)
         for person in names[counts > TEMPLATES][:most].tolist():

@@ -351,7 +351,7 @@ def test_unknown_people_are_listed_and_named(gallery_config: Path) -> None:
     done = onelook("gallery", "unknown", "--config", gallery_config)
     assert done.stdout == "nobody unknown is kept; to keep unknown people, set gallery.unknown_days\n"
 
-    folder, model = gallery_config.parent, load(shipped())[0].sha256
+    folder, model = gallery_config.parent, load(shipped())[0].stamp
     seen = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
     with Gallery.open(folder / "strangers.db", folder / "people.key", model) as gallery:
         for axis in (0, 0, 1):

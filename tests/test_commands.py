@@ -245,7 +245,7 @@ def test_people_whom_nobody_knows_are_listed_and_named(house: House) -> None:
     )
     config = load(house.daemon.config)
     seen = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
-    model = load_spec(shipped())[0].sha256
+    model = load_spec(shipped())[0].stamp
     with Gallery.open(config.gallery.path, config.gallery.key_file, model) as gallery:
         gallery.keep_stranger(Stranger("door", seen, seen, np.eye(256, dtype=np.float32)[7], 0.8))
     [cluster] = house.data("unknown")["clusters"]

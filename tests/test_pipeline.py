@@ -202,7 +202,7 @@ def test_more_people_than_the_model_can_tell_apart_are_warned_of(
     config = Config.model_validate(
         {"streams": [{"name": "door", "url": "0"}], "gallery": section, "publish": "stdout", "report": {"far": 1e-5}}
     )
-    with Gallery.open(config.gallery.path, config.gallery.key_file, FaceModel().spec.sha256) as gallery:
+    with Gallery.open(config.gallery.path, config.gallery.key_file, FaceModel().spec.stamp) as gallery:
         looks = np.eye(256, dtype=np.float32)
         for number in range(3):  # it is calibrated to one in a million, and three times as cautious
             gallery.add(f"friend {number}", looks[number], 0.9, "friend.jpg")

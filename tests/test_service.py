@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -87,7 +89,7 @@ def test_who_is_forgotten_while_every_camera_is_away_is_forgotten_at_once(tmp_pa
         publish="mqtt", mqtt={"port": free_port(), "outbox": "outbox.db", "paused": None},
     )
     settings = config.load(file)
-    with Gallery.open(settings.gallery.path, settings.gallery.key_file, load_spec(shipped())[0].sha256) as gallery:
+    with Gallery.open(settings.gallery.path, settings.gallery.key_file, load_spec(shipped())[0].stamp) as gallery:
         gallery.add("Ada Lovelace", np.eye(1, 256, dtype=np.float32)[0], 0.9, "ada.jpg")
     who = Identity(track=1, box=(0, 0, 9, 9), frame=0, state="known", name="Ada Lovelace", similarity=1, confidence=1)
     with Outbox(tmp_path / "outbox.db") as outbox:
@@ -103,6 +105,29 @@ def test_who_is_forgotten_while_every_camera_is_away_is_forgotten_at_once(tmp_pa
         daemon.wait(lambda: not about_her(), "her to be forgotten")
 
 
+def test_a_network_with_the_same_embeddings_takes_the_gallery_over_and_another_does_not(tmp_path: Path) -> None:
+    folder, (spec, network) = tmp_path / "model", load_spec(shipped())
+    shutil.copytree(shipped(), folder)
+    (folder / "model.tflite").write_bytes(network + b"another")  # behind the end, where nothing reads
+    photo = Path(service.__file__).parent / "portraits" / "grace_hopper.jpg"
+
+    def described(embeddings: str) -> None:
+        sha256 = hashlib.sha256((folder / "model.tflite").read_bytes()).hexdigest()
+        told = spec.model_copy(update={"sha256": sha256, "embeddings": embeddings})
+        (folder / "model.json").write_text(told.model_dump_json())
+
+    assert service.enroll(config.load(write_config(tmp_path, PICTURES)), {"Grace Hopper": [photo]})
+    described(spec.stamp)
+    settings = config.load(write_config(tmp_path, PICTURES, model={"path": str(folder)}))
+    with service._gallery(settings, service._model(settings)) as gallery:
+        assert gallery is not None
+        assert [person.name for person in gallery.people()] == ["Grace Hopper"]
+    described("")
+    with pytest.raises(OwnerError, match="holds templates of another model"), \
+         service._gallery(settings, service._model(settings)):
+        pass
+
+
 @pytest.mark.parametrize("level", ["on", "off"])
 def test_what_is_kept_does_not_outlive_its_time_though_nobody_is_recognised(tmp_path: Path, level: str) -> None:
     file = write_config(
@@ -110,7 +135,7 @@ def test_what_is_kept_does_not_outlive_its_time_though_nobody_is_recognised(tmp_
             "path": "gallery.db", "key_file": "gallery.key", "keep_days": 9, "unknown_days": 1})
     settings, now = config.load(file), datetime.now(UTC)
     look: Floats = np.eye(1, 256, dtype=np.float32)[0]
-    with Gallery.open(settings.gallery.path, settings.gallery.key_file, load_spec(shipped())[0].sha256) as gallery:
+    with Gallery.open(settings.gallery.path, settings.gallery.key_file, load_spec(shipped())[0].stamp) as gallery:
         for name, days in (("Ada", -1), ("Grace", 1)):
             gallery.add(name, look, 0.9, "photo.jpg")
             gallery.annotate(name, Note(until=now + timedelta(days=days)))
@@ -189,7 +214,7 @@ def test_a_file_that_another_process_holds_at_the_start_is_waited_for(
     tmp_path: Path, file: str
 ) -> None:
     """As `onelook gallery forget` does."""
-    with Gallery.open(tmp_path / "gallery.db", tmp_path / "gallery.key", load_spec(shipped())[0].sha256) as gallery:
+    with Gallery.open(tmp_path / "gallery.db", tmp_path / "gallery.key", load_spec(shipped())[0].stamp) as gallery:
         gallery.add("Ada", np.eye(1, 256, dtype=np.float32)[0], 0.9, "ada.jpg")
     with Outbox(tmp_path / "outbox.db"):
         pass

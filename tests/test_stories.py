@@ -381,7 +381,7 @@ def test_held_out_strangers_are_not_given_the_names_of_the_enrolled(
     monkeypatch.delenv("CREDENTIALS_DIRECTORY", raising=False)
     people = People(packed)
     names = sorted(people.photos)[:48]
-    with Gallery.open(tmp_path / "g.db", tmp_path / "g.key", people.model.spec.sha256) as kept:
+    with Gallery.open(tmp_path / "g.db", tmp_path / "g.key", people.model.spec.stamp) as kept:
         with kept.transaction():
             for start in range(0, len(names), 12):
                 rows = [int(people.photos[name][0]) for name in names[start : start + 12]]

@@ -23,6 +23,7 @@ import pytest
 from onelook import align
 from onelook.align import similarity
 from onelook.model import FaceModel
+from onelook.spec import load
 
 pytest.importorskip("torch", reason="training needs torch: make test-training")
 
@@ -212,10 +213,20 @@ def test_a_branch_learns_alone_goes_on_where_it_was_and_leaves_the_rest_as_it_is
 def test_what_did_not_change_keeps_the_ranges_that_it_had(packed: Path, tmp_path: Path) -> None:
     """Measured on fewer pictures they would be others."""
     pytest.importorskip("litert_torch", reason="export needs litert-torch: make test-training")
+    import torch  # noqa: PLC0415
+
     run = untrained(tmp_path / "run")
     first = export(run, tmp_path / "model", packed, "--frames", "6")
     again = export(run, tmp_path / "again", packed, "--frames", "2", "--before", first)
     assert again.read_bytes() == first.read_bytes()
+    was, now = (load(file.parent)[0] for file in (first, again))
+    assert (now.embeddings, now.thresholds) == (was.sha256, was.thresholds), "and what is known of them"
+
+    kept = torch.load(run / "last.pt", weights_only=True)
+    kept["average"]["identity.5.0.weight"] = kept["average"]["identity.5.0.weight"].flip(0)
+    torch.save(kept, run / "last.pt")
+    other = export(run, tmp_path / "other", packed, "--frames", "2", "--before", first)
+    assert load(other.parent)[0].embeddings == "", "another embedding is nobody's of before"
 
 
 def test_a_range_that_cuts_off_what_is_rare_tells_the_rest_better() -> None:

@@ -101,7 +101,7 @@ class Template:
     sha256: str | None
     """Of the photo's bytes, hexadecimal; none where there was no photo."""
     model: str
-    """sha256 of the model that made it, hexadecimal."""
+    """Stamp of the model that made it (`ModelSpec.stamp`), a sha256 in hexadecimal."""
     added: datetime
     """UTC."""
 
@@ -209,7 +209,7 @@ class Gallery:
     def open(cls, path: Path, key_file: Path, model_sha: str | None = None, cohort: Cohort = NOBODY) -> Self:
         """Reads the gallery at `path`. Its key: the systemd credential `gallery-key`, else `key_file`.
 
-        `model_sha` is the sha256 of the model whose embeddings will be added and matched;
+        `model_sha` is the stamp of the model whose embeddings will be added and matched (`ModelSpec.stamp`);
         without one, people can only be listed and forgotten. `cohort`: of the same model.
 
         Raises GalleryError: key missing, wrong, short or open to others; file open to others,

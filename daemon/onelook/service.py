@@ -296,7 +296,7 @@ def enroll(
     _may_enroll(config.policy, note)
     model = _model(config)
     with (
-        Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.sha256, model.cohort) as gallery,
+        Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.stamp, model.cohort) as gallery,
         tqdm(total=sum(map(len, people.values())), unit="photo", disable=None, leave=False) as bar,
     ):
         def counted(photos: Iterable[Path]) -> Iterator[Path]:
@@ -394,15 +394,15 @@ def unknown(config: Config) -> list[Cluster]:
     """The people whom nobody knows, the most often seen first."""
     spec, _ = load(config.model.path or shipped())
     cohort = Cohort.read(config.model.path or shipped(), spec)
-    with Gallery.open(config.gallery.path, config.gallery.key_file, spec.sha256) as gallery:
-        mine = [each for each in gallery.strangers() if each.model == spec.sha256]
+    with Gallery.open(config.gallery.path, config.gallery.key_file, spec.stamp) as gallery:
+        mine = [each for each in gallery.strangers() if each.model == spec.stamp]
         return clusters(mine, spec.threshold(1e-3), cohort)
 
 
 def _unknown_in(model: FaceModel, gallery: Gallery | None) -> list[Cluster]:
     """As `unknown`, in a daemon that runs."""
     strangers = [] if gallery is None else gallery.strangers()
-    mine = [each for each in strangers if each.model == model.spec.sha256]
+    mine = [each for each in strangers if each.model == model.spec.stamp]
     return clusters(mine, model.spec.threshold(1e-3), model.cohort)
 
 
@@ -421,7 +421,7 @@ def name_unknown(config: Config, cluster: str, name: str, *, note: Note | None =
     _may_enroll(config.policy, note)
     spec, _ = load(config.model.path or shipped())
     cohort = Cohort.read(config.model.path or shipped(), spec)
-    with Gallery.open(config.gallery.path, config.gallery.key_file, spec.sha256, cohort) as gallery:
+    with Gallery.open(config.gallery.path, config.gallery.key_file, spec.stamp, cohort) as gallery:
         return name_cluster(gallery, cluster, name, spec.threshold(1e-3), note, cohort=cohort)
 
 
@@ -432,7 +432,7 @@ def migrate(config: Config, folder: Path, *, again: bool = False) -> list[enrolm
     """
     model = _model(config)
     with Gallery.open(config.gallery.path, config.gallery.key_file) as gallery:
-        return enrolment.migrate(folder, model, gallery, model.spec.sha256, again=again)
+        return enrolment.migrate(folder, model, gallery, model.spec.stamp, again=again)
 
 
 def _nobody(embeddings: Floats) -> list[Match]:
@@ -476,7 +476,7 @@ def _gallery(config: Config, model: FaceModel, stop: Flag | None = None) -> Iter
         yield None
         return
     files = config.gallery.path, config.gallery.key_file
-    with _once_there(lambda: Gallery.open(*files, model.spec.sha256, model.cohort), stop) as gallery:
+    with _once_there(lambda: Gallery.open(*files, model.spec.stamp, model.cohort), stop) as gallery:
         people, far, strictest = len(gallery.people()), config.report.far, model.spec.strictest
         if people * strictest > far * 1.01:
             log.warning(

@@ -93,6 +93,9 @@ class ModelSpec(_Part):
     name: str
     version: str
     sha256: str = Field(description="Of model.tflite.")
+    embeddings: str = Field(
+        default="", description="sha256 of the first network that gave these embeddings, to the bit; empty: this one."
+    )
     input_size: tuple[int, int] = Field(description="Width and height that the file was exported at.")
     input_mean: float
     input_scale: float = Field(description="input = (pixel - mean) * scale, RGB 0 to 255.")
@@ -167,6 +170,11 @@ class ModelSpec(_Part):
                 bars.append(float(np.interp(np.log(far), np.log([r.far for r in rows]), [r.similarity for r in rows])))
             found = self._found[far] = self.thresholds, np.log(known).tolist(), bars
         return found[1:]
+
+    @property
+    def stamp(self) -> str:
+        """Whose the templates are that embeddings become: networks of one stamp can serve one gallery."""
+        return self.embeddings or self.sha256
 
     @property
     def strictest(self) -> float:

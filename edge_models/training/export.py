@@ -7,7 +7,8 @@ same network unquantised, for parity) and OUT/model.json. The similarity thresho
 model.json are measured by `calibrate`, which reads and rewrites it.
 
 Where a part of a network alone was learnt on, `--before` names the file shipped before: layers that did not change keep their
-ranges, and with them every number that they give.
+ranges, and with them every number that they give. If all boxes and embeddings stay as they were, so does what is known of them:
+thresholds, cohort, and whose templates a gallery may hold.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import cv2
@@ -30,7 +32,7 @@ from edge_models.training.network import EMBEDDING, GRID, MAP_STRIDE, REACH, STR
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from onelook import align
+from onelook import align, cohort
 from onelook.spec import Detector, Labels, Map, ModelSpec, Threshold, Training
 
 WIDTH, HEIGHT = 640, 480
@@ -212,6 +214,9 @@ def main() -> None:
                           data=list(dict.fromkeys([*run["faces"], *run.get("scenes", []), *earlier]))),
         licence="Weights learned from research data (see MODEL_CARD.md): research and private use.",
     )
+    if options.before and same_faces(options.before.read_bytes(), bytes(small), inputs):
+        described = described.model_copy(update=known_of_faces(options.before.parent, options.out))
+        print("boxes and embeddings are the same: thresholds, cohort and stamp are kept")
     (options.out / "model.json").write_text(described.model_dump_json(indent=1) + "\n")
     print(f"{len(small) / 1e6:.2f} MB, {len(described.patches)} size constants")
 
@@ -307,6 +312,35 @@ def unchanged(before: bytes, now: bytes) -> dict:
         if was and was.weights == made.weights and was.sources == made.sources and all(s in alike for s in made.sources):
             alike[name] = ends(was.scale, was.zero)
     return {name: range_ for (_, name), range_ in alike.items()}
+
+
+def same_faces(before: bytes, now: bytes, inputs: dict[str, list[dict[str, np.ndarray]]]) -> bool:
+    """Whether two networks give the same boxes, landmarks, map and embeddings of all inputs, to the bit."""
+    for signature, all_of in inputs.items():
+        runs = [Interpreter(model_content=network).get_signature_runner(signature) for network in (before, now)]
+        for one in all_of:
+            # of which inputs are given in float, and in int8 by those who ship them
+            (name, value), = one.items()
+            told = [run(**{name: stored_as(run.get_input_details()[name], value)}) for run in runs]
+            if any(not np.array_equal(told[0][end], told[1][end]) for end in told[0] if end != "traits"):
+                return False
+    return True
+
+
+def stored_as(details: dict, value: np.ndarray) -> np.ndarray:
+    """Numbers as the network's input holds them."""
+    scale, zero = details["quantization"]
+    low, high = (np.iinfo(details["dtype"]).min, np.iinfo(details["dtype"]).max)
+    return np.clip(np.round(value / scale) + zero, low, high).astype(details["dtype"])
+
+
+def known_of_faces(before: Path, out: Path) -> dict[str, object]:
+    """What `before`, a model's folder, knows of its boxes and embeddings; its cohort's file goes to `out`."""
+    spec = ModelSpec.model_validate_json((before / "model.json").read_bytes())
+    if spec.cohort:
+        shutil.copyfile(before / cohort.FILE, out / cohort.FILE)
+    return {"embeddings": spec.stamp, **{name: getattr(spec, name)
+                                         for name in ("detector", "thresholds", "cohort", "caution", "averaging")}}
 
 
 if __name__ == "__main__":
