@@ -650,11 +650,7 @@ class Gallery:
             if (each.until is not None and each.until < now)
             or ((each.stream in streams or each.until is None) and each.last < now - lifetime)
         ]
-        if not numbers:
-            return 0
-        with self.transaction(), self._sentences():
-            pieces = _removed(self._connected(), "stranger", "id", numbers)
-        return len(pieces)
+        return self.drop_strangers(numbers)
 
     # --- the key ------------------------------------------------------------------------------
 
