@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from math import inf
 from pathlib import Path
 
 import av
@@ -655,6 +656,35 @@ def test_a_paced_file_plays_at_its_own_speed(tmp_path: Path) -> None:
     assert time.monotonic() - began > 1.3
     assert len(seen) + inbox.dropped("door") == 15
     assert age < 2
+
+
+def test_recordings_that_were_joined_are_one_film(tmp_path: Path) -> None:
+    """Each with a clock of its own, as where pieces of an MPEG transport stream are put behind each other."""
+    piece, joined = tmp_path / "piece.ts", tmp_path / "joined.ts"
+    with av.open(str(piece), "w") as out:
+        video = out.add_stream("mpeg2video", rate=10)
+        video.width, video.height = 320, 240
+        for packet in (*(p for _ in range(30) for p in video.encode(av.VideoFrame(320, 240))), *video.encode()):
+            out.mux(packet)
+    joined.write_bytes(piece.read_bytes() * 2)
+
+    times = [frame.time for frame in frames(str(joined))]
+
+    assert len(times) == 60
+    assert times == pytest.approx([i / 10 for i in range(60)], abs=0.15)
+
+
+def test_time_goes_on_where_a_file_was_faster_than_the_clock(tmp_path: Path) -> None:
+    film = write_video(tmp_path / "half a minute.mp4", fps=1)
+    before = -inf
+    for first in (0, 30):
+        inbox = LatestFrames()
+        with Capture(stream(film, paced=False), inbox, Changes(), first=first, after=before) as capture:
+            seen = read_all(inbox)
+        assert seen[0].time > before - 1e-6
+        assert [frame.index for frame in seen] == list(range(first, first + 30))
+        before = capture.newest
+        assert before == seen[-1].time > time.monotonic() + 20
 
 
 def test_a_looped_file_goes_on_in_time_and_number(film: Path) -> None:

@@ -406,11 +406,13 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
     ("zones that nobody can be in", "streams:\n- name: a\n  url: '0'\n  zones:\n"
      "  - {name: two, polygon: [[0, 0], [1, 1]]}\n"
      "  - {name: flat, polygon: [[0.1, 0.1], [0.3, 0.3], [0.7, 0.7], [0.3, 0.3]]}\n"
-     "  - {name: deep, polygon: [[0, 0], [0.5, 0.5, 1], [1]]}\n", [
+     "  - {name: deep, polygon: [[0, 0], [0.5, 0.5, 1], [1]]}\n"
+     "  - {name: bow-tie, polygon: [[0.2, 0.2], [0.8, 0.8], [0.8, 0.2], [0.2, 0.8]]}\n", [
         "config.yaml:5: streams[0].zones[0].polygon: must have at least 3 entries",
         "config.yaml:6: streams[0].zones[1].polygon: must not have all its corners on one line, for nobody can be within",
         "config.yaml:7: streams[0].zones[2].polygon[1]: must have at most 2 entries, not 3",
-        "config.yaml:7: streams[0].zones[2].polygon[2]: must have at least 2 entries"]),
+        "config.yaml:7: streams[0].zones[2].polygon[2]: must have at least 2 entries",
+        "config.yaml:8: streams[0].zones[3].polygon: must not cross itself: give the corners in their order around the zone"]),
     ("neither address nor file", "streams:\n- {name: a, url: 192.168.1.20}\n- {name: b, url: ''}\n- {name: c, url: cam}\n", [
         "config.yaml:2: streams[0].url: is neither an address (rtsp://…, http://…, csi://0), a camera "
         "(/dev/video0, 0), nor a file or folder that exists",

@@ -137,6 +137,26 @@ def test_while_the_camera_is_away_people_leave_in_good_time(model: FaceModel, fi
     assert back.data.state == "appeared"  # type: ignore[union-attr]
 
 
+def test_a_camera_that_is_set_to_another_resolution_keeps_its_people(model: FaceModel, film: list[Frame]) -> None:
+    door, events = pipeline(model), []
+    for frame in film[20:40]:  # both are there
+        half = frame.index >= 30
+        events += door.step(replace(frame, image=frame.image[::2, ::2].copy()) if half else frame)
+    assert len(door.tracks) == 2
+    assert [event.data.state for event in events if isinstance(event.data, Presence)] == ["appeared"] * 2
+
+
+def test_after_a_file_that_was_faster_than_the_clock_people_leave_in_good_time(
+    model: FaceModel, film: list[Frame]
+) -> None:
+    door = pipeline(model)
+    for frame in film[:40]:
+        door.step(replace(frame, time=frame.time + 3600))
+    assert len(door.tracks) == 2
+    heard = [event for seconds in range(5) for event in door.wait(100 + seconds, BEGAN + timedelta(seconds=seconds))]
+    assert [event.data.state for event in heard if isinstance(event.data, Presence)] == ["left"] * 2
+
+
 def test_it_tells_its_stages(model: FaceModel, film: list[Frame]) -> None:
     stages: list[str] = []
 

@@ -616,6 +616,16 @@ def test_an_unknown_person_who_comes_back_is_the_same_visitor_on_any_stream() ->
     assert door.heard(Identity)[0][1].box[0] > 400 or said[0][1] != seen_in_the_yard.visitor
 
 
+def test_two_people_side_by_side_are_two_visitors_however_alike_they_are() -> None:
+    visitors = Visitors(lambda sizes, *_: np.full(len(sizes), THRESHOLD, np.float32))
+    listener = Listener(visitors=visitors)
+    twin = ZOE.but(place=(500.0, 200.0))  # the same looks
+    listener.watch(ZOE.but(place=(100.0, 200.0)), twin, seconds=4)
+    assert sorted(str(data.visitor) for _, data in listener.heard(Identity)) == ["v1", "v2"]
+    listener.watch(ZOE, seconds=4, start=30)
+    assert listener.heard(Identity)[-1][1].visitor in ("v1", "v2"), "who comes back alone is one of them"
+
+
 def test_whoever_is_to_be_forgotten_is_no_visitor_any_more() -> None:
     visitors = Visitors(lambda sizes, *_: np.full(len(sizes), THRESHOLD, np.float32))
     zoe, ann = np.eye(2, 4, dtype=np.float32)
@@ -689,6 +699,29 @@ def test_in_a_public_place_nobody_is_told_apart_and_the_crowd_has_its_mood() -> 
     times = [time for time, _ in listener.heard(Mood)]
     assert all(after - before >= 5 for before, after in pairwise(times))
     assert len(times) <= 5
+
+
+def test_a_crowd_in_which_one_wavers_is_told_once() -> None:
+    """Between two ages and two genders, by a little."""
+    ann, *others = THREE
+    wavering = ann.but(age=lambda time: 18 + 1.5 * np.sin(time / 9), male=lambda time: 0.5 + 0.08 * np.cos(time / 7))
+    listener = Listener(match=forbidden, policy=Policy(presets=["public_place"])).watch(wavering, *others, seconds=120)
+    assert [crowd.count for time, crowd in listener.heard(Crowd) if time > 5] == []
+
+    grows = ann.but(age=lambda time: 14 if time < 20 else 30)
+    listener = Listener(match=forbidden, policy=Policy(presets=["public_place"])).watch(grows, *others, seconds=90)
+    first, *_, last = (crowd.ages for _, crowd in listener.heard(Crowd) if crowd.ages)
+    assert first is not None
+    assert last is not None
+    assert last["under 18"] == first["under 18"] - 1
+
+
+def test_a_mood_says_of_how_many_it_is() -> None:
+    alike = [each.but(emotion="happy") for each in THREE]
+    late = [each.but(visible=between((15, 60))) for each in alike[1:]]
+    more = [Person(name, place=(320.0, y), emotion="happy") for name, y in (("Cy", 80.0), ("Di", 400.0))]
+    listener = Listener(report=Report(mood=True)).watch(alike[0], *more, *late, seconds=40)
+    assert listener.heard(Mood)[-1][1].people == 5
 
 
 def test_two_people_are_no_crowd_to_hide_in() -> None:

@@ -58,6 +58,32 @@ def test_who_leaves_without_a_name_is_noticed_once() -> None:
     assert zoe.crop is None
 
 
+@pytest.mark.parametrize("step", [-3600, 3600])
+def test_a_clock_that_is_set_makes_no_visit_longer_or_shorter(step: int) -> None:
+    def seen(until: float) -> list[Stranger]:
+        tracker, lookout, found = Tracker(), Lookout("door"), []
+        for index, (faces, time) in enumerate(film([ZOE.but(visible=between((1, until)))], until + 4)):
+            utc = BEGIN + timedelta(seconds=time + (step if time > 2 else 0))
+            tracks = tracker.update(faces, time)
+            found += lookout.look(tracks, faces, Frame("door", index, PICTURE, time, utc), {t.id for t in tracks})
+        return found
+
+    assert seen(2.5) == []
+    [zoe] = seen(6)
+    assert (zoe.last - zoe.first).total_seconds() == pytest.approx(4.9)
+
+
+def test_who_is_in_view_to_the_end_is_noticed_then() -> None:
+    tracker, lookout = Tracker(), Lookout("door")
+    for index, (faces, time) in enumerate(film([ZOE], 5)):
+        tracks = tracker.update(faces, time)
+        frame = Frame("door", index, PICTURE, time, BEGIN + timedelta(seconds=time))
+        assert not list(lookout.look(tracks, faces, frame, {track.id for track in tracks}))
+    [zoe] = lookout.end()
+    assert zoe.last == frame.utc
+    assert not list(lookout.end())
+
+
 def test_who_is_known_or_hardly_seen_is_not() -> None:
     assert noticed(ZOE, seconds=10, known=True) == []
     assert noticed(ZOE.but(visible=between((1, 2))), seconds=10) == []

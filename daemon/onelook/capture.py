@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from math import inf
 from types import TracebackType
 from typing import Self, TypeAlias
 
@@ -130,9 +131,12 @@ class Capture:
     """
 
     def __init__(
-        self, stream: Stream, inbox: LatestFrames, on_change: Callable[[str, bool, str | None], None], *, first: int = 0
+        self, stream: Stream, inbox: LatestFrames, on_change: Callable[[str, bool, str | None], None], *,
+        first: int = 0, after: float = -inf,
     ) -> None:
-        """Nothing is opened before the block is entered. first: the number that its first frame gets."""
+        """Nothing is opened before the block is entered. first: the number that its first frame gets. after: the time
+        of the frame before that; of a file that nothing paces it may lie in what is yet to come.
+        """
         self.stream = stream
         self._inbox = inbox
         self._on_change = on_change
@@ -140,6 +144,8 @@ class Capture:
         self._since = 0.0
         self.delivered = first
         """Frames that the stream has delivered, those before this capture among them."""
+        self.newest = after
+        """Time of the last of them."""
         self._stop = threading.Event()
         self._leave = 0.0
         self._thread = threading.Thread(target=self._run, name=f"capture-{stream.name}", daemon=True)
@@ -210,7 +216,7 @@ class Capture:
             if self._stop.is_set():
                 return  # paused or ended while this picture was read: it is not up any more
             self._say(up=True)
-            self.delivered = frame.index + 1
+            self.delivered, self.newest = frame.index + 1, frame.time
             self._inbox.put(frame, wait=unhurried and not is_live(stream.url))
 
     def _clock(self) -> Clock:
@@ -224,7 +230,8 @@ class Capture:
             if position is None:
                 return now, datetime.now(UTC)
             if start is None:
-                start, utc = now - position, datetime.now(UTC) - timedelta(seconds=position)
+                ahead = max(self.newest - now, 0.0)
+                start, utc = now + ahead - position, datetime.now(UTC) + timedelta(seconds=ahead - position)
             if self.stream.paced:
                 late = now - (start + position)
                 if late > 1:  # too slow to keep its pace: slip, or frames would seem ever older

@@ -200,6 +200,14 @@ Fraction = Annotated[float, Field(ge=0, le=1)]
 Point = Annotated[list[Fraction], Field(min_length=2, max_length=2)]
 
 
+def _cross(a: list[float], b: list[float], c: list[float], d: list[float]) -> bool:
+    """Whether the way from a to b crosses that from c to d, and does not only touch it."""
+    def side(p: list[float], q: list[float], r: list[float]) -> float:
+        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
+
+    return side(a, b, c) * side(a, b, d) < 0 and side(c, d, a) * side(c, d, b) < 0
+
+
 class Zone(Section):
     """A part of the picture that people enter and leave."""
 
@@ -212,6 +220,9 @@ class Zone(Section):
         sides = [(x - value[0][0], y - value[0][1]) for x, y in value]
         if all(abs(a * d - b * c) < 1e-9 for (a, b), (c, d) in combinations(sides, 2)):
             raise ValueError("must not have all its corners on one line, for nobody can be within")
+        edges = list(zip(value, [*value[1:], value[0]], strict=True))
+        if any(_cross(*one, *other) for one, other in combinations(edges, 2)):
+            raise ValueError("must not cross itself: give the corners in their order around the zone")
         return value
 
 

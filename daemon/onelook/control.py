@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
+from math import inf
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import TracebackType
@@ -84,7 +85,8 @@ class Control:
         self._began = time.monotonic()
         self._up: set[str] = set()
         self._captures: dict[str, Capture] = {}
-        self._delivered: dict[str, int] = {}  # frames, before a stream was paused: their numbers are not given again
+        # Frames before a stream was paused, and the time of the last: neither is given again.
+        self._delivered: dict[str, tuple[int, float]] = {}
         self._said: dict[str, dict[int, dict[str, Any]]] = {name: {} for name in self._streams}
         self.handlers: Mapping[str, Handler] = {
             "ping": self.ping,
@@ -151,7 +153,7 @@ class Control:
             if name in self._captures:
                 capture = self._captures.pop(name)
                 capture.__exit__(None, None, None)
-                self._delivered[name] = capture.delivered
+                self._delivered[name] = capture.delivered, capture.newest
                 self._inbox.register(name)  # it has not come to its end
                 self._changed(name, False, PAUSED)
         self._remember()
@@ -246,8 +248,8 @@ class Control:
         return paused
 
     def _start(self, name: str) -> None:
-        first = self._delivered.get(name, 0)
-        self._captures[name] = Capture(self._streams[name], self._inbox, self._changed, first=first)
+        first, after = self._delivered.get(name, (0, -inf))
+        self._captures[name] = Capture(self._streams[name], self._inbox, self._changed, first=first, after=after)
         self._captures[name].__enter__()
 
     def _changed(self, stream: str, up: bool, reason: str | None) -> None:

@@ -178,7 +178,7 @@ class Metrics:
             yield
         self._frames(stream).inc()
         if captured is not None:
-            self._age.observe(time.monotonic() - captured)
+            self._age.observe(max(time.monotonic() - captured, 0.0))  # of a file that nothing paces time runs ahead
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Around one stage of a frame: its seconds, and its CPU seconds by the clock of STAGES."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Final
 
 import numpy as np
@@ -52,11 +52,17 @@ class Pipeline:
         """Who left with it and nobody knew."""
         self._lookout = lookout
         self._newest: Frame | None = None
+        self._ahead: float | None = None  # seconds by which its time was; found out when the camera is away
+        self._size: tuple[int, int] | None = None  # of its picture, width and height
 
     def step(self, frame: Frame) -> list[Event]:
         """What this frame changed."""
+        height, width = frame.image.shape[:2]
+        if self._size not in ((width, height), None):  # a camera was set to another resolution
+            self._tracker.rescale(width / self._size[0], height / self._size[1])
+        self._size = width, height
         self.faces = self._model(frame.image)
-        self._newest = replace(frame, image=NOTHING)
+        self._newest, self._ahead = replace(frame, image=NOTHING), None
         return self._follow(frame, self._stage)
 
     def forget(self, name: str) -> None:
@@ -74,8 +80,15 @@ class Pipeline:
         """
         if self._newest is None:
             return []
+        if self._ahead is None:  # that of a file which nothing paces has run ahead of the clock
+            self._ahead = max(self._newest.time - time, 0.0)
+        time, utc = time + self._ahead, utc + timedelta(seconds=self._ahead)
         self.faces = Faces.none(self._model.spec.embedding_size)
         return self._follow(replace(self._newest, time=time, utc=utc), lambda name: nullcontext())  # noqa: ARG005
+
+    def end(self) -> list[Stranger]:
+        """Who is in view to the end and nobody knows."""
+        return [] if self._lookout is None else list(self._lookout.end())
 
     def _follow(self, frame: Frame, stage: Callable[[str], AbstractContextManager[object]]) -> list[Event]:
         with stage("track"):

@@ -62,6 +62,7 @@ EVERYTHING: Final = Policy()
 FEWEST = 3  # people: of fewer, what they look like together tells too much of each
 AGES: Final = ((18, "under 18"), (65, "18 to 64"), (inf, "65 and over"))  # years: below which, and its name
 NEGATIVE: Final = frozenset({"angry", "disgust", "fear", "sad"})
+WAVER = 2.0  # years: by how far an age must be past a border to be counted beyond it
 MOODY = 5.0  # s: between two moods told
 SWING = 0.1  # of valence, or of one emotion's share: by how much it must differ to be told
 STEADY = 0.5  # s: for which a count must last
@@ -328,7 +329,13 @@ class _Identity:
         mean = self._means["looks"][place]
         length = max(float(np.linalg.norm(mean)), 1e-6)
         size = float(moment.faces.sizes[row])
-        return self._visitors.who(mean / np.float32(length), length, size, moment.time)
+        beside = (
+            self._ballots[other].visitor
+            for other, there in zip(moment.present.ids, moment.present.rows.tolist(), strict=True)
+            if there >= 0 and other != track
+        )
+        others = [name for name in beside if name is not None]
+        return self._visitors.who(mean / np.float32(length), length, size, moment.time, others)
 
     def forget(self, name: str) -> None:
         """Take back all votes for this person, and what was said of it."""
@@ -540,7 +547,8 @@ class _Attributes:
         if report.gender:
             male = bool(told["traits"][row, -1])
             looks["gender"] = "male" if male else "female"
-            looks["gender_confidence"] = _ratio(chances[-1] if male else 1 - chances[-1])
+            # What wavers stays as it was said for a while, and then is as likely as not.
+            looks["gender_confidence"] = max(_ratio(chances[-1] if male else 1 - chances[-1]), 0.5)
         if report.ethnicity:
             said = int(told["ethnicity"][row])
             looks["ethnicity"] = self._ethnicities[said]
@@ -601,6 +609,7 @@ class _Crowd:
         self._ages, self._genders = ages, genders
         wanted: dict[Trait, bool] = {"age": ages, "gender": genders}
         self.needs = {trait for trait, on in wanted.items() if on}
+        self._counted = _Columns(age=-1, male=-1)  # what each is counted as, -1: not yet; who wavers stays that
         self._said: dict[str, Any] | None = None  # as an event's fields: to compare events takes ten times as long
         self._next: dict[str, Any] | None = None
         self._next_since = self._differs_since = 0.0
@@ -622,14 +631,27 @@ class _Crowd:
     def _count(self, present: Tracks) -> dict[str, Any]:
         known, unknown = self._identity.counts(present) if self._identity else (0, 0)
         ages = genders = None
+        self._counted.align(present)
+        if present and self._ages:
+            self._move(self._counted["age"], present.mean("age"), np.array([below for below, _ in AGES[:-1]]), WAVER)
+        if present and self._genders:
+            self._move(self._counted["male"], present.mean("gender"), np.array([0.5]), BAND)
         if len(present) >= FEWEST and self._ages:
-            ages = dict.fromkeys((name for _, name in AGES), 0)
-            for age in present.mean("age").tolist():
-                ages[next(name for below, name in AGES if age < below)] += 1
+            counts = np.bincount(self._counted["age"], minlength=len(AGES)).tolist()
+            ages = {name: count for (_, name), count in zip(AGES, counts, strict=True)}
         if len(present) >= FEWEST and self._genders:
-            male = int(np.count_nonzero(present.mean("gender") > 0.5))
+            male = int(np.count_nonzero(self._counted["male"]))
             genders = {"female": len(present) - male, "male": male}
         return {"count": len(present), "known": known, "unknown": unknown, "ages": ages, "genders": genders}
+
+    @staticmethod
+    def _move(counted: NDArray[Any], values: Floats, borders: NDArray[Any], clear: float) -> None:
+        """Count `values` (N,) by the `borders` reached, into `counted` (N,): anew only who is clear of one."""
+        now = np.searchsorted(borders, values, "right")
+        lower = np.searchsorted(borders, values - clear, "right")
+        upper = np.searchsorted(borders, values + clear, "right")
+        moved = (counted < 0) | (lower > counted) | (upper < counted)
+        counted[moved] = now[moved]
 
 
 class _Mood:
@@ -657,7 +679,9 @@ class _Mood:
     def _differs(now: Mood, said: Mood) -> bool:
         if now.distribution is None or said.distribution is None:
             return now.distribution is not said.distribution or now.people != said.people
-        return any(abs(now.distribution[name] - share) >= SWING for name, share in said.distribution.items())
+        return now.people != said.people or any(
+            abs(now.distribution[name] - share) >= SWING for name, share in said.distribution.items()
+        )
 
 
 def _valence(names: Sequence[str], chances: Floats) -> float:

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -113,7 +113,8 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             # Only while somebody can say so: or nobody could have it looked at again.
             paused=config.mqtt.paused if "resume" in config.mqtt.commands else None,
         ))
-        note_down = _guestbook(config, gallery, publisher, control, model.spec.threshold(1e-2))
+        note_down = house.enter_context(_guestbook(
+            config, gallery, pipelines.values(), publisher, control, model.spec.threshold(1e-2)))
         log.info("onelook %s looks at %s; metrics at %smetrics", __version__,
                  ", ".join(f"{s.name} ({masked(s.url)})" for s in config.streams), page)
         systemd.notify(f"READY=1\nSTATUS=Looking at {', '.join(names)}")
@@ -559,11 +560,13 @@ def _forget_alike(
     strangers.forget(np.stack([template.embedding for template in templates]), alike)
 
 
+@contextmanager
 def _guestbook(
-    config: Config, gallery: Gallery | None, publisher: Publisher, control: Control, alike: float
-) -> Callable[[Sequence[Stranger], float], None]:
+    config: Config, gallery: Gallery | None, pipelines: Collection[Pipeline], publisher: Publisher, control: Control,
+    alike: float,
+) -> Iterator[Callable[[Sequence[Stranger], float], None]]:
     """What is to be told of strangers, and the time; whom the gallery forgets, the others forget. alike: the similarity
-    from which a stranger may be one of them."""
+    from which a stranger may be one of them. At the end whoever waits is stored, and who is in view to the last."""
     # Where nobody is recognised, what is kept has its time all the same.
     kept = Gallery(config.gallery.path, config.gallery.key_file) if gallery is None else gallery
     for other in (publisher.forget, control.forgotten):
@@ -574,14 +577,18 @@ def _guestbook(
         lifetime=None if keep is None else timedelta(days=keep), streams=[stream.name for stream in config.streams],
     )
     kept.on_forgotten.append(partial(_forget_alike, book, alike))
-    if gallery is not None:
-        return book.write
 
     def tidy(_strangers: Sequence[Stranger], now: float) -> None:
         book.write((), now)
         kept.close()  # it was opened for this alone
 
-    return tidy
+    if gallery is None:
+        yield tidy
+        return
+    try:
+        yield book.write
+    finally:
+        book.write([stranger for pipeline in pipelines for stranger in pipeline.end()], inf)
 
 
 def _published(config: Config) -> set[str]:

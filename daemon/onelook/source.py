@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 PICTURES = re.compile(r"\.(jpe?g|jfif|mpo|png|webp|bmp|gif|tiff?|avif|hei[cf])$", re.IGNORECASE)
 """What a file's name must end with to be taken for a picture, in a folder or alone."""
 
+RESTARTED = 1.0
+"""Seconds by which a recording's time must go back to be that of another, joined to it."""
 PICTURE_SECONDS = 1.0
 """How long each picture of a folder stands for."""
 
@@ -202,6 +204,8 @@ def _video(path: Path) -> Iterator[tuple[Shot, float]]:
             converter = VideoReformatter()
             for picture in _decoded(container, str(path), None):
                 after = position + seconds  # where files do not say, and never backwards
+                if picture.pts is not None and picture.time - begin < position - RESTARTED:
+                    begin = picture.time - after  # recordings that were joined: each has its own clock
                 position = max(after if picture.pts is None else picture.time - begin, position, 0.0)
                 yield Shot(position, partial(_upright, picture, converter)), seconds
     except av.FFmpegError as error:

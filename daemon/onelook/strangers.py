@@ -11,7 +11,7 @@ kept, sealed as the enrolled are, and for days at most.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from math import inf
@@ -143,8 +143,8 @@ def name_cluster(
 
 @dataclass(slots=True)
 class _Seen:
-    first: datetime
     last: datetime
+    lasted: float  # seconds, by the frames' clock: that of the wall may be set meanwhile
     embedding: Floats
     quality: float
     unknown: bool = False
@@ -172,19 +172,27 @@ class Lookout:
                 continue
             seen = self._seen.get(track.id)
             if seen is None:
-                first = frame.utc - timedelta(seconds=frame.time - track.first_seen)
-                seen = self._seen[track.id] = _Seen(first, frame.utc, track.embedding, track.quality)
+                lasted = frame.time - track.first_seen
+                seen = self._seen[track.id] = _Seen(frame.utc, lasted, track.embedding, track.quality)
             seen.unknown = track.id in unknown
             if track.row is None:
                 continue
-            seen.last, seen.embedding, seen.quality = frame.utc, track.embedding, track.quality
+            seen.last, seen.lasted = frame.utc, frame.time - track.first_seen
+            seen.embedding, seen.quality = track.embedding, track.quality
             quality = float(faces.quality[track.row])
             if self.crops and seen.unknown and quality > seen.best and (crop := _crop(frame, faces.boxes[track.row])):
                 seen.best, seen.crop = quality, crop
-        for number in [number for number in self._seen if number not in alive]:
-            gone = self._seen.pop(number)
-            if gone.unknown and gone.quality >= WORTH and gone.last - gone.first >= timedelta(seconds=LASTS):
-                yield Stranger(self.stream, gone.first, gone.last, gone.embedding, gone.quality, gone.crop)
+        yield from self._left([number for number in self._seen if number not in alive])
+
+    def end(self) -> Iterator[Stranger]:
+        """The strangers who are in view to the end."""
+        yield from self._left(list(self._seen))
+
+    def _left(self, tracks: Iterable[int]) -> Iterator[Stranger]:
+        for gone in map(self._seen.pop, tracks):
+            if gone.unknown and gone.quality >= WORTH and gone.lasted >= LASTS:
+                first = gone.last - timedelta(seconds=gone.lasted)
+                yield Stranger(self.stream, first, gone.last, gone.embedding, gone.quality, gone.crop)
 
 
 class Guestbook:

@@ -263,6 +263,12 @@ class Tracker:
         """For so long nobody was looked for: that nobody was seen then does not tell that anybody left."""
         self._excuse += seconds
 
+    def rescale(self, across: float, down: float) -> None:
+        """Pictures are so many times as wide and as high from now on: whoever was there is where they were in them."""
+        if len(self._table):
+            for name in ("centre", "velocity", "size", "landmarks"):
+                self._table[name] *= np.asarray((across, down), self._table[name].dtype)
+
     def update(self, faces: Faces, time: float) -> Tracks:
         """The tracks alive after this frame, oldest first, lost ones among them.
 

@@ -35,11 +35,14 @@ class Visitors:
         self._numbers = np.zeros(0, np.int64)
         self._newest = 0
 
-    def who(self, embedding: Floats, agreement: float, size: float, time: float) -> str:
+    def who(
+        self, embedding: Floats, agreement: float, size: float, time: float, others: Collection[str] = ()
+    ) -> str:
         """A name for the unknown person of a track: the one of before, if it is somebody seen before.
 
         embedding: (D,) unit length, the mean of the track's faces. agreement: the length that the mean had. size: of
-        the face, see `Faces.sizes`. time: seconds of the frame.
+        the face, see `Faces.sizes`. time: seconds of the frame. others: who is beside this person in the picture, and
+        so is somebody else.
         """
         self._keep(time - self._last < SESSION)
         common = self._cohort.commonness(embedding[None])
@@ -47,6 +50,7 @@ class Visitors:
             similarity = self._looks @ embedding - (self._common + common) / 2
             sizes = np.full(len(similarity), size, np.float32)
             ahead = similarity - self._bar(sizes, len(similarity), self._agreement * np.float32(agreement))
+            ahead[self._are(others)] = -np.inf
             best = int(ahead.argmax())
             if ahead[best] >= 0:
                 self._last[best] = time
@@ -64,14 +68,16 @@ class Visitors:
 
     def seen(self, names: Collection[str], time: float) -> None:
         """Those of these names are in view still."""
-        if names:
-            numbers = [int(name.removeprefix("v")) for name in names]
-            self._last[np.isin(self._numbers, numbers)] = time
+        self._last[self._are(names)] = time
 
     def forget(self, embeddings: Floats, alike: float) -> None:
         """Let go of whoever looks like any of `embeddings`, (N, D) of unit length: cosine of at least `alike`."""
         if self._looks is not None and len(self._looks):
             self._keep((self._looks @ embeddings.T).max(1) < alike)
+
+    def _are(self, names: Collection[str]) -> NDArray[np.bool_]:
+        """(N,) which of them have one of these names."""
+        return np.isin(self._numbers, [int(name.removeprefix("v")) for name in names])
 
     def _keep(self, rows: NDArray[np.bool_]) -> None:
         if self._looks is None or rows.all():

@@ -106,7 +106,7 @@ class _Line:
     name: str
     start: Doubles  # fractions
     end: Doubles
-    sides: dict[int, tuple[float, Doubles]] = field(default_factory=dict)  # the last clear side, and where that was
+    sides: dict[int, tuple[float, Doubles]] = field(default_factory=dict)  # the last clear side; where, in fractions
     balance: int = 0
 
     def update(self, tracks: Sequence[Track], _time: float, shape: Doubles) -> Iterator[Crossing]:
@@ -121,8 +121,9 @@ class _Line:
             distance = _across(along, place - start) / length
             if abs(distance) < CLEAR * float(track.box[2] - track.box[0]):
                 continue
-            side, before = self.sides.get(track.id, (float(np.sign(distance)), place))
-            self.sides[track.id] = float(np.sign(distance)), place
+            side, before = self.sides.get(track.id, (float(np.sign(distance)), place / shape))
+            before = before * shape  # a camera may change the size of its pictures
+            self.sides[track.id] = float(np.sign(distance)), place / shape
             if side == np.sign(distance):
                 continue
             # Where the way met the line: beyond its ends it was walked around.
