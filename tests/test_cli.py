@@ -161,6 +161,43 @@ def test_events_that_cannot_be_written_are_no_bug() -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.parametrize("words", ["schema", "check", "gallery list", "gallery export Ada"])
+def test_a_full_disk_is_told_and_a_closed_output_is_none(gallery_config: Path, words: str) -> None:
+    if words == "check":  # whose gallery is of another model
+        gallery_config.write_text(gallery_config.read_text().replace("people.", "nobody."))
+    call = f"{sys.executable} -m onelook {words}" + ("" if words == "schema" else f" --config {gallery_config}")
+
+    def shell(to: str) -> subprocess.CompletedProcess[str]:
+        command = ["sh", "-c", f"{call} {to}"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+
+    full = shell(">/dev/full")
+    assert full.returncode == 78
+    assert full.stderr.splitlines()[-1] == "What there is to say cannot be written: No space left on device."
+    closed = shell(">&-")
+    assert closed.returncode == 0
+    assert "Traceback" not in full.stderr + closed.stderr
+
+
+def test_names_are_told_in_any_terminal_and_json_stays_json(tmp_path: Path) -> None:
+    file = write(tmp_path, STREAM + "gallery: {path: people.db, key_file: people.key}\n")
+    with Gallery.open(tmp_path / "people.db", tmp_path / "people.key", "ab" * 32) as gallery:
+        for name, photo in (("Ünï", "1.jpg"), ("Ann", "J\udcf6rg.jpg")):  # from a disk of another encoding
+            gallery.add(name, np.eye(1, 8, dtype=np.float32)[0], 0.9, photo)
+
+    def told(*words: str, **environment: str) -> str:
+        command = [sys.executable, "-m", "onelook", "gallery", *words, "--config", str(file)]
+        ours = {**os.environ, "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", **environment}
+        done = subprocess.run(command, capture_output=True, text=True, env=ours, timeout=180, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        return done.stdout
+
+    for environment in ({"PYTHONIOENCODING": "utf-8:strict"}, {"LC_ALL": "C"}):
+        assert json.loads(told("export", "Ann", **environment))["templates"][0]["source"] == "J\udcf6rg.jpg"
+        assert {row["name"] for row in json.loads(told("list", "--json", **environment))} == {"Ann", "Ünï"}
+    assert r"\xdcn\xef" in told("list", LC_ALL="C")
+
+
 def test_check_doubts_a_recording_that_is_not_there(gallery_config: Path) -> None:
     text = gallery_config.read_text().replace("people.db", "nobody.db")
     lost = gallery_config.parent / "nothere.mp4"
@@ -341,7 +378,11 @@ def test_on_what_ground_somebody_is_enrolled_is_said_changed_and_taken_back(gall
 def test_the_gallerys_key_can_be_changed(gallery_config: Path) -> None:
     key = (gallery_config.parent / "people.key").read_bytes()
     done = onelook("gallery", "rotate-key", "--config", gallery_config)
-    assert (done.returncode, done.stdout) == (0, "5 entries are sealed under the new key\n")
+    old = gallery_config.parent / "people.key.old"
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "5 entries are sealed under the new key", f"the old one is {old}: delete it, unless another gallery has it too"]
+    assert old.read_bytes() == key
     assert (gallery_config.parent / "people.key").read_bytes() != key
     assert len(onelook("gallery", "list", "--config", gallery_config).stdout.splitlines()) == 3
 
@@ -451,9 +492,19 @@ def test_a_replay_does_not_write_over_the_recording(tmp_path: Path) -> None:
     done = onelook("replay", film, "--draw", tmp_path / "link.mp4")
 
     assert done.returncode == 78
-    assert done.stderr == f"{tmp_path / 'link.mp4'} is the recording itself, and would be written over: " \
+    assert done.stderr == f"{tmp_path / 'link.mp4'} is of the recording itself, and would be written over: " \
         "give --draw another file.\n"
     assert film.read_bytes() == b"a recording"
+
+    (tmp_path / "folder").mkdir()
+    picture = tmp_path / "folder" / "grace.jpg"
+    shutil.copy(Path(package.__file__).parent / "portraits" / "grace_hopper.jpg", picture)
+    before, config = picture.read_bytes(), write(tmp_path, STREAM)
+    for words in ((tmp_path / "folder", "--draw", picture), (picture, "--config", config, "--draw", config)):
+        done = onelook("replay", *words)
+        assert done.returncode == 78
+        assert "would be written over: give --draw another file." in done.stderr
+    assert (picture.read_bytes(), config.read_text()) == (before, STREAM)
 
 
 def test_a_single_picture_is_replayed_for_as_long_as_it_takes_to_count_whom_it_shows(tmp_path: Path) -> None:

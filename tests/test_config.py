@@ -371,6 +371,28 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
         "config.yaml:3: mqtt: outbox is the gallery's file: it needs one of its own"]),
     ("the outbox where the key is", STREAM + "gallery: {key_file: a.key}\nmqtt: {outbox: a.key}\n", [
         "config.yaml:3: mqtt: outbox is the gallery's file: it needs one of its own"]),
+    ("the outbox where the key is, in other words", STREAM + "gallery: {key_file: a.key}\nmqtt: {outbox: ./b/../a.key}\n", [
+        "config.yaml:3: mqtt: outbox is the gallery's file: it needs one of its own"]),
+    ("who is paused where the people are", STREAM + "gallery: {path: a.db}\nmqtt: {paused: a.db}\n", [
+        "config.yaml:3: mqtt: paused is the gallery's file: it needs one of its own"]),
+    ("who is paused where events wait", STREAM + "mqtt: {outbox: a.db, paused: a.db}\n", [
+        "config.yaml:2: mqtt: paused is outbox's file: it needs one of its own"]),
+    ("a gallery in its key", STREAM + "gallery: {path: a.db, key_file: a.db}\n", [
+        "config.yaml:2: gallery: key_file is the gallery's file: it needs one of its own"]),
+    ("a gallery in its config", STREAM + "gallery: {path: config.yaml}\n", [
+        "config.yaml:2: gallery.path: is this config itself: it would be written over"]),
+    ("a name that no file can have", STREAM + 'gallery: {path: "a\\0b"}\n', [
+        "config.yaml:2: gallery.path: holds a character that no file's name can have"]),
+    ("zones and lines of one name", "streams:\n- name: a\n  url: '0'\n  zones:\n"
+     "  - {name: till, polygon: [[0, 0], [1, 0], [1, 1]]}\n  - {name: till, polygon: [[0, 0], [1, 0], [0, 1]]}\n"
+     "  lines:\n  - {name: till, start: [0, 0], end: [1, 1]}\n  - {name: till, start: [0, 1], end: [1, 0]}\n", [
+        "config.yaml:6: streams[0].zones[1].name: `till` is the name of streams[0].zones[0] too",
+        "config.yaml:9: streams[0].lines[1].name: `till` is the name of streams[0].lines[0] too"]),
+    ("sizes next to the least and the most", STREAM + "model: {input_width: 3900, input_height: 100}\n", [
+        "config.yaml:2: model.input_width: must be a multiple of 32, not `3900`; the nearest is 3840",
+        "config.yaml:2: model.input_height: must be a multiple of 32, not `100`; the nearest is 128"]),
+    ("a port behind an address", STREAM + "mqtt: {host: '[::1]:1883'}\n", [
+        "config.yaml:2: mqtt.host: must be a host name or address alone; the port goes into `port`"]),
     ("kept for a thousand years", STREAM + "gallery: {keep_days: .inf}\n", [
         "config.yaml:2: gallery.keep_days: must be at most 36500, not `.inf`"]),
     ("consent for ever, by default", STREAM + "policy: {presets: [written_consent]}\n", [

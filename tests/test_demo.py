@@ -198,9 +198,12 @@ def test_a_video_of_ones_own_through_a_broker_of_ones_own_ends_with_the_video(
         assert demo.process.wait(PATIENCE) == 0, demo.err
 
         reader.wait("stream/presence")
-        assert reader.on("demo/status")[-1].event["data"]["state"] == "offline"
+        assert reader.on("demo/status")[-2].event["data"]["state"] == "offline"
         assert "stream is offline: it has come to its end" in demo.out
         assert demo.err.count("WARNING") == 0
+        last = {r.topic: r.payload for r in reader.received if r.retain}
+        assert len(last) >= 3
+        assert set(last.values()) == {b""}, "or a crowd is told of that is not there"
         assert demo.leftovers() == []
 
 

@@ -594,6 +594,8 @@ def test_a_folder_per_person_is_read_as_people_keep_it(tmp_path: Path, caplog: p
     for place in (
         "Ada Lovelace/2.JPG",
         "Ada Lovelace/1.jpeg",
+        "Ada Lovelace/3.HEIC",
+        "Ada Lovelace/4.jfif",
         "Ada Lovelace/notes.txt",
         "Ada Lovelace/.hidden.jpg",
         "Jose\u0301/a.png",
@@ -607,7 +609,7 @@ def test_a_folder_per_person_is_read_as_people_keep_it(tmp_path: Path, caplog: p
     (tmp_path / "Ada Lovelace" / "folder.jpg").mkdir()
     people = folder_people(tmp_path)
     assert {name: [photo.name for photo in photos] for name, photos in people.items()} == {
-        "Ada Lovelace": ["1.jpeg", "2.JPG"],
+        "Ada Lovelace": ["1.jpeg", "2.JPG", "3.HEIC", "4.jfif"],
         "José": ["a.png"],
     }
     assert all(photo.is_file() for photos in people.values() for photo in photos)

@@ -23,7 +23,7 @@ import pytest
 
 from onelook import gallery as module
 from onelook.face import Floats
-from onelook.gallery import Gallery, GalleryBusyError, GalleryError, Note, Stranger, clean_name
+from onelook.gallery import Gallery, GalleryBusyError, GalleryError, Note, Stranger, _alone, clean_name
 
 MODEL = "a1" * 32
 OTHER_MODEL = "b2" * 32
@@ -752,7 +752,8 @@ def test_a_new_key_opens_everything_and_the_old_one_nothing(two: Path) -> None:
         assert len(watching.people()) == 3
     raw = (two / "gallery.db").read_bytes()
     assert not any(piece[:16] in raw for piece in before)
-    assert sorted(file.name for file in two.iterdir()) == ["gallery.db", "gallery.key"]
+    assert sorted(file.name for file in two.iterdir()) == ["gallery.db", "gallery.key", "gallery.key.old"]
+    assert (two / "gallery.key.old").read_bytes() == old, "another gallery may have it"
     with open_gallery(two) as gallery:
         assert [person.note.purpose for person in gallery.people()] == ["the door", None, None]
         assert len(gallery.strangers()) == 1
@@ -784,6 +785,18 @@ def test_interrupted_while_the_key_changes_one_of_the_two_opens_it(
     assert not (two / "gallery.key.new").exists()
 
 
+def test_who_finds_another_changing_the_key_leaves_it_alone(two: Path) -> None:
+    """Else the new key of the one is thrown away by the other, and nothing opens the gallery any more."""
+    with open_gallery(two) as gallery:
+        with _alone(two) as alone:
+            assert alone
+            with pytest.raises(GalleryBusyError, match="is being changed by another process"):
+                gallery.rotate()
+        assert gallery.rotate() == 2 + 4
+    with open_gallery(two) as gallery:
+        assert len(gallery.people()) == 2
+
+
 def test_a_gallery_of_strangers_alone_gets_a_new_key_and_none_at_all_has_none(home: Path) -> None:
     with open_gallery(home) as gallery:
         with pytest.raises(GalleryError, match=r"There is no gallery .*gallery\.db yet, and so no key to change"):
@@ -799,6 +812,7 @@ def test_a_gallery_of_strangers_alone_gets_a_new_key_and_none_at_all_has_none(ho
 def test_the_present_key_is_no_new_one(two: Path) -> None:
     before = (two / "gallery.db").read_bytes()
     (two / "again").write_text((two / "gallery.key").read_text().upper())
+    (two / "again").chmod(0o600)
     with open_gallery(two) as gallery:
         for file in ("gallery.key", "again"):
             with pytest.raises(GalleryError, match=rf"{file} holds the key that the gallery has already"):
@@ -812,7 +826,11 @@ def test_systemds_key_is_changed_by_the_owner(two: Path, monkeypatch: pytest.Mon
     (two / "gallery.key").rename(credentials / "gallery-key")
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(credentials))
     (two / "mine").write_bytes(bytes(range(32)))
+    (two / "mine").chmod(0o644)
     with open_gallery(two) as gallery:
+        with pytest.raises(GalleryError, match=r"mine is open to other users \(mode 0644\)"):
+            gallery.rotate(two / "mine")
+        (two / "mine").chmod(0o600)
         with pytest.raises(GalleryError, match="comes from systemd"):
             gallery.rotate()
         with pytest.raises(GalleryError, match="There is no key"):

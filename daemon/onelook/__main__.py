@@ -25,6 +25,7 @@ import shlex
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from io import TextIOWrapper
 from math import inf, nan
 from pathlib import Path
 from types import TracebackType
@@ -51,6 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Read when numpy is loaded, which is later. Our products of matrices are small: BLAS's threads would mostly spin,
     # waiting for each other, on cores that the network needs (tracking 100 faces took 16 ms of CPU in place of 1.4).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    _any_text()
     arguments = _parser().parse_args(argv)
     _log_to_stderr(logging.DEBUG if arguments.verbose else arguments.level, arguments.log)
     try:
@@ -224,7 +226,7 @@ def _check(arguments: argparse.Namespace) -> int:
             faults = [{"path": f.path, "line": f.line, "message": f.message} for f in error.faults]
         else:
             faults = [{"path": "", "line": None, "message": line} for line in str(error).splitlines()]
-        _print(json.dumps({"ok": False, "faults": faults}, ensure_ascii=False))
+        _print_json({"ok": False, "faults": faults})
         return OWNER
     # Which was looked at is known to whoever named it.
     _print(json.dumps({"ok": True, "faults": []}) if arguments.json else "ok" if arguments.config else f"ok: {file}")
@@ -252,7 +254,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     if arguments.json:
         told = {"ok": ok, "findings": [asdict(f) for f in findings], "measured": [asdict(row) for row in rows],
                 "suggestion": suggestion and asdict(suggestion)}
-        _print(json.dumps(told, ensure_ascii=False))
+        _print_json(told)
     elif suggestion is not None:
         _print("\nthreads      input  ms a frame of 8 faces  smallest face found, px of a 1920x1080 picture")
         for row in rows:
@@ -271,6 +273,9 @@ def _replay(arguments: argparse.Namespace) -> None:
 
     source = stream_of(arguments.source).url
     config = None if arguments.config is None else _config(arguments.config)
+    if arguments.draw is not None and arguments.config is not None and arguments.draw.exists() \
+            and arguments.draw.samefile(arguments.config):
+        raise OwnerError(f"{arguments.draw} is the config, and would be written over: give --draw another file.")
     from onelook import service
 
     service.replay(source, config=config, draw=arguments.draw, out=sys.stdout)
@@ -295,7 +300,7 @@ def _enroll(arguments: argparse.Namespace) -> None:
             for name, verdicts in told.items()
             for verdict in verdicts
         ]
-        _print(json.dumps(rows, ensure_ascii=False))
+        _print_json(rows)
     else:
         for name, verdicts in told.items():
             for verdict in verdicts:
@@ -340,7 +345,7 @@ def _gallery_list(arguments: argparse.Namespace) -> None:
             }
             for person in people
         ]
-        _print(json.dumps(rows, ensure_ascii=False))
+        _print_json(rows)
     elif not people:
         _print("nobody is enrolled")
     else:
@@ -356,7 +361,7 @@ def _gallery_forget(arguments: argparse.Namespace) -> None:
 
     removed, done = service.forget(config, arguments.name)
     if arguments.json:
-        _print(json.dumps({"name": arguments.name, "templates": removed, "outbox": done}, ensure_ascii=False))
+        _print_json({"name": arguments.name, "templates": removed, "outbox": done})
         return
     _print(f"{arguments.name} is forgotten, and {removed} template{'s' * (removed > 1)} destroyed")
     if not done:
@@ -368,7 +373,7 @@ def _gallery_export(arguments: argparse.Namespace) -> None:
     from onelook.gallery import Gallery
 
     with Gallery.open(section.path, section.key_file) as gallery:
-        _print(json.dumps(gallery.export(arguments.name), indent=2, ensure_ascii=False))
+        _print_json(gallery.export(arguments.name), indent=2)
 
 
 def _gallery_note(arguments: argparse.Namespace) -> None:
@@ -387,7 +392,7 @@ def _gallery_note(arguments: argparse.Namespace) -> None:
             kept = gallery.export(arguments.name)
     told = {what: kept[what] for what in ("name", "purpose", "consent", "until")}
     if arguments.json:
-        _print(json.dumps(told, ensure_ascii=False))
+        _print_json(told)
     else:
         for what, text in told.items():
             _print(f"{what + ':':9} {'-' if text is None else text}")
@@ -409,7 +414,7 @@ def _gallery_unknown(arguments: argparse.Namespace) -> None:
             }
             for cluster in found
         ]
-        _print(json.dumps(rows, ensure_ascii=False))
+        _print_json(rows)
     elif not found:
         off = "" if config.gallery.unknown_days else "; to keep unknown people, set gallery.unknown_days"
         _print(f"nobody unknown is kept{off}")
@@ -426,7 +431,7 @@ def _gallery_name(arguments: argparse.Namespace) -> None:
 
     count = service.name_unknown(config, arguments.cluster, arguments.name, note=_note(arguments))
     if arguments.json:
-        _print(json.dumps({"name": arguments.name, "templates": count}, ensure_ascii=False))
+        _print_json({"name": arguments.name, "templates": count})
     else:
         _print(f"{arguments.name} is enrolled from {count} track{'s' * (count > 1)}")
 
@@ -438,7 +443,9 @@ def _gallery_migrate(arguments: argparse.Namespace) -> None:
     told = service.migrate(config, arguments.folder, again=arguments.again)
     if arguments.json:
         rows = [{"name": each.name, "photos": each.photos, "missing": each.missing} for each in told]
-        _print(json.dumps(rows, ensure_ascii=False))
+        _print_json(rows)
+    elif not told:
+        _print("nobody is enrolled")
     else:
         for each in told:
             photos = f"{each.photos} photo{'s' if each.photos > 1 else ''}"
@@ -459,6 +466,8 @@ def _gallery_rotate_key(arguments: argparse.Namespace) -> None:
     with Gallery.open(section.path, section.key_file) as gallery:
         count = gallery.rotate(arguments.new_key)
     _print(f"{count} entries are sealed under the new key")
+    if arguments.new_key is None:
+        _print(f"the old one is {gallery.old_key}: delete it, unless another gallery has it too")
     if arguments.new_key is not None:
         _print(f"put {arguments.new_key} in the place of the old key now: nothing else opens the gallery any more")
 
@@ -518,7 +527,30 @@ def _note(arguments: argparse.Namespace) -> Note | None:
 def _print(text: str) -> None:
     # Before the first line: into a pipe that closes early (`| head`) we end quietly, as other tools do.
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-    sys.stdout.write(text + "\n")
+    try:
+        sys.stdout.write(text + "\n")
+        sys.stdout.flush()
+    except OSError as error:
+        # What the interpreter flushes at its end must have somewhere to go.
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+        raise OwnerError(f"What there is to say cannot be written: {error.strerror}.") from None
+
+
+def _print_json(told: object, indent: int | None = None) -> None:
+    utf8 = sys.stdout.encoding.lower() == "utf-8"  # else every other letter as JSON's own escape
+    _print(json.dumps(told, ensure_ascii=not utf8, indent=indent))
+
+
+def _any_text() -> None:
+    """Names may hold what the terminal's encoding lacks, and a shell may have closed our outputs."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - for as long as we run
+        elif isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 # --- logging -------------------------------------------------------------------------------------

@@ -73,7 +73,14 @@ def _told(source: Path, fault: Fault) -> str:
 def _beside_config(path: Path, info: ValidationInfo) -> Path:
     """Paths are the owner's, who thinks from where the config file lies."""
     folder = (info.context or {}).get("folder", Path())
+    if "\0" in str(path):
+        raise ValueError("holds a character that no file's name can have")
     return Path(folder, os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser raises without a home
+
+
+def _real(path: Path) -> str:
+    """The file, however it is spelt."""
+    return os.path.realpath(path)
 
 
 def _readable(path: Path) -> Path:
@@ -91,7 +98,7 @@ def _reason(error: OSError) -> str:
 def _host(value: str) -> str:
     if not value or re.search(r"[\s/]", value):
         raise ValueError("must be a host name or address alone, such as 192.168.1.10; no mqtt://, no path")
-    if re.fullmatch(r"[^:]+:\d+", value):
+    if re.fullmatch(r"(\[.*\]|[^:]+):\d+", value):
         raise ValueError("must be a host name or address alone; the port goes into `port`")
     return value
 
@@ -454,6 +461,8 @@ class Config(Section):
     @classmethod
     def _kept_for_a_stated_time(cls, value: Gallery, info: ValidationInfo) -> Gallery:
         policy = info.data.get("policy")
+        if _real(value.path) == _real(value.key_file):
+            raise ValueError("key_file is the gallery's file: it needs one of its own")
         if policy is not None and policy.needs_consent and value.keep_days is None:
             raise ValueError("set keep_days: the preset written_consent needs a retention time (740 ILCS 14/15(a))")
         if policy is not None and policy.needs_consent and value.unknown_days:
@@ -464,8 +473,10 @@ class Config(Section):
     @classmethod
     def _in_a_file_of_its_own(cls, value: Mqtt, info: ValidationInfo) -> Mqtt:
         gallery = info.data.get("gallery")
-        if gallery is not None and value.outbox in (gallery.path, gallery.key_file):
-            raise ValueError("outbox is the gallery's file: it needs one of its own")
+        of = {} if gallery is None else {_real(file): "the gallery's" for file in (gallery.path, gallery.key_file)}
+        for key, file in (("outbox", value.outbox), ("paused", value.paused)):
+            if file is not None and (whose := of.setdefault(_real(file), f"{key}'s")) != f"{key}'s":
+                raise ValueError(f"{key} is {whose} file: it needs one of its own")
         return value
 
 
@@ -504,6 +515,13 @@ def load(path: str | os.PathLike[str]) -> Config:
         config = Config.model_validate_json(as_json, strict=True, context={"folder": path.parent.absolute()})
     except ValidationError as error:
         faults += (_fault(details, root) for details in error.errors(include_url=False))
+    else:
+        kept = {"gallery.path": config.gallery.path, "gallery.key_file": config.gallery.key_file,
+                "mqtt.outbox": config.mqtt.outbox, "mqtt.paused": config.mqtt.paused}
+        faults += (
+            Fault(key, "is this config itself: it would be written over", _found(root, key.split("."))[0])
+            for key, file in kept.items() if file is not None and _real(file) == _real(path)
+        )
     if faults:
         raise ConfigError(path, sorted(faults, key=lambda fault: fault.line or 0))
     return _with_password(config, path)
@@ -632,17 +650,26 @@ def _repeated_keys(node: yaml.Node | None, path: str = "", above: tuple[int, ...
 
 
 def _repeated_names(data: dict[str, Any], root: yaml.Node | None) -> Iterator[Fault]:
-    """Streams that share a name; looked for in the raw data, so that other faults do not hide it."""
+    """Streams that share a name, and zones or lines of one stream; looked for in the raw data, so that other faults do
+    not hide it."""
+
+    def among(place: tuple[str | int, ...], entries: object) -> Iterator[Fault]:
+        names: dict[str, int] = {}
+        path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in place).removeprefix(".")
+        for index, entry in enumerate(entries if isinstance(entries, list) else ()):
+            name = entry.get("name") if isinstance(entry, dict) else None
+            if not isinstance(name, str):
+                continue
+            if name in names:
+                line, _ = _found(root, (*place, index, "name"))
+                yield Fault(f"{path}[{index}].name", f"`{name}` is the name of {path}[{names[name]}] too", line)
+            names.setdefault(name, index)
+
     streams = data.get("streams")
-    names: dict[str, int] = {}
+    yield from among(("streams",), streams)
     for index, stream in enumerate(streams if isinstance(streams, list) else ()):
-        name = stream.get("name") if isinstance(stream, dict) else None
-        if not isinstance(name, str):
-            continue
-        if name in names:
-            line, _ = _found(root, ("streams", index, "name"))
-            yield Fault(f"streams[{index}].name", f"`{name}` is the name of streams[{names[name]}] too", line)
-        names.setdefault(name, index)
+        for places in ("zones", "lines"):
+            yield from among(("streams", index, places), stream.get(places) if isinstance(stream, dict) else None)
 
 
 # --- faults in plain sentences ----------------------------------------------------------------
@@ -702,8 +729,10 @@ def _sentence(details: Any, location: Sequence[str | int], written: str | None) 
         example = f", such as `{fit}`" if fit else ""
         return f"must be of a-z, 0-9 and -, beginning with a letter or digit{example}"
     if kind == "multiple_of":
-        step = int(context["multiple_of"])
-        return f"must be a multiple of {step}, not {shown}; the nearest is {round(int(value) / step) * step}"
+        step, bounds = int(context["multiple_of"]), Model.model_fields[str(location[-1])].metadata
+        least, most = (next(getattr(each, end) for each in bounds if hasattr(each, end)) for end in ("ge", "le"))
+        nearest = min(max(round(int(value) / step) * step, least), most)
+        return f"must be a multiple of {step}, not {shown}; the nearest is {nearest}"
     bound = next((context[name] for name in ("ge", "gt", "le") if name in context), 0)
     return {
         "bool_type": f"must be true or false, not {shown}",

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import combinations
 from math import inf, sin
@@ -32,13 +32,14 @@ from pydantic import SecretStr
 from tqdm import tqdm
 
 from onelook import service
-from onelook.capture import frames, masked, read_picture
+from onelook.capture import frames, masked
 from onelook.config import PASSWORD_VARIABLE, Config, Gallery, Metrics, Mqtt, stream_of
 from onelook.draw import Captions, drawn
 from onelook.errors import OwnerError
 from onelook.event import Event
 from onelook.frame import Frame
-from onelook.source import PICTURES, is_live
+from onelook.picture import is_picture, read_picture
+from onelook.source import is_live
 from onelook.track import Track
 from onelook.video import VideoWriter
 
@@ -80,7 +81,7 @@ def demo(
             source = str(scratch / "crowd.mp4")
             _say(f"Composing a crowd of two people, {SECONDS} seconds of it...")
             compose(Path(source))
-        elif PICTURES.search(source) and not is_live(source):
+        elif is_picture(source) and not is_live(source):
             _say(f"Holding {shown} for {STILL} seconds...")
             source = _held(source, scratch / "still.mp4")
         config = Config(
@@ -329,6 +330,7 @@ class _Listener:
         self.lost: Callable[[], object] = lambda: None
         """Called when the camera is offline and there never was one."""
         self._states: dict[str, str] = {}
+        self._kept: set[str] = set()  # topics of what a broker keeps
         self._source = source
         self._gone = threading.Event()
         self._topic = f"{mqtt.prefix}/demo/#"
@@ -359,6 +361,10 @@ class _Listener:
                          f"or the password in {PASSWORD_VARIABLE} and USER@HOST:PORT.")
 
     def __exit__(self, *_: object) -> None:
+        # Or whoever comes later would hear of the demo's crowd as of one that is there.
+        for taken_back in [self._client.publish(topic, b"", qos=1, retain=True) for topic in self._kept]:
+            with suppress(RuntimeError, ValueError):  # it is not connected any more
+                taken_back.wait_for_publish(1)
         self._client.disconnect()
         self._client.loop_stop()
 
@@ -378,6 +384,8 @@ class _Listener:
         event = json.loads(received.payload)
         kind, data = event["type"].removeprefix("onelook."), event["data"]
         self.counts[kind] += 1
+        if kind in ("status", "crowd", "mood"):
+            self._kept.add(received.topic)
         place = received.topic.split("/")[2]
         if kind == "status":
             told, self._states[place] = self._states.get(place), data["state"]

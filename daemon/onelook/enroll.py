@@ -24,7 +24,7 @@ from onelook.align import FACE_BOX, TEMPLATE_SIZE
 from onelook.errors import OwnerError
 from onelook.face import Faces, Floats
 from onelook.gallery import Gallery, GalleryError, Note, Template, clean_name
-from onelook.picture import Image, PictureError, read_picture
+from onelook.picture import SUFFIXES, Image, PictureError, is_picture, read_picture
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,6 @@ UNLIKE: Final = 0.85
 Of LFW's pairs, described as photos are, 92 of 100 of two people are under it, and 2.6 of one person's. Of held-out
 faces, harder ones, 93 of 100 strangers are beside two photos of somebody, and 6 of the person's own; beside three, 3.
 """
-PICTURES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif"})
 
 
 class EnrollError(OwnerError):
@@ -308,7 +307,7 @@ def folder_people(folder: Path) -> dict[str, list[Path]]:
                     people.setdefault(clean_name(inner.name), []).extend(photos)
                 else:
                     log.warning("%s holds no photos of a kind that can be read (%s): nobody is enrolled from it.",
-                                inner, ", ".join(sorted(PICTURES)))
+                                inner, ", ".join(sorted(SUFFIXES)))
     except OSError as error:
         raise EnrollError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error
     except GalleryError as error:
@@ -321,7 +320,7 @@ def folder_people(folder: Path) -> dict[str, list[Path]]:
 
 
 def _is_picture(file: Path) -> bool:
-    return file.suffix.lower() in PICTURES and not file.name.startswith(".") and file.is_file()
+    return is_picture(file) and not file.name.startswith(".") and file.is_file()
 
 
 def _candidate(

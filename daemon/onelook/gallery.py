@@ -11,6 +11,7 @@ owner can copy or carry away, and no second file keeps bytes of a person who was
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import logging
 import math
@@ -659,7 +660,8 @@ class Gallery:
 
         new_key: a file with the key to be used from now on, which the owner then puts in the old one's place
         (needed where systemd hands the key over); none: one is made, and is in `key_file` when this returns.
-        Interrupted at any moment, the gallery opens, with the old key or the new. Raises GalleryError.
+        Interrupted at any moment, the gallery opens, with the old key or the new. The old one stays beside it, in
+        `old_key`, as another gallery may have it too. Raises GalleryError.
         """
         if self._key_path() != self.key_file and new_key is None:
             raise GalleryError(
@@ -667,13 +669,25 @@ class Gallery:
                 f"with the new key, and put it in the credential's place afterwards."
             )
         self._sync(PATIENCE_MS)
+        if self._db is None:
+            raise GalleryError(f"There is no gallery {self.path} yet, and so no key to change.")
+        with _alone(self.path.parent) as alone:
+            if not alone:
+                raise GalleryBusyError(f"The key of the gallery {self.path} is being changed by another process.")
+            return self._rotate(new_key)
+
+    def _rotate(self, new_key: Path | None) -> int:
+        self._sync(PATIENCE_MS)
         if self._db is None or _pragma(self._db, "user_version") == 0:  # the latter: created, and not yet written to
             raise GalleryError(f"There is no gallery {self.path} yet, and so no key to change.")
         coming = self._coming_key()
         if new_key is None:
-            coming.unlink(missing_ok=True)
+            try:
+                coming.unlink(missing_ok=True)
+            except OSError as error:
+                raise _uncreatable("key", coming, error) from error
             _create_key(coming)
-        key = _key_in(new_key or coming, own=new_key is None) or _missing(new_key or coming)
+        key = _key_in(new_key or coming, own=True) or _missing(new_key or coming)
         if key == self._read_key():
             raise GalleryError(f"{new_key} holds the key that the gallery has already: give a file with another.")
         fresh = _Seal(key)
@@ -701,13 +715,21 @@ class Gallery:
     def _coming_key(self) -> Path:
         return self.key_file.with_name(self.key_file.name + ".new")
 
+    @property
+    def old_key(self) -> Path:
+        """Where `rotate` leaves the key of before."""
+        return self.key_file.with_name(self.key_file.name + ".old")
+
     def _settle_key(self) -> None:
-        """Puts the new key into the old one's place."""
+        """Puts the new key into the old one's place; to be called by one process at a time."""
         try:
+            if not self._coming_key().exists():
+                return  # another process was quicker
+            self.old_key.unlink(missing_ok=True)
+            if self.key_file.exists():
+                self.old_key.hardlink_to(self.key_file)
             self._coming_key().replace(self.key_file)
             _keep_entry(self.key_file.parent)
-        except FileNotFoundError:
-            return  # another process was quicker
         except OSError as error:
             raise GalleryError(
                 f"The new key {self._coming_key()} cannot be put in the place of {self.key_file} "
@@ -886,7 +908,9 @@ class Gallery:
             seal.open(row and row[0], "lock")
         except InvalidTag:
             return None
-        self._settle_key()
+        with _alone(self.path.parent) as alone:
+            if alone:  # else it is being changed just now, and put in its place by whoever does so
+                self._settle_key()
         return seal
 
     def _sealed(self, plain: bytes, kind: str, *bound: object) -> bytes:
@@ -1018,6 +1042,23 @@ def _key_in(path: Path, *, own: bool) -> bytes | None:
         f"The key {path} is no key: it holds {len(raw)} bytes, where a key is 32 random bytes, as they "
         f"are or as 64 hexadecimal digits."
     )
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[bool]:
+    """Whether no other process changes the key of a gallery in this folder, and none does so meanwhile."""
+    entry = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(entry, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        except OSError:  # a file system without locks
+            log.debug("%s cannot be locked", folder)
+        yield True
+    finally:
+        os.close(entry)
 
 
 def _missing(path: Path) -> bytes:

@@ -15,6 +15,11 @@ from onelook.errors import OwnerError
 Image: TypeAlias = NDArray[np.uint8]
 """RGB, shape (height, width, 3)."""
 
+SUFFIXES = frozenset({
+    ".jpg", ".jpeg", ".jfif", ".mpo", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif",
+})  # fmt: skip
+"""What a file's name must end with to be taken for a picture, in a folder or alone."""
+
 MAX_PIXELS = 50_000_000
 """A larger picture is refused before it is decoded: 50 megapixels take half a gigabyte on their way."""
 
@@ -34,6 +39,11 @@ _UPRIGHT: dict[int, Callable[[Image], Image]] = {  # EXIF orientation -> what tu
     7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
     8: np.rot90,
 }
+
+
+def is_picture(path: Path | str) -> bool:
+    """Whether it is called like one."""
+    return Path(path).suffix.lower() in SUFFIXES
 
 
 def read_picture(path: Path | str) -> Image:

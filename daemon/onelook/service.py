@@ -42,6 +42,7 @@ from onelook.match import Match
 from onelook.metrics import Metrics, try_out
 from onelook.model import FaceModel, shipped
 from onelook.outbox import REASONS, Outbox
+from onelook.picture import is_picture
 from onelook.pipeline import Matcher, Pipeline
 from onelook.publish import LinesPublisher, MqttPublisher, Publisher
 from onelook.reporter import Reporter
@@ -241,8 +242,8 @@ def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO
     recording are the same on every machine, but for their ids. A single picture is held for a while.
     Without a config: every default, and nobody enrolled. Raises OwnerError where the source cannot be read.
     """
-    if draw is not None and _same_file(source, draw):
-        raise OwnerError(f"{draw} is the recording itself, and would be written over: give --draw another file.")
+    if draw is not None and (_same_file(source, draw) or (_same_file(source, draw.parent) and is_picture(draw))):
+        raise OwnerError(f"{draw} is of the recording itself, and would be written over: give --draw another file.")
     chosen = config or Config(streams=[stream_of(source)])
     model = _model(chosen)
     started = datetime.fromtimestamp(0, UTC)  # a recording does not say when it was made

@@ -31,12 +31,9 @@ from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
 from onelook.errors import OwnerError
-from onelook.picture import Image, PictureError, read_picture
+from onelook.picture import Image, PictureError, is_picture, read_picture
 
 log = logging.getLogger(__name__)
-
-PICTURES = re.compile(r"\.(jpe?g|jfif|mpo|png|webp|bmp|gif|tiff?|avif|hei[cf])$", re.IGNORECASE)
-"""What a file's name must end with to be taken for a picture, in a folder or alone."""
 
 RESTARTED = 1.0
 """Seconds by which a recording's time must go back to be that of another, joined to it."""
@@ -90,7 +87,7 @@ def length(url: str) -> int | None:
     try:
         path = Path(url.removeprefix("file://")).expanduser()
         if path.is_dir():
-            return sum(1 for file in path.iterdir() if PICTURES.search(file.name))
+            return sum(1 for file in path.iterdir() if is_picture(file))
         with av.open(f"file:{path}", metadata_errors=_NAMES) as container:
             return container.streams.video[0].frames or None
     except (OSError, RuntimeError, av.FFmpegError, IndexError):
@@ -174,7 +171,7 @@ def _laps(name: str, loop: bool) -> Iterator[Shot]:
         end = None
         try:
             path = Path(name).expanduser()
-            lap = _pictures(path, told) if path.is_dir() or PICTURES.search(path.name) else _video(path)
+            lap = _pictures(path, told) if path.is_dir() or is_picture(path) else _video(path)
         except OSError as error:  # a folder that is not ours, a name that is too long
             raise CaptureError(f"{name} cannot be read: {error.strerror}") from None
         except RuntimeError:
@@ -221,7 +218,7 @@ def _pictures(path: Path, told: set[Path]) -> Iterator[tuple[Shot, float]]:
     files = [path]
     if path.is_dir():
         try:
-            files = sorted((f for f in path.iterdir() if PICTURES.search(f.name)), key=by_number)
+            files = sorted((f for f in path.iterdir() if is_picture(f)), key=by_number)
         except OSError as error:
             raise CaptureError(f"{path} cannot be read: {error.strerror}") from None
     for place, file in enumerate(files):
