@@ -98,7 +98,7 @@ def watch(model: FaceModel, gallery: Gallery, packed: Shaken, visitors: Sequence
     """One clip, as the daemon would see it under each rate."""
     defaults = Tracking()
     tracker = Tracker(confirm=defaults.confirm, lost=defaults.lost, iou=defaults.iou, strong=model.score,
-                      alike=model.spec.threshold(1e-3), smooth=())
+                      alike=model.spec.threshold(1e-2), smooth=())
     reporters = {
         far: Reporter("door", Report(far=far, presence=False, age=False, gender=False, emotion=False, crowd=False),
                       model.spec.labels, gallery.match, partial(model.spec.similarities, far))

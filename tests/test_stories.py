@@ -296,7 +296,7 @@ class Door:
         spec = self.model.spec
         reporter = Reporter("door", self.report, spec.labels, self.match, partial(spec.similarities, self.far),
                             self.policy, visitors=self.visitors, places=self.places)
-        tracker = Tracker(strong=self.model.score, alike=spec.threshold(1e-3), smooth=reporter.needs)
+        tracker = Tracker(strong=self.model.score, alike=spec.threshold(1e-2), smooth=reporter.needs)
         door = Pipeline(self.model, tracker, reporter)
         return [event for frame in frames for event in door.step(frame)]
 

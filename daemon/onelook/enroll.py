@@ -67,7 +67,7 @@ USEFUL = 0.2
 """Least quality that the model must think a photo of."""
 SAME_PHOTO = 0.98
 """Cosine from which two photos are one, saved twice: it would count double and add nothing."""
-UNLIKE: Final = 0.85
+UNLIKE: Final = 0.68
 """Share of the similarity that 1 in 100 strangers reach, under which a photo hardly shows whom the person's others do.
 
 Of LFW's pairs, described as photos are, 92 of 100 of two people are under it, and 2.6 of one person's. Of held-out

@@ -62,6 +62,10 @@ StageMaker = Callable[[str], AbstractContextManager[object]]
 NOWHERE: dict[str, object] = {"zones": [], "lines": []}
 STILL = 5
 """Seconds for which a single picture is replayed, ten times a second: nobody is counted or known at first sight."""
+LIKELY = 1e-2
+"""False accept rate at which two faces are taken for one person's where nobody is named by it."""
+MAYBE = 5e-2
+"""And where it is better to let go of one too many."""
 STUCK = 10.0
 """Seconds without a turn of the loop after which /healthz says so."""
 NOTICED = 0.2
@@ -115,7 +119,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             paused=config.mqtt.paused if "resume" in config.mqtt.commands else None,
         ))
         note_down = house.enter_context(_guestbook(
-            config, gallery, pipelines.values(), publisher, control, model.spec.threshold(1e-2)))
+            config, gallery, pipelines.values(), publisher, control, model.spec.threshold(MAYBE)))
         log.info("onelook %s looks at %s; metrics at %smetrics", __version__,
                  ", ".join(f"{s.name} ({masked(s.url)})" for s in config.streams), page)
         systemd.notify(f"READY=1\nSTATUS=Looking at {', '.join(names)}")
@@ -344,7 +348,7 @@ def _without_alarm(photos: Iterable[Path]) -> Iterator[Path]:
 
 def _forget_one(config: Config, model: FaceModel, gallery: Gallery | None, name: str) -> int:
     """As `forget`, in a daemon that runs."""
-    alike = model.spec.threshold(1e-2)
+    alike = model.spec.threshold(MAYBE)
     if gallery is not None:
         return gallery.forget(name, alike=alike)
     # Where nobody is recognised nothing is told of anybody: nothing else here knows the name.
@@ -368,7 +372,7 @@ def forget(config: Config, name: str) -> tuple[int, bool]:
 
     Where it is not, a daemon is using it, and sees to it within a second. Raises OwnerError.
     """
-    alike = load(config.model.path or shipped())[0].threshold(1e-2)
+    alike = load(config.model.path or shipped())[0].threshold(MAYBE)
     with Gallery.open(config.gallery.path, config.gallery.key_file) as gallery:
         removed = gallery.forget(name, alike=alike)
         enrolled = ", ".join(person.name for person in gallery.people()) or "nobody"
@@ -398,14 +402,14 @@ def unknown(config: Config) -> list[Cluster]:
     cohort = Cohort.read(config.model.path or shipped(), spec)
     with Gallery.open(config.gallery.path, config.gallery.key_file, spec.stamp) as gallery:
         mine = [each for each in gallery.strangers() if each.model == spec.stamp]
-        return clusters(mine, spec.threshold(1e-3), cohort)
+        return clusters(mine, spec.threshold(LIKELY), cohort)
 
 
 def _unknown_in(model: FaceModel, gallery: Gallery | None) -> list[Cluster]:
     """As `unknown`, in a daemon that runs."""
     strangers = [] if gallery is None else gallery.strangers()
     mine = [each for each in strangers if each.model == model.spec.stamp]
-    return clusters(mine, model.spec.threshold(1e-3), model.cohort)
+    return clusters(mine, model.spec.threshold(LIKELY), model.cohort)
 
 
 def _name_one(
@@ -415,7 +419,7 @@ def _name_one(
     _may_enroll(config.policy, note)
     if gallery is None:
         raise OwnerError("Nobody is recognised here, and so nobody enrolled.")
-    return name_cluster(gallery, cluster, name, model.spec.threshold(1e-3), note, cohort=model.cohort)
+    return name_cluster(gallery, cluster, name, model.spec.threshold(LIKELY), note, cohort=model.cohort)
 
 
 def name_unknown(config: Config, cluster: str, name: str, *, note: Note | None = None) -> int:
@@ -424,7 +428,7 @@ def name_unknown(config: Config, cluster: str, name: str, *, note: Note | None =
     spec, _ = load(config.model.path or shipped())
     cohort = Cohort.read(config.model.path or shipped(), spec)
     with Gallery.open(config.gallery.path, config.gallery.key_file, spec.stamp, cohort) as gallery:
-        return name_cluster(gallery, cluster, name, spec.threshold(1e-3), note, cohort=cohort)
+        return name_cluster(gallery, cluster, name, spec.threshold(LIKELY), note, cohort=cohort)
 
 
 def migrate(config: Config, folder: Path, *, again: bool = False) -> list[enrolment.Migrated]:
@@ -523,7 +527,7 @@ def _pipeline(
                         places=Places(stream.zones, stream.lines), visitors=visitors)
     tracking = config.tracking
     tracker = Tracker(confirm=tracking.confirm, lost=tracking.lost, iou=tracking.iou, strong=model.score,
-                      alike=model.spec.threshold(1e-3), smooth=reporter.needs)
+                      alike=model.spec.threshold(LIKELY), smooth=reporter.needs)
     # Where the policy has people counted and no more, nothing is kept by which they could be known again.
     keeps = gallery is not None and config.gallery.unknown_days > 0 and config.policy.level("identity") == "on"
     lookout = Lookout(stream.name, crops=config.gallery.unknown_crops) if keeps else None
@@ -542,7 +546,7 @@ def _pipelines(
     """By their streams' names; they share the model and know each other's visitors."""
     visitors = _visitors(config, model)
     if visitors is not None and gallery is not None:
-        gallery.on_forgotten.append(partial(_forget_alike, visitors, model.spec.threshold(1e-2)))
+        gallery.on_forgotten.append(partial(_forget_alike, visitors, model.spec.threshold(MAYBE)))
     pipelines = {stream.name: _pipeline(config, stream, model, gallery, visitors, stage) for stream in config.streams}
     if gallery is not None:
         for pipeline in pipelines.values():
