@@ -120,9 +120,12 @@ esac
         (folder / "config.yaml").write_text(text)
 
     def install(self, *options: str | Path) -> subprocess.CompletedProcess[str]:
+        return self.run("install.sh", *options)
+
+    def run(self, script: str, *options: str | Path) -> subprocess.CompletedProcess[str]:
         environment = {"PATH": f"{self.bin}:{os.environ['PATH']}", "NOTES": str(self.notes), "HOME": "/nowhere"}
         command = [*UNSHARE, "sh", "-c", INSIDE, "sh", self.place, sys.executable,
-                   REPOSITORY / "deploy" / "install.sh", *options]
+                   REPOSITORY / "deploy" / script, *options]
         return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=180, check=False,
                               env=environment, cwd=REPOSITORY)
 
@@ -304,3 +307,39 @@ def test_where_systemd_does_not_run_the_config_is_tried_as_the_services_user(pla
     assert "installed, not started" in done.stdout
     assert "--reuid=onelook" in machine.noted("setpriv")
     assert machine.noted("systemd-run") == ""
+
+
+@pytest.mark.parametrize("again", [True, False])
+def test_to_purge_the_package_takes_nothing_from_an_installation_that_came_after_it(
+    machine: Machine, *, again: bool
+) -> None:
+    kept = [machine.place / name for name in (
+        "var/lib/onelook/gallery.db", "etc/onelook/environment", "etc/credstore/onelook.gallery-key",
+        "etc/systemd/system/onelook.service.d/mine.conf",
+    )]
+    for file in kept:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    if again:
+        (machine.place / "opt/onelook").symlink_to("/opt/onelook.d/0.1.0-later")
+
+    done = machine.run("debian/postrm", "purge")
+
+    assert done.returncode == 0, done.stderr
+    assert [file.exists() for file in kept] == [again] * len(kept)
+    assert ("onelook" in machine.noted("userdel")) != again
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_the_package_is_configured_whether_or_not_its_config_is_there(machine: Machine, *, there: bool) -> None:
+    (machine.place / "etc/onelook").mkdir()
+    config = machine.place / "etc/onelook/config.yaml"
+    if there:
+        machine.config("streams: []\n")
+        config.chmod(0o644)
+
+    done = machine.run("debian/postinst", "configure", "")
+
+    assert done.returncode == 0, done.stderr
+    assert config.exists() == there
+    assert not there or config.stat().st_mode & 0o777 == 0o640
