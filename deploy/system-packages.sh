@@ -19,8 +19,9 @@ echo "Installing for the tests:$missing"
 apt="$sudo env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120"
 $apt update </dev/null && $apt install -y --no-install-recommends $missing </dev/null >/dev/null \
   || echo "apt could not install:$missing. Tests that need them are skipped and say so."
-case $missing in
-  # Debian starts these when it installs them; the tests bring their own, and nothing shall be left running.
-  *mosquitto*|*prometheus*) $sudo systemctl disable --now mosquitto prometheus >/dev/null 2>&1 ;;
-esac
+# Debian starts these when it installs them; the tests bring their own, and nothing shall be left running. Those that
+# were here before are the owner's.
+for service in mosquitto prometheus; do
+  case " $missing " in *" $service "*) $sudo systemctl disable --now "$service" >/dev/null 2>&1 ;; esac
+done
 exit 0

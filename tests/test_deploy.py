@@ -158,6 +158,23 @@ def test_an_option_that_there_is_not_is_told() -> None:
     assert "there is no option --unistall" in done.stderr
 
 
+@pytest.mark.parametrize("here", ["mosquitto", "prometheus"])
+def test_a_service_that_was_here_before_the_tests_runs_on(tmp_path: Path, here: str) -> None:
+    notes = tmp_path / "notes"
+    for name, script in {
+        "dpkg-query": f'for last; do :; done\n[ "$last" != {here} ] || echo install ok installed',
+        "id": "echo 0", "env": "", "systemctl": f'echo "$@" >> {notes}',
+    }.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    done = subprocess.run(["sh", DEPLOY / "system-packages.sh"], capture_output=True, text=True, check=False,
+                          env={"PATH": f"{tmp_path}:{os.environ['PATH']}"})
+
+    assert done.returncode == 0, done.stderr
+    (other,) = {"mosquitto", "prometheus"} - {here}
+    assert notes.read_text() == f"disable --now {other}\n"
+
+
 def test_making_the_environment_leaves_the_command_in_it(tmp_path: Path) -> None:
     """Python's venv and pip are stand-ins: nothing is fetched."""
     stand_in = tmp_path / "python"
