@@ -7,14 +7,16 @@
 #
 #   --dry-run                  say what would be done, and do nothing
 #   --mqtt-password-file FILE  the broker's password, kept as a systemd credential: encrypted where systemd can
-#   --wheels FOLDER            take the packages from there and not from the network (pip download -r …/runtime.lock)
-#   --no-start                 leave the service stopped and disabled
+#   --wheels FOLDER            take the packages from there and not from the network; to be filled on a machine alike, by
+#                              pip download -d FOLDER -r requirements/runtime.lock, and again -r requirements/build.lock
+#   --no-start                 leave the service stopped and disabled; an upgrade leaves one so that its owner disabled
 #   --uninstall                remove the program and its service; config, gallery and passwords stay
 #   --purge                    and those, and the user, too
 #
 # /opt/onelook is a link to one of /opt/onelook.d/: an upgrade is built beside what runs, tried on the owner's
 # config, and switched to at once; if it does not turn ready, the link goes back.
 set -eu
+umask 022  # what is installed is for the service's user to read, whatever root's own files are
 
 root=$(cd "$(dirname "$0")/.." && pwd)
 link=/opt/onelook releases=/opt/onelook.d
@@ -71,12 +73,20 @@ fi
 
 # --- what can go wrong is taken back ---------------------------------------------------------
 
-work=$(mktemp -d)
+work=$(mktemp -d) trial=/run/systemd/system/onelook-check.service
 : > "$work/undo"
 undo() { [ -n "$dry" ] || { echo "$*" | cat - "$work/undo" > "$work/undo.new"; mv "$work/undo.new" "$work/undo"; }; }
+end_trial() {
+  [ -e "$trial" ] || return 0
+  systemctl stop "${trial##*/}" || true
+  rm -rf "$trial" "$trial.d"
+  systemctl reset-failed "${trial##*/}" 2>/dev/null || true
+  systemctl daemon-reload
+}
 end() {
   code=$?
   trap - EXIT
+  end_trial || true
   if [ $code -ne 0 ] && [ -s "$work/undo" ]; then
     say "it failed; taking back what was done" >&2
     while read -r step; do sh -c "$step" >/dev/null 2>&1 || true; done < "$work/undo"
@@ -209,39 +219,64 @@ fi
 # --- tried on the owner's config, then switched to ---------------------------------------------
 
 # As that user, so that what `check` creates is the service's own.
+[ -d "$state" ] || undo "rm -rf '$state'"
 change install -d -m 700 -o onelook -g onelook "$state"
-# And with the secrets that the unit, and the owner's drop-ins, give the service: systemd itself reads them, so that no
-# more than their paths stand in the process list. It is asked by D-Bus; without it, as without systemd, there are none.
+# And as a service of its own within all that the unit, and the owner's drop-ins, give and forbid the real one: systemd
+# itself reads them, so that whatever form it understands is understood, and no secret stands in the process list.
+check="$release/bin/onelook check --config $config/config.yaml"
+service_of() { awk '/^ *\[/ { wanted = /\[Service\]/ } wanted' "$1"; }  # not what it needs, or calls when it fails
 try_config() {
-  if ! booted || [ ! -S /run/dbus/system_bus_socket ]; then
-    change setpriv --reuid=onelook --regid=onelook --init-groups \
-      "$release/bin/onelook" check --config "$config/config.yaml"
-    return
-  fi
-  set -- "$root/systemd/onelook.service"
-  for one in "$units"/onelook.service.d/*.conf /run/systemd/system/onelook.service.d/*.conf; do
-    [ ! -e "$one" ] || set -- "$@" "$one"
-  done
-  # Variables that a drop-in itself holds, one a line, go by a file, for they may be secrets.
-  sed -n 's/^Environment="\{0,1\}\([^"]*\)"\{0,1\}$/\1/p' "$@" > "$work/environment"
-  names='User|Group|SupplementaryGroups|UMask|EnvironmentFile|LoadCredential|SetCredential'
-  [ "$systemd" -lt 250 ] || names="$names|LoadCredentialEncrypted"  # an older systemd-run refuses it
-  sed -nE "/^($names)=/p" "$@" > "$work/properties"
-  set -- --quiet --wait --pipe --collect "--property=EnvironmentFile=$work/environment"
-  while read -r one; do set -- "$@" "--property=$one"; done < "$work/properties"
-  change systemd-run "$@" "$release/bin/onelook" check --config "$config/config.yaml" </dev/null
+  # shellcheck disable=SC2086 # words on purpose
+  if ! booted; then change setpriv --reuid=onelook --regid=onelook --init-groups $check; return; fi
+  if [ -n "$dry" ]; then echo "would run, as the service would: $check"; return; fi
+  (
+    umask 077  # a drop-in may hold secrets
+    mkdir -p "$trial.d"
+    service_of "$root/systemd/onelook.service" > "$trial"
+    for one in /run/systemd/system/onelook.service.d/*.conf "$units"/onelook.service.d/*.conf; do
+      [ ! -e "$one" ] || service_of "$one" > "$trial.d/${one##*/}"
+    done
+    cat > "$trial.d/~check.conf" <<END  # the last in order
+[Service]
+Type=oneshot
+Restart=no
+RemainAfterExit=no
+RuntimeDirectoryPreserve=yes
+$(printf 'Exec%s=\n' Condition StartPre Start StartPost Stop StopPost)
+ExecStart=$check
+StandardOutput=file:$work/said
+StandardError=file:$work/faults
+END
+  ) || return 1
+  systemctl daemon-reload
+  code=0
+  systemctl start "${trial##*/}" 2>/dev/null || {
+    code=$(systemctl show --property=ExecMainStatus --value "${trial##*/}")
+    [ "$code" != 0 ] || code=1  # systemd itself would not start it
+  }
+  end_trial
+  [ ! -e "$work/said" ] || cat "$work/said"
+  [ ! -e "$work/faults" ] || cat "$work/faults" >&2
+  return "$code"
 }
 code=0
 try_config || code=$?
 case $code in
   0) ;;
   78) fail "mend $config/config.yaml and run this again; nothing is changed" ;;
-  *) fail "$config/config.yaml could not be tried (exit status $code; journalctl may say why); nothing is changed" ;;
+  *) fail "$config/config.yaml could not be tried (exit status $code; journalctl --unit=onelook-check may say why); nothing is changed" ;;
 esac
+
+# Whoever disabled the service wants it so.
+why=''
+if [ -n "$start" ] && [ -n "$before" ] && booted &&
+   [ "$(systemctl is-enabled onelook.service 2>/dev/null)" = disabled ]; then
+  start='' why=", as it was disabled before"
+fi
 
 # Taken back from the last line to the first: link and units as they were, then the service that ran before.
 if booted; then
-  [ -z "$before" ] || undo "systemctl restart onelook"
+  [ -z "$before" ] || [ -z "$start" ] || undo "systemctl restart onelook"
   undo "systemctl daemon-reload"
 fi
 for unit in onelook.service onelook@.service; do
@@ -261,7 +296,7 @@ if ! booted; then
   done_say "systemd does not run here: installed, not started"
 elif [ -z "$start" ]; then
   change systemctl daemon-reload
-  done_say "installed, not started: systemctl enable --now onelook"
+  done_say "installed, not started$why: systemctl enable --now onelook"
 else
   change systemctl daemon-reload
   change systemctl reset-failed onelook.service 2>/dev/null || true

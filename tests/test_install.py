@@ -1,7 +1,7 @@
 """deploy/install.sh from end to end, in a mount namespace of its own: what it writes to (/etc, /opt, ...) are copies.
 
-pip, useradd and systemd are stand-ins that note how they are called; that of systemd-run does with secrets what systemd
-does, and `onelook check` is the real one.
+pip, useradd and systemd are stand-ins that note how they are called; that of systemd reads the unit in which the config
+is tried, and does with secrets what systemd does; `onelook check` is the real one.
 """
 
 from __future__ import annotations
@@ -22,13 +22,9 @@ COMMANDS = "mqtt:\n  commands: [ping]\n"
 
 INSIDE = """
 set -eu
-for place in etc opt run var/lib usr/local/bin; do mount --bind "$1/$place" "/$place"; done
-shift
-if [ -d /run/systemd/system ]; then
-  mkdir -p /run/dbus
-  "$1" -c 'import os, socket; os.path.exists(p := "/run/dbus/system_bus_socket") or socket.socket(1).bind(p)'
-fi
-shift
+umask "$1"
+for place in etc opt run var/lib usr/local/bin; do mount --bind "$2/$place" "/$place"; done
+shift 2
 exec sh "$@"
 """
 PYTHON = """#!/bin/sh
@@ -41,24 +37,30 @@ case "$1 $2" in
     cp "$NOTES/onelook" "$folder/bin/onelook" ;;
 esac
 """
-SYSTEMD_RUN = """
-import json, os, sys
+SYSTEMD = """
+import json, os, shlex, sys
 from pathlib import Path
-with open(os.environ["NOTES"] + "/systemd-run", "a") as notes:
-    print(json.dumps(sys.argv[1:]), file=notes)
-given, loaded, default = {}, {}, {}
-while sys.argv[1].startswith("--"):
-    name, _, value = sys.argv.pop(1).removeprefix("--property=").partition("=")
-    if name == "EnvironmentFile":
-        file = Path(value.removeprefix("-"))
-        if value.startswith("/") or file.exists():
-            for line in file.read_text().splitlines() if file.exists() else ():
-                key, _, word = line.partition("=")
-                given[key] = word.strip('"')
-    elif "Credential" in name:
-        key, _, word = value.partition(":")
-        (default if name == "SetCredential" else loaded)[key] = word
-folder = Path(os.environ["NOTES"], "credentials")
+notes = Path(os.environ["NOTES"])
+unit = Path("/run/systemd/system/onelook-check.service")
+files = [unit, *sorted(Path(f"{unit}.d").iterdir())]
+print(json.dumps([file.stat().st_mode & 0o777 for file in files]), file=(notes / "modes").open("w"))
+settings = {}
+for line in "\\n".join(file.read_text() for file in files).replace("\\\\\\n", " ").splitlines():
+    key, _, value = (word.strip() for word in line.partition("="))
+    if line[:1] not in ("", "#", "["):
+        settings[key] = [*settings.get(key, []), value] if value else []
+print(json.dumps(settings), file=(notes / "trial").open("w"))
+given, loaded = {}, {}
+words = shlex.split(" ".join(settings.get("Environment", [])))
+for name in settings["EnvironmentFile"]:
+    file = Path(name.removeprefix("-"))
+    if name.startswith("/") or file.exists():
+        words += [word for line in file.read_text().splitlines() for word in shlex.split(line)]
+given |= dict(word.split("=", 1) for word in words)
+for key in ("LoadCredential", *["LoadCredentialEncrypted"][:int(sys.argv[1]) >= 250]):
+    loaded |= dict(each.split(":", 1) for each in settings.get(key, []))
+default = dict(each.split(":", 1) for each in settings["SetCredential"])
+folder = notes / "credentials"
 folder.mkdir(exist_ok=True)
 given["CREDENTIALS_DIRECTORY"] = str(folder)
 for key in loaded | default:
@@ -66,9 +68,13 @@ for key in loaded | default:
         (folder / key).write_bytes(file.read_bytes())
     elif key in default:
         (folder / key).write_text(default[key].encode().decode("unicode_escape"))
-    elif loaded[key].startswith("/"):
+    else:
         sys.exit(243)
-os.execve(sys.argv[1], sys.argv[1:], {"PATH": "/usr/bin:/bin", "NOTES": os.environ["NOTES"]} | given)
+for number, key in ((1, "StandardOutput"), (2, "StandardError")):
+    os.dup2(os.open(settings[key][-1].removeprefix("file:"), os.O_CREAT | os.O_WRONLY), number)
+(command,) = settings["ExecStart"]
+program, *_ = arguments = shlex.split(command)
+os.execve(program, arguments, {"PATH": "/usr/bin:/bin", "NOTES": str(notes)} | given)
 """
 
 
@@ -97,11 +103,14 @@ case "$*" in
   --version) echo "systemd {systemd} (stand-in)" ;;
   *ActiveState*) echo active ;;
   *StatusText*) echo "0 of 1 streams are up" ;;
+  *ExecMainStatus*) cat "$NOTES/status" ;;
+  is-enabled*) cat "$NOTES/enabled" ;;
+  start*) {sys.executable} "$NOTES/systemd.py" {systemd} || {{ echo $? > "$NOTES/status"; exit 1; }} ;;
 esac
 """)
+        (self.notes / "enabled").write_text("enabled\n")
         self._stand_in("systemd-creds", 'for last; do :; done\ncp "$3" "$last"\n')
-        self._stand_in("systemd-run", f'exec {sys.executable} "$NOTES/systemd-run.py" "$@"\n')
-        (self.notes / "systemd-run.py").write_text(SYSTEMD_RUN)
+        (self.notes / "systemd.py").write_text(SYSTEMD)
         self._stand_in("python3.13", PYTHON.removeprefix("#!/bin/sh\n"))
         onelook = self.notes / "onelook"
         onelook.write_text(
@@ -119,12 +128,12 @@ esac
         folder.mkdir(exist_ok=True)
         (folder / "config.yaml").write_text(text)
 
-    def install(self, *options: str | Path) -> subprocess.CompletedProcess[str]:
-        return self.run("install.sh", *options)
+    def install(self, *options: str | Path, umask: str = "022") -> subprocess.CompletedProcess[str]:
+        return self.run("install.sh", *options, umask=umask)
 
-    def run(self, script: str, *options: str | Path) -> subprocess.CompletedProcess[str]:
+    def run(self, script: str, *options: str | Path, umask: str = "022") -> subprocess.CompletedProcess[str]:
         environment = {"PATH": f"{self.bin}:{os.environ['PATH']}", "NOTES": str(self.notes), "HOME": "/nowhere"}
-        command = [*UNSHARE, "sh", "-c", INSIDE, "sh", self.place, sys.executable,
+        command = [*UNSHARE, "sh", "-c", INSIDE, "sh", umask, self.place,
                    REPOSITORY / "deploy" / script, *options]
         return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=180, check=False,
                               env=environment, cwd=REPOSITORY)
@@ -211,8 +220,10 @@ def test_a_config_is_tried_with_the_variables_of_the_service(machine: Machine) -
 
     assert done.returncode == 0, done.stderr
     assert "the service is ready" in done.stdout
-    assert "--property=User=onelook" in json.loads(machine.noted("systemd-run"))
-    assert "opensesame" not in machine.noted("systemd-run") + done.stdout + done.stderr
+    trial = json.loads(machine.noted("trial"))
+    assert (trial["User"], trial["Type"][-1], trial["Restart"][-1]) == (["onelook"], "oneshot", "no")
+    assert "opensesame" not in machine.noted("systemctl") + done.stdout + done.stderr
+    assert list((machine.place / "run/systemd/system").iterdir()) == []
 
 
 @pytest.mark.parametrize("systemd", [249, 252])
@@ -225,22 +236,57 @@ def test_a_config_is_tried_with_the_credentials_of_the_service(place: Path, tmp_
     done = machine.install("--mqtt-password-file", word)
 
     assert done.returncode == 0, done.stderr
-    assert ("LoadCredentialEncrypted" in machine.noted("systemd-run")) == (systemd >= 250)  # which an older one refuses
-    assert "opensesame" not in machine.noted("systemd-run")
+    assert "opensesame" not in machine.noted("systemctl")
 
 
-def test_a_config_is_tried_with_what_the_owners_drop_ins_add(machine: Machine) -> None:
+@pytest.mark.parametrize("lines", [
+    'Environment="DOOR_PASSWORD=open sesame"\nEnvironmentFile=/etc/door',
+    "Environment='DOOR_PASSWORD=open sesame'\nEnvironmentFile=/etc/door",
+    'Environment = DOOR_USER=me "DOOR_PASSWORD=open sesame" OTHER=1',
+    "Environment=DOOR_USER=me \\\n 'DOOR_PASSWORD=open sesame'",
+    "EnvironmentFile=\nEnvironmentFile = /etc/all",
+])
+def test_a_config_is_tried_with_what_the_owners_drop_ins_add(machine: Machine, lines: str) -> None:
     machine.config(STREAM.format(url="rtsp://${DOOR_USER}:${DOOR_PASSWORD}@192.0.2.1/"))
     folder = machine.place / "etc/systemd/system/onelook.service.d"
     folder.mkdir(parents=True)
-    (folder / "override.conf").write_text(
-        "[Service]\nEnvironment=\"DOOR_PASSWORD=open sesame\"\nEnvironmentFile=/etc/door\nMemoryMax=2G\n")
+    before = "ExecStartPre=/bin/false\nType=exec\nRestart=always\nMemoryMax=2G\n"
+    (folder / "override.conf").write_text(f"[Unit]\nOnFailure=mail.service\n[Service]\n{before}{lines}\n")
     (machine.place / "etc/door").write_text("DOOR_USER=me\n")
+    (machine.place / "etc/all").write_text("DOOR_USER=me\nDOOR_PASSWORD='open sesame'\n")
 
     done = machine.install()
 
     assert done.returncode == 0, done.stderr
-    assert "sesame" not in machine.noted("systemd-run")
+    trial = json.loads(machine.noted("trial"))
+    assert len(trial["ExecStart"]) == 1
+    assert trial["ExecStartPre"] == []
+    assert "OnFailure" not in trial
+    assert set(json.loads(machine.noted("modes"))) == {0o600}
+    assert "sesame" not in machine.noted("systemctl")
+
+
+def test_what_root_keeps_for_itself_does_not_keep_the_service_from_its_program(machine: Machine) -> None:
+    done = machine.install(umask="077")
+
+    assert done.returncode == 0, done.stderr
+    (release,) = (machine.place / "opt/onelook.d").iterdir()
+    assert (release / "bin").stat().st_mode & 0o777 == 0o755
+    assert (release / "README.md").stat().st_mode & 0o777 == 0o644
+
+
+def test_an_upgrade_does_not_enable_a_service_that_its_owner_disabled(machine: Machine) -> None:
+    assert machine.install().returncode == 0
+    assert "enable --quiet onelook.service" in machine.noted("systemctl")
+    (machine.notes / "enabled").write_text("disabled\n")
+    (machine.notes / "systemctl").unlink()
+
+    done = machine.install()
+
+    assert done.returncode == 0, done.stderr
+    assert "installed, not started, as it was disabled before: systemctl enable --now onelook" in done.stdout
+    told = machine.noted("systemctl").splitlines()
+    assert [line for line in told if line.endswith("onelook.service") and line.startswith(("enable", "restart"))] == []
 
 
 def test_instances_that_run_leave_the_release_that_goes(machine: Machine) -> None:
@@ -282,12 +328,14 @@ def test_a_mistake_in_the_config_is_told_and_all_is_taken_back(machine: Machine)
     assert "DOOR_PASSWORD, which is not set" in done.stderr
     assert "mend /etc/onelook/config.yaml and run this again; nothing is changed" in done.stderr
     assert list((machine.place / "opt").iterdir()) == []
+    assert not (machine.place / "var/lib/onelook").exists()
+    assert list((machine.place / "run/systemd/system").iterdir()) == []
     assert "restart" not in machine.noted("systemctl")
 
 
 def test_that_the_config_could_not_be_tried_is_not_told_as_a_mistake_in_it(machine: Machine) -> None:
     machine.config(STREAM.format(url="rtsp://192.0.2.1/"))
-    (machine.bin / "systemd-run").write_text("#!/bin/sh\nexit 243\n")  # systemd's own: a credential it cannot decrypt
+    (machine.notes / "systemd.py").write_text("exit(243)")  # systemd's own: a credential it cannot decrypt
 
     done = machine.install()
 
@@ -306,7 +354,7 @@ def test_where_systemd_does_not_run_the_config_is_tried_as_the_services_user(pla
     assert done.returncode == 0, done.stderr
     assert "installed, not started" in done.stdout
     assert "--reuid=onelook" in machine.noted("setpriv")
-    assert machine.noted("systemd-run") == ""
+    assert machine.noted("trial") == ""
 
 
 @pytest.mark.parametrize("again", [True, False])
