@@ -11,6 +11,8 @@
 # for everybody, each file dpkg's own (to verify, upgrade, remove), and a power cut leaves no half-made environment.
 # The price is one package for each Python.
 #
+# Built from a git checkout its version has the time of the newest commit, as 0.1.0+git20261128.0953: a later one upgrades.
+#
 # Needs: apt install debhelper dpkg-dev python3-venv; lintian, to be checked as well (minutes; LINT=no leaves it out).
 set -eu
 case ${1:-} in -h|--help) sed -n '2,/^set /{/^set /d;s/^# \{0,1\}//p}' "$0"; exit 0 ;; esac
@@ -78,13 +80,22 @@ units onelook.service > debian/onelook.service
 units onelook@.service > "$payload/usr/lib/systemd/system/onelook@.service"  # its instances are the owner's to enable
 sed -i "s/@PYTHON@/python$python/" debian/control
 version=$(sed -n 's/^__version__ = "\(.*\)"/\1/p' "$root/daemon/onelook/__init__.py")
+# A checkout may be another user's than who builds; a folder that is none may lie in some other checkout.
+commit=$([ ! -e "$root/.git" ] || TZ=UTC git -c safe.directory="$root" -C "$root" log -1 --format=%cd \
+  --date=format-local:%Y%m%d.%H%M 2>/dev/null) || true
+changes() { # a section of our changelog, an entry a line
+  awk -v heading="## $1" '/^#/ { wanted = $0 == heading || index($0, heading " ") == 1; next }
+    !wanted || !NF { next }
+    /^- / { if (entry) print entry; entry = substr($0, 3); next }
+    { sub(/^ */, ""); entry = entry " " $0 }
+    END { if (entry) print entry }' "$root/CHANGELOG.md"
+}
 {
-  echo "onelook ($version-1+py$nodot) stable; urgency=medium"
+  echo "onelook ($version${commit:++git$commit}-1+py$nodot) stable; urgency=medium"
   echo
-  sed -n "/^## $version/,/^## /p" "$root/CHANGELOG.md" | sed '/^##/d;/^$/d' | sed 's/^  *//' | tr '\n' ' ' |
-    sed 's/ - /\n/g; s/^- //' | while IFS= read -r line || [ -n "$line" ]; do
-      echo "$line" | fold -s -w 74 | sed '1s/^/  * /; 2,$s/^/    /; s/ *$//'
-    done
+  { changes Unreleased; changes "$version"; } | while IFS= read -r entry; do
+    echo "$entry" | fold -s -w 74 | sed '1s/^/  * /; 2,$s/^/    /; s/ *$//'
+  done
   echo
   echo " -- onelook maintainers <maintainers@onelook.invalid>  $(LC_ALL=C date -R -d "@${SOURCE_DATE_EPOCH:-$(date +%s)}")"
 } > debian/changelog

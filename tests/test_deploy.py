@@ -175,6 +175,43 @@ def test_a_service_that_was_here_before_the_tests_runs_on(tmp_path: Path, here: 
     assert notes.read_text() == f"disable --now {other}\n"
 
 
+@pytest.mark.parametrize(("commit", "version"), [
+    ("2026-11-28T10:53:20+0100", f"{__version__}+git20261128.0953-1+py311"),
+    (None, f"{__version__}-1+py311"),
+])  # fmt: skip
+def test_a_package_of_a_later_commit_upgrades_an_earlier_one(
+    tmp_path: Path, commit: str | None, version: str
+) -> None:
+    """Python, pip and Debian's tools are stand-ins: nothing is fetched or packed."""
+    tree, tools = tmp_path / "tree", tmp_path / "tools"
+    tree.mkdir()
+    tools.mkdir()
+    for name in ("deploy", "daemon", "requirements", "systemd", "config.yaml", "README.md", "CHANGELOG.md"):
+        (tree / name).symlink_to(DEPLOY.parent / name)
+    for name, script in {
+        "python3": 'case "$1 $2" in "-m venv") mkdir -p "$3/bin" && cp "$0" "$3/bin/python" ;; esac\n'
+                   'while [ $# -gt 0 ]; do [ "$1" != --target ] || mkdir -p "$2"; shift; done',
+        "dpkg-buildpackage": "cat debian/changelog > $NOTES/changelog; : > ../onelook_1_amd64.deb",
+    }.items():
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+    environment = {"PATH": f"{tools}:{os.environ['PATH']}", "NOTES": str(tmp_path), "LINT": "no", "HOME": "/nowhere"}
+    if commit is not None:
+        run("git", "init", "--quiet", tree)
+        subprocess.run(["git", "-c", "user.name=x", "-c", "user.email=x", "commit", "-q", "--allow-empty", "-m", "x"],
+                       cwd=tree, check=True, env=environment | {"GIT_COMMITTER_DATE": commit})
+
+    done = subprocess.run(["sh", tree / "deploy/build-deb.sh"], capture_output=True, text=True, check=False,
+                          env=environment)
+
+    assert done.returncode == 0, done.stderr
+    told = (tmp_path / "changelog").read_text()
+    assert told.startswith(f"onelook ({version}) ")
+    entries = (DEPLOY.parent / "CHANGELOG.md").read_text().partition("\n## Unreleased\n")[2]
+    assert told.count("\n  * ") == entries.count("\n- ")  # those since the last version, and its own
+    assert "  * A first one-pass network" in told
+
+
 def test_making_the_environment_leaves_the_command_in_it(tmp_path: Path) -> None:
     """Python's venv and pip are stand-ins: nothing is fetched."""
     stand_in = tmp_path / "python"
