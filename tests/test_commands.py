@@ -179,6 +179,7 @@ def test_a_paused_stream_is_not_looked_at_until_it_is_resumed(house: House) -> N
     looked = house.looked("yard")
     other = house.looked("door")
     assert house.daemon.value("onelook_stream_up", stream="yard") == 0
+    assert house.daemon.value("onelook_stream_paused", stream="yard") == 1
     house.daemon.wait(lambda: house.looked("door") > other + 5, "the other to go on")
     assert house.looked("yard") == looked
     assert house.data("snapshot", stream="yard")["streams"] == [{"stream": "yard", "state": "paused", "tracks": []}]
@@ -186,6 +187,7 @@ def test_a_paused_stream_is_not_looked_at_until_it_is_resumed(house: House) -> N
     assert house.data("resume") == {"paused": []}
     house.daemon.wait(lambda: house.looked("yard") > looked + 3, "it to be seen")
     assert house.daemon.value("onelook_stream_up", stream="yard") == 1
+    assert house.daemon.value("onelook_stream_paused", stream="yard") == 0
     assert reasons().count("paused") == 1, reasons()
 
 

@@ -80,6 +80,7 @@ def test_every_metric_is_zero_before_anything_has_happened(metrics: Metrics) -> 
         "onelook_faces": streams,
         "onelook_tracks": streams,
         "onelook_stream_up": streams,
+        "onelook_stream_paused": streams,
         "onelook_frame_age_seconds_count": {labels()},
         "onelook_event_age_seconds_count": {labels()},
         "onelook_stage_seconds_count": stages,
@@ -146,6 +147,25 @@ def test_a_lost_stream_shows_nobody(metrics: Metrics) -> None:
     door = labels(stream="door")
     for name in ("onelook_stream_up", "onelook_faces", "onelook_tracks"):
         assert samples[name][door] == 0
+
+
+def test_a_stream_that_is_paused_is_not_merely_down(metrics: Metrics) -> None:
+    door = labels(stream="door")
+
+    metrics.stream_up("door", False, paused=True)
+    samples = scrape(metrics)
+    assert (samples["onelook_stream_up"][door], samples["onelook_stream_paused"][door]) == (0, 1)
+
+    metrics.stream_up("door", False)  # resumed, and not there yet
+    assert scrape(metrics)["onelook_stream_paused"][door] == 0
+
+
+def test_a_broker_that_there_is_not_to_be_is_not_told_as_away() -> None:
+    metrics = Metrics(CollectorRegistry(), ["door"], broker=False)
+
+    metrics.mqtt_connected(False)
+
+    assert "onelook_mqtt_connected" not in scrape(metrics)
 
 
 def work(seconds: float, clock: object = time.thread_time) -> None:

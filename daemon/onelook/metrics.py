@@ -111,8 +111,12 @@ class Metrics:
         *,
         stages: Mapping[str, Clock] = STAGES,
         drop_reasons: Iterable[str] = (),
+        broker: bool = True,
     ) -> None:
-        """Register everything in `registry`; `streams`, `stages` and `drop_reasons` start at zero."""
+        """Register everything in `registry`; `streams`, `stages` and `drop_reasons` start at zero.
+
+        broker: whether there is to be one; without, nothing says that it is away.
+        """
         disable_created_metrics()  # type: ignore[no-untyped-call]  # doubles the page, and nobody asks when a counter was made
         self._registry = registry
         clocks = {"total": time.process_time, **stages}
@@ -143,7 +147,10 @@ class Metrics:
         self._tracks = cache(gauge("tracks", "Confirmed tracks in the newest frame.", "stream").labels)
         self._events = cache(counter("events", "Events that the broker took.", "type").labels)
         self._up = cache(gauge("stream_up", "1 while the stream delivers frames.", "stream").labels)
-        self._connected = gauge("mqtt_connected", "1 while the broker is connected.")
+        self._paused = cache(gauge("stream_paused", "1 while the stream is paused by command.", "stream").labels)
+        self._connected = Gauge(
+            "onelook_mqtt_connected", "1 while the broker is connected.", registry=registry if broker else None
+        )
         self._waiting = gauge("outbox_messages", "Events that wait for the broker.")
         self._disk_failing = gauge("outbox_disk_failing", "1 while events wait in memory only, as the disk fails.")
         self._disk_failures = counter("outbox_disk_failures", "Tries to write the outbox to the disk that failed.")
@@ -153,7 +160,7 @@ class Metrics:
         gauge("time_seconds", "This machine's clock, since the epoch.").set_function(time.time)
 
         for stream in streams:
-            for metric in (self._frames, self._dropped, self._faces, self._tracks, self._up):
+            for metric in (self._frames, self._dropped, self._faces, self._tracks, self._up, self._paused):
                 metric(stream)
         self._stages = {
             name: partial(_Span, clock, stage_seconds.labels(name), stage_cpu.labels(name))
@@ -193,9 +200,10 @@ class Metrics:
         self._faces(stream).set(faces)
         self._tracks(stream).set(tracks)
 
-    def stream_up(self, stream: str, up: bool) -> None:
-        """The stream delivers frames, or no longer; a lost stream shows no faces."""
+    def stream_up(self, stream: str, up: bool, *, paused: bool = False) -> None:
+        """The stream delivers frames, or no longer, or shall not; a lost stream shows no faces."""
         self._up(stream).set(up)
+        self._paused(stream).set(paused)
         if not up:
             self.seen(stream, faces=0, tracks=0)
 

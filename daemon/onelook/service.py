@@ -28,7 +28,7 @@ from onelook.capture import LatestFrames, frames, length, masked
 from onelook.cohort import Cohort
 from onelook.commands import Commands
 from onelook.config import Config, Policy, Stream, stream_of
-from onelook.control import Control
+from onelook.control import PAUSED, Control
 from onelook.doctor import Finding, examine, unwritable
 from onelook.draw import Captions, drawn
 from onelook.errors import BusyError, OwnerError
@@ -83,7 +83,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
     looked at, with its tracks and events. Raises OwnerError for what the owner has to mend.
     """
     names = [stream.name for stream in config.streams]
-    metrics = Metrics(CollectorRegistry(), names, drop_reasons=REASONS)
+    metrics = Metrics(CollectorRegistry(), names, drop_reasons=REASONS, broker=config.publish == "mqtt")
     up: set[str] = set()
     with ExitStack() as house:  # closed in reverse, whatever happens
         stop = house.enter_context(_signals(stop or Flag()))
@@ -107,7 +107,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
 
         def on_change(stream: str, is_up: bool, reason: str | None) -> None:
             (up.add if is_up else up.discard)(stream)
-            metrics.stream_up(stream, is_up)
+            metrics.stream_up(stream, is_up, paused=reason == PAUSED)
             publisher.publish(_status(stream, "online" if is_up else "offline", reason))
 
         control = house.enter_context(Control(
