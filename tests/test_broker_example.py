@@ -135,8 +135,23 @@ def test_the_device_clears_what_an_earlier_config_has_left(broker: Broker) -> No
 # --- as it stands --------------------------------------------------------------------------------
 
 
-def example(folder: Path, port: int, papers: Certificates, *, certificates: bool) -> subprocess.Popen[bytes]:
-    """mosquitto with the example's own file, moved to a free port."""
+DEBIAN = """\
+pid_file {folder}/mosquitto.pid
+
+persistence true
+persistence_location {folder}/
+
+log_dest file {folder}/log
+
+include_dir {folder}/conf.d
+"""
+"""What its package has in /etc/mosquitto/mosquitto.conf."""
+
+
+def example(
+    folder: Path, port: int, papers: Certificates, *, certificates: bool, packaged: bool
+) -> subprocess.Popen[bytes]:
+    """mosquitto with the example's own file, moved to a free port; packaged: beside Debian's, as its comment says."""
     if MOSQUITTO is None:
         pytest.skip("mosquitto is not installed (apt install mosquitto)")
     text = (EXAMPLE / "mosquitto.conf").read_text().replace("listener 8883", f"listener {port} 127.0.0.1")
@@ -145,6 +160,12 @@ def example(folder: Path, port: int, papers: Certificates, *, certificates: bool
         text = re.sub(r"(?m)^# (require_certificate|use_identity_as_username)", r"\1", text)
         text = text.replace("password_file passwords\n", "")
         acl = acl.replace("user hall\n", "user client\n")  # the common name of the test's certificate
+    if packaged:
+        text = re.sub(r"(?m)^persistence_location .*\n", "", text)
+        text = re.sub(r"(?m)^(\w+file|\w+_file) (\S+)$", rf"\1 {folder}/\2", text)
+        (folder / "conf.d").mkdir()
+        (folder / "conf.d/onelook.conf").write_text(text)
+        text = DEBIAN.format(folder=folder)
     (folder / "mosquitto.conf").write_text(text + ("user root\n" if os.getuid() == 0 else ""))
     (folder / "acl").write_text(acl)
     for name in ("ca.pem", "server.pem", "server.key"):
@@ -152,16 +173,21 @@ def example(folder: Path, port: int, papers: Certificates, *, certificates: bool
     (folder / "passwords").touch(mode=0o600)
     for name, word in PASSWORDS.items():
         subprocess.run(["mosquitto_passwd", "-b", folder / "passwords", name, word], check=True, capture_output=True)
-    with (folder / "log").open("wb") as log:
-        return subprocess.Popen([MOSQUITTO, "-v", "-c", "mosquitto.conf"], cwd=folder, stdout=log, stderr=log)
+    at = Path("/") if packaged else folder
+    with (folder / "log").open("ab") as log:
+        return subprocess.Popen([MOSQUITTO, "-v", "-c", os.path.relpath(folder / "mosquitto.conf", at)], cwd=at,
+                                stdout=log, stderr=log)
 
 
+@pytest.mark.parametrize("packaged", [False, True], ids=["alone", "packaged"])
 @pytest.mark.parametrize("certificates", [False, True], ids=["passwords", "certificates"])
-def test_the_example_starts_and_takes_a_device_that_it_knows(tmp_path: Path, certificates: bool) -> None:
+def test_the_example_starts_and_takes_a_device_that_it_knows(
+    tmp_path: Path, certificates: bool, packaged: bool
+) -> None:
     papers, port = Certificates(tmp_path / "papers"), free_port()
     (tmp_path / "broker").mkdir()
     broker = Broker(tmp_path / "broker", port=port)
-    process = example(broker.folder, port, papers, certificates=certificates)
+    process = example(broker.folder, port, papers, certificates=certificates, packaged=packaged)
     try:
         wait_until(lambda: b"running" in (broker.folder / "log").read_bytes(), "mosquitto to run")
         own = {"cert_file": papers.client, "key_file": papers.client_key} if certificates else {}
