@@ -121,6 +121,26 @@ def test_the_dockerfile_has_no_lint() -> None:
     assert done.returncode == 0, done.stdout
 
 
+@pytest.mark.parametrize("host", [None, "127.0.0.2", "0.0.0.0"])  # noqa: S104 - a test
+def test_the_containers_health_is_asked_for_where_the_config_has_the_page(tmp_path: Path, host: str | None) -> None:
+    lines = (DEPLOY / "Dockerfile").read_text().replace("\\\n", "")
+    (check,) = re.findall(r"(?m)^HEALTHCHECK .*? CMD (\[.*\])$", lines)
+    program, *arguments = (word.replace("/etc/onelook", str(tmp_path)) for word in json.loads(check))
+    assert program == "python"
+
+    def healthy(**page: object) -> bool:
+        (tmp_path / "config.yaml").write_text(json.dumps({"metrics": page}))
+        return run(sys.executable, *arguments).returncode == 0
+
+    named = {} if host is None else {"host": host}
+    well = True
+    with Metrics(CollectorRegistry()).serve(host or "127.0.0.1", 0, healthy=lambda: well, ready=lambda: True) as url:
+        port = int(url.rpartition(":")[2].strip("/"))
+        assert healthy(port=port, **named)
+        well = False
+        assert not healthy(port=port, **named)
+
+
 def test_what_compose_mounts_is_there() -> None:
     services = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]
 

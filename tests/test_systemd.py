@@ -122,6 +122,17 @@ def test_systemd_finds_nothing_wrong_with_the_unit(installed: Path) -> None:
     assert checked.returncode == 0
 
 
+def test_systemd_finds_nothing_wrong_with_the_example_for_a_jetsons_camera(installed: Path) -> None:
+    drop_in = installed.with_name(installed.name + ".d") / "jetson-camera.conf"
+    drop_in.parent.mkdir()
+    shutil.copy(REPOSITORY / "deploy" / "examples" / drop_in.name, drop_in)
+
+    assert analyze("verify", "--man=no", str(installed)).stderr == ""
+
+    drop_in.write_text(drop_in.read_text().replace("DeviceAllow=/dev/nvmap rw", "DeviceAllow=/nvmap rw"))
+    assert "/nvmap" in analyze("verify", "--man=no", str(installed)).stderr
+
+
 def test_systemd_would_find_something_wrong(installed: Path) -> None:
     installed.write_text(installed.read_text().replace("WatchdogSec=", "WatchDogSec="))
 
