@@ -316,6 +316,14 @@ fi
 if booted; then
   change systemctl try-restart 'onelook@*.service' || say "not every onelook@NAME turned ready: journalctl -u 'onelook@*'" >&2
 fi
+# A package that was removed before has the config on its list still, and dpkg would take it away when it is purged. So it
+# is purged now, with the config put back; nothing else goes, for its script heeds the link, as those of old do not.
+if dpkg-query -W -f '${Status}' onelook 2>/dev/null | grep -q ' config-files$' &&
+   grep -qs "$link" /var/lib/dpkg/info/onelook.postrm; then
+  change cp -a "$config/config.yaml" "$config/config.yaml.kept"
+  change dpkg --purge onelook || true
+  change mv "$config/config.yaml.kept" "$config/config.yaml"
+fi
 if [ -n "$dry" ]; then say "nothing is changed: this was a dry run"; exit 0; fi
 # One that still runs, as with --no-start, goes with the next installation.
 in_use() { grep -qsaF "$1/" /proc/[0-9]*/cmdline; }

@@ -378,6 +378,22 @@ def test_to_purge_the_package_takes_nothing_from_an_installation_that_came_after
     assert ("onelook" in machine.noted("userdel")) != again
 
 
+def test_the_config_is_no_more_a_packages_that_was_removed(machine: Machine) -> None:
+    """To purge that later would delete it: dpkg does so itself, before it asks any script."""
+    machine.config(STREAM.format(url="rtsp://192.0.2.1/"))
+    info = machine.place / "var/lib/dpkg/info"
+    info.mkdir(parents=True)
+    shutil.copy(REPOSITORY / "deploy/debian/postrm", info / "onelook.postrm")
+    machine._stand_in("dpkg-query", "printf 'deinstall ok config-files'\n")
+    machine._stand_in("dpkg", 'echo "$@" >> "$NOTES/dpkg"\nrm /etc/onelook/config.yaml\n')
+
+    done = machine.install()
+
+    assert done.returncode == 0, done.stderr
+    assert machine.noted("dpkg") == "--purge onelook\n"
+    assert [file.name for file in (machine.place / "etc/onelook").iterdir()] == ["config.yaml"]
+
+
 @pytest.mark.parametrize("there", [True, False])
 def test_the_package_is_configured_whether_or_not_its_config_is_there(machine: Machine, *, there: bool) -> None:
     (machine.place / "etc/onelook").mkdir()
