@@ -404,6 +404,18 @@ def from_source() -> None:
     expect(show("ActiveState", "onelook@yard") == "active" and show("MainPID", "onelook@yard") not in ("0", yard),
            "a second instance that runs is started anew")
 
+    Path("/etc/onelook/environment").unlink()
+    own = Path("/etc/systemd/system/onelook.service.d/own.conf")
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("[Service]\nEnvironment = OTHER=1 'DOOR_PASSWORD=open sesame'\n")
+    run("systemctl", "disable", "onelook")
+    pid = show("MainPID")
+    said = run("sh", script, "--wheels", wheels)
+    expect("as it was disabled before" in said and show("UnitFileState") == "disabled" and show("MainPID") == pid,
+           "and again, with one that a drop-in holds; the service, which was disabled, stays so")
+    expect(show("LoadState", "onelook-check.service") == "not-found", "and of the trial nothing is left")
+    run("systemctl", "enable", "onelook")
+
     release = LINK.readlink()
     package = Path("/proof/source/daemon/onelook/service.py")
     whole = package.read_text()
