@@ -11,7 +11,7 @@
 # for everybody, each file dpkg's own (to verify, upgrade, remove), and a power cut leaves no half-made environment.
 # The price is one package for each Python.
 #
-# Built from a git checkout its version has the time of the newest commit, as 0.1.0+git20261128.0953: a later one upgrades.
+# Built from a git checkout its version has the newest commit's time, as 0.1.0+git20261128.0953: a later one upgrades.
 #
 # Needs: apt install debhelper dpkg-dev python3-venv; lintian, to be checked as well (minutes; LINT=no leaves it out).
 set -eu

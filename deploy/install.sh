@@ -7,7 +7,7 @@
 #
 #   --dry-run                  say what would be done, and do nothing
 #   --mqtt-password-file FILE  the broker's password, kept as a systemd credential: encrypted where systemd can
-#   --wheels FOLDER            take the packages from there and not from the network; to be filled on a machine alike, by
+#   --wheels FOLDER            take the packages from there and not from the network; filled on a machine alike by
 #                              pip download -d FOLDER -r requirements/runtime.lock, and again -r requirements/build.lock
 #   --no-start                 leave the service stopped and disabled; an upgrade leaves one so that its owner disabled
 #   --uninstall                remove the program and its service; config, gallery and passwords stay
@@ -264,7 +264,8 @@ try_config || code=$?
 case $code in
   0) ;;
   78) fail "mend $config/config.yaml and run this again; nothing is changed" ;;
-  *) fail "$config/config.yaml could not be tried (exit status $code; journalctl --unit=onelook-check may say why); nothing is changed" ;;
+  *) fail "$config/config.yaml could not be tried (exit status $code; journalctl --unit=onelook-check may say why);" \
+    "nothing is changed" ;;
 esac
 
 # Whoever disabled the service wants it so.
@@ -316,8 +317,8 @@ fi
 if booted; then
   change systemctl try-restart 'onelook@*.service' || say "not every onelook@NAME turned ready: journalctl -u 'onelook@*'" >&2
 fi
-# A package that was removed before has the config on its list still, and dpkg would take it away when it is purged. So it
-# is purged now, with the config put back; nothing else goes, for its script heeds the link, as those of old do not.
+# A package that was removed before has the config on its list still, and dpkg would take it away when that is purged.
+# So it is purged now, and the config put back; nothing else goes, for its script heeds the link (one of old does not).
 if dpkg-query -W -f '${Status}' onelook 2>/dev/null | grep -q ' config-files$' &&
    grep -qs "$link" /var/lib/dpkg/info/onelook.postrm; then
   change cp -a "$config/config.yaml" "$config/config.yaml.kept"
