@@ -231,7 +231,8 @@ try_config() {
   if [ -n "$dry" ]; then echo "would run, as the service would: $check"; return; fi
   (
     umask 077  # a drop-in may hold secrets
-    mkdir -p "$trial.d"
+    rm -rf "$trial.d"
+    mkdir "$trial.d"
     service_of "$root/systemd/onelook.service" > "$trial"
     for one in /run/systemd/system/onelook.service.d/*.conf "$units"/onelook.service.d/*.conf; do
       [ ! -e "$one" ] || service_of "$one" > "$trial.d/${one##*/}"
