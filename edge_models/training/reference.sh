@@ -103,9 +103,9 @@ python -m edge_models.training.balance "$RUNS/looks/last.pt" edge_models/checkpo
   --scenes "$DATA/scenes" "$DATA/scenes2" --backgrounds "$RAW/nonfaces"
 for task in "together detection identity looks emotion" detection identity looks emotion; do  # each task alone, for the card
   name=${task%% *}
-  python -m edge_models.training.train "$RUNS/$name" --faces "${shards[@]}" --scenes "$DATA/scenes" "$DATA/scenes2" --backgrounds \
+  python -m edge_models.training.train "$RUNS/alone-$name" --faces "${shards[@]}" --scenes "$DATA/scenes" "$DATA/scenes2" --backgrounds \
     "$RAW/nonfaces" --threads 1 --plans people --rate 2e-3 --warm 200 --steps 1200 --decay 400 --tasks ${task#together }
-  cp "$RUNS/$name/log.csv" "edge_models/checkpoints/log/tasks/$name.csv"
+  cp "$RUNS/alone-$name/log.csv" "edge_models/checkpoints/log/tasks/$name.csv"
 done
 python -m edge_models.training.export "$RUNS/looks" "$RUNS/before" --faces "$DATA"/{faces,fer}.npz --scenes "$DATA/scenes"  # 0.9.2
 python -m edge_models.training.cohort "$RUNS/before" --data "$DATA"/{faces,fairface}.npz
