@@ -51,13 +51,13 @@ def pack(out: Path, count: int = 24) -> Path:
     for i in range(count):
         offsets.append(len(data))
         data += blobs[i % 2]
-    teacher = random.normal(size=(2, 256)).astype(np.float16)
+    teacher = random.normal(size=(count, 256)).astype(np.float16)  # or those that are held out would be learnt from too
     teacher /= np.linalg.norm(teacher.astype(np.float32), axis=1, keepdims=True)
     which = np.arange(count) % 2
     out.with_suffix(".bin").write_bytes(data)
     np.savez(
         out.with_suffix(".npz"), offset=np.array(offsets), length=np.array([len(blobs[i]) for i in which]),
-        landmarks=np.array(marks)[which].astype(np.float16), teacher=teacher[which], age=np.full(count, 40),
+        landmarks=np.array(marks)[which].astype(np.float16), teacher=teacher, age=np.full(count, 40),
         attributes=np.where(random.random((count, 40)) < 0.5, 1, -1).astype(np.int8), male=np.zeros(count, np.int8),
         ethnicity=np.zeros(count, np.int8), emotion=which.astype(np.int8), identity=which.astype(str),
         attribute_names=np.array([f"a{i}" for i in range(40)]), source=np.full(count, "portraits"),
@@ -227,6 +227,37 @@ def test_what_did_not_change_keeps_the_ranges_that_it_had(packed: Path, tmp_path
     torch.save(kept, run / "last.pt")
     other = export(run, tmp_path / "other", packed, "--frames", "2", "--before", first)
     assert load(other.parent)[0].embeddings == "", "another embedding is nobody's of before"
+
+
+def test_what_is_held_out_is_not_learnt_from_under_another_name_and_namesakes_are(tmp_path: Path) -> None:
+    from edge_models.training import data  # noqa: PLC0415
+    from edge_models.training.shard import as_bytes  # noqa: PLC0415
+
+    looks = np.eye(9, 256, dtype=np.float32)
+    again = 0.92 * looks[2] + np.sqrt(1 - 0.92**2) * looks[8]  # smaller, or cut otherwise
+    same_day = 0.84 * looks[2] + np.sqrt(1 - 0.84**2) * looks[8]
+    nobody = np.zeros(256, np.float32)
+    held = [("0001.jpg", "vgg/1", looks[0]), ("7.jpg", "celeba/7", looks[1]), ("8.jpg", "", looks[2]),
+            ("9.jpg", "", nobody)]
+    learnt = [
+        ("0001.jpg", "vgg/2", looks[3], True),  # another's first picture
+        ("0001.jpg", "vgg/1", looks[4], False), ("7.jpg", "celeba/7", looks[5], False), ("7.jpg", "", looks[5], False),
+        ("8.jpg", "somebody", looks[6], False), ("men/8.jpg", "", again, False), ("men/9.jpg", "", same_day, True),
+        ("10.jpg", "", nobody, True),
+    ]  # fmt: skip
+    tables = []
+    for file, rows, split in (("held", held, "test"), ("learnt", learnt, "train")):
+        columns = {name: np.array([row[i] for row in rows]) for i, name in enumerate(("name", "identity", "teacher"))}
+        tables.append({"split": np.full(len(rows), split), **columns})
+        np.savez(tmp_path / f"{file}.npz", **tables[-1])
+
+    out = data.held_out([tmp_path / "held.npz", tmp_path / "learnt.npz"])
+    assert data.of_split(tables[1], "train", out).tolist() == [row[3] for row in learnt]
+    assert data.of_split(tables[0], "test", out).all()
+    in_pieces = tables[1] | {"teacher": as_bytes(tables[1]["teacher"])}
+    assert data.of_split(in_pieces, "train", out).tolist() == [row[3] for row in learnt]
+    without = {"split": tables[1]["split"]}
+    assert data.of_split(without, "train", out).all(), "of expressions nothing else is known"
 
 
 def test_a_range_that_cuts_off_what_is_rare_tells_the_rest_better() -> None:
