@@ -182,6 +182,7 @@ def test_a_branch_learns_alone_goes_on_where_it_was_and_leaves_the_rest_as_it_is
     import torch  # noqa: PLC0415
 
     run = untrained(tmp_path / "run")
+    (run / "run.json").write_text(json.dumps({"faces": ["more.npz"]}))
     alone = ("--faces", packed / "faces.npz", "--cache", packed / "cache", "--threads", "1")
     finish("head", "keep", tmp_path / "kept", *alone, "--weights", run / "last.pt", "--scenes", packed / "scenes",
            "--plans", "tiny", "--count", "96")
@@ -202,6 +203,9 @@ def test_a_branch_learns_alone_goes_on_where_it_was_and_leaves_the_rest_as_it_is
             learnt = name.startswith(parts) and (begins or "running" not in name) and "tracked" not in name
             assert torch.equal(value, was["average"][name]) != learnt, name
         before = tmp_path / branch
+    told = json.loads((before / "run.json").read_text())
+    assert told["faces"] == ["faces.npz", "more.npz"], "what it learnt from before is told too"
+    assert told["scenes"] == ["scenes"]
 
     finish("blend", tmp_path / "blend", before, run)
     mixed, one, other = (torch.load(where / "last.pt", weights_only=True)["average"]["looks.3.weight"]
@@ -227,6 +231,19 @@ def test_what_did_not_change_keeps_the_ranges_that_it_had(packed: Path, tmp_path
     torch.save(kept, run / "last.pt")
     other = export(run, tmp_path / "other", packed, "--frames", "2", "--before", first)
     assert load(other.parent)[0].embeddings == "", "another embedding is nobody's of before"
+
+
+def test_faces_are_kept_from_wherever_they_lie(tmp_path: Path) -> None:
+    """A GPU's memory, of which nothing can be read without copying it; "meta" has none that could be copied."""
+    import torch  # noqa: PLC0415
+    from edge_models.training.head import shelves  # noqa: PLC0415
+
+    labels = {"teacher": torch.zeros(9, 256, dtype=torch.float16, device="meta"),
+              "age": torch.zeros(9, dtype=torch.long, device="meta")}
+    shelves(tmp_path, labels, 4)
+    for name, shape, kind in (("teacher", (4, 256), np.float16), ("age", (4,), np.int64)):
+        store = np.load(tmp_path / f"{name}.npy")
+        assert (store.shape, store.dtype) == (shape, kind)
 
 
 def test_what_is_held_out_is_not_learnt_from_under_another_name_and_namesakes_are(tmp_path: Path) -> None:

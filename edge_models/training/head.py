@@ -33,6 +33,8 @@ STEP = 1 / 16
 """A kept byte's unit: the trunk gives from nothing to 16, and hardly ever more."""
 PIECE = 32
 """Faces of neighbouring canvases, read in one go."""
+MADE_OF = "made_of.json"
+"""In a folder of faces kept: the names of the files and folders that they were made of."""
 WARM = 100
 """Steps in which the rate rises."""
 BRANCHES = {
@@ -62,6 +64,19 @@ def known(kept: Path, name: str) -> Path:
     return kept / f"{name}.npy"
 
 
+def shelves(kept: Path, labels: dict[str, Tensor], count: int) -> dict[str, np.ndarray]:
+    """Room on disk for what is known of `count` faces: labels (N, …), wherever they lie -> (count, …) of the same kinds."""
+    return {name: open_memmap(known(kept, name), "w+", value.new_empty(0, device="cpu").numpy().dtype, (count, *value.shape[1:]))
+            for name, value in labels.items()}
+
+
+def learnt_from(options: argparse.Namespace) -> dict[str, list[str]]:
+    """Names of all that a branch's network has learnt from: what the faces kept were made of, and what the run before it tells."""
+    told = (*(kept / MADE_OF for kept in options.kept), options.weights.with_name("run.json"))
+    rows = [{"faces": [file.name for file in options.faces]}, *(json.loads(file.read_text()) for file in told if file.exists())]
+    return {kind: list(dict.fromkeys(name for row in rows for name in row.get(kind, []))) for kind in ("faces", "scenes")}
+
+
 @torch.no_grad()
 def keep(options: argparse.Namespace, network: OneLook, faces: data.Faces) -> None:
     """Write down what the trunk gives of `options.count` faces."""
@@ -73,8 +88,9 @@ def keep(options: argparse.Namespace, network: OneLook, faces: data.Faces) -> No
     options.kept.mkdir(parents=True, exist_ok=True)
     channels = network.trunk[0][0].out_channels
     out = open_memmap(maps(options.kept), "w+", np.uint8, (options.count, GRID // 2, GRID // 2, channels))
-    labels = {name: open_memmap(known(options.kept, name), "w+", value.numpy().dtype, (options.count, *value.shape[1:]))
-              for name, value in faces.labels.items()}
+    labels = shelves(options.kept, faces.labels, options.count)
+    (options.kept / MADE_OF).write_text(json.dumps(
+        {"faces": [file.name for file in options.faces], "scenes": [folder.name for folder in options.scenes]}))
     done, began = 0, time.monotonic()
     while done < options.count:
         batch = next(batches)
@@ -119,7 +135,7 @@ def learn(options: argparse.Namespace, network: OneLook, faces: data.Faces) -> N
     step, seen = begin(last, options.weights, network, average, optimisers, device)
     (options.run / "run.json").write_text(json.dumps(
         {"weights": str(options.weights), "rate": options.rate, "steps": options.steps, "batch": options.batch, "seed": options.seed,
-         "branch": options.branch, "kept": [f.name for f in options.kept], "faces": [f.name for f in options.faces], "commit": commit(),
+         "branch": options.branch, "kept": [f.name for f in options.kept], **learnt_from(options), "commit": commit(),
          "train": len(faces)}, indent=1))
     torch.manual_seed(options.seed + step)
     batches = kept_batches(options.kept, options.batch, np.random.default_rng(options.seed + step))
