@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import cv2
@@ -34,6 +35,7 @@ from onelook.decode import Found, softmax
 from onelook.enroll import LOOKS
 from onelook.face import Faces
 from onelook.model import FaceModel
+from onelook.spec import ModelSpec
 
 WIDTH, HEIGHT = 640, 480
 SIZES = (112, 80, 48, 32)
@@ -204,10 +206,23 @@ def passed_by(far: float, similarity: np.ndarray, who: np.ndarray) -> float:
     return float(np.quantile(similarity[who[:, None] < who], 1 - far))
 
 
-def verification(model: FaceModel, lfw: Packed) -> dict[str, dict]:
+def at_bars(spec: ModelSpec, strangers: np.ndarray, same: np.ndarray) -> list[dict[str, float | int]]:
+    """What passes the thresholds that the daemon takes for faces of 80 px, at each of the model's stated rates.
+
+    strangers: (N,) similarities of pairs of two people; same: (M,) those of pairs of one, -1 where a face was not found.
+    """
+    rows: list[dict[str, float | int]] = []
+    for far in sorted({row.far for row in spec.thresholds}, reverse=True):
+        bar = spec.threshold(far, 80)
+        rows.append({"far": far, "similarity": bar, "strangers": float(f"{(strangers >= bar).mean():.3g}"), "pairs": len(strangers),
+                     "same": round(float((same >= bar).mean()), 4), "same_pairs": len(same)})
+    return rows
+
+
+def verification(model: FaceModel, lfw: Packed) -> dict[str, Any]:
     """LFW's ten folds, faces of each of SIZES: by the similarity that the daemon decides by, and by the plain cosine, as what others
     publish is measured."""
-    out: dict[str, dict] = {}
+    out: dict[str, Any] = {}
     first, second, same = (lfw.table[k].astype(np.intp) for k in ("first", "second", "same"))
     for size in SIZES:
         faces, found = describe(model, lfw, np.arange(len(lfw.table["landmarks"])), size, "LFW")
@@ -224,8 +239,12 @@ def verification(model: FaceModel, lfw: Packed) -> dict[str, dict]:
             bar = wrong[max(0, int(len(wrong) * 1e-3) - 1)]
             out["lfw.tar_at_far_1e-3.80"] = interval((similarity[same == 1] > bar) & both[same == 1])
             # A bar that three pairs set is luck: by all pairs of two people there, as well.
-            bar = passed_by(1e-3, all_alike(model.cohort, faces.embeddings, faces.embeddings), lfw.people())
+            everybody, who = all_alike(model.cohort, faces.embeddings, faces.embeddings), lfw.people()
+            bar = passed_by(1e-3, everybody, who)
             out["lfw.tar_at_far_1e-3.80.all_pairs"] = interval((similarity[same == 1] > bar) & both[same == 1])
+            # The shipped bars were set by people of many collections, whom much tells apart; these are of one.
+            apart = (who[:, None] < who) & found[:, None] & found[None]
+            out["_bars"] = at_bars(model.spec, everybody[apart], np.where(both, similarity, -1.0)[same == 1])
     return out
 
 
@@ -258,8 +277,9 @@ def looks(model: FaceModel, main: Packed) -> dict[str, dict]:
     out["embedding.teacher_cosine"] = interval(
         (faces.embeddings * table["teacher"].astype(np.float32)).sum(1)[taught & found])
     placed = {row: rest for _, part in frames_of(main, rows, 80) for row, *rest in part}
+    # Landmarks count from the middle of a pixel, and cv2.resize scales from its edge.
     truth = np.stack([(table["landmarks"][i].astype(np.float32) - 16) * placed[int(r)][2] +
-                      np.array(placed[int(r)][:2]) for i, r in enumerate(rows)])
+                      np.array(placed[int(r)][:2]) + (placed[int(r)][2] - 1) / 2 for i, r in enumerate(rows)])
     eyes = np.linalg.norm(truth[:, 0] - truth[:, 1], axis=1)
     error = np.linalg.norm(faces.landmarks - truth, axis=2).mean(1) / eyes
     out["landmarks.nme"] = interval(error[found])
@@ -267,10 +287,10 @@ def looks(model: FaceModel, main: Packed) -> dict[str, dict]:
     return out
 
 
-def measure(path: Path, threads: int, data: dict[str, Packed]) -> dict[str, dict]:
+def measure(path: Path, threads: int, data: dict[str, Packed]) -> dict[str, Any]:
     """Every accuracy of the model in the folder `path` that there is data for."""
     model = FaceModel(path, threads=threads)
-    out: dict[str, dict] = {}
+    out: dict[str, Any] = {}
     if "lfw" in data:
         out |= verification(model, data["lfw"])
     if "faces" in data:
@@ -421,6 +441,11 @@ def detection(path: Path, folder: Path, reference: dict | None, yunet: Path | No
         out["detection.ap50.crowds.yunet"] = interval(values, lambda v: average_precision([theirs[int(i)] for i in v]))
     out["detection.recall_24px"] = interval(np.array(hits))
     out["detection.false_per_picture"] = interval(np.array(false))
+    film = np.array(["#" in name for name in reference["scrfd"]])  # most of the pictures, and all of them of one street
+    for kind, some in (("stills", values[~film]), ("film", values[film])):
+        out[f"detection.ap50.{kind}"] = interval(some, lambda v: average_precision([ours[int(i)] for i in v]))
+        if yunet:
+            out[f"detection.ap50.{kind}.yunet"] = interval(some, lambda v: average_precision([theirs[int(i)] for i in v]))
     return out
 
 
@@ -453,7 +478,7 @@ def main() -> None:
     data = {file.stem: Packed(file) for file in options.data}
     found, spec = measure(options.model, options.threads, data), FaceModel(options.model).spec
     before = json.loads((options.model / "metrics.json").read_text()) if (options.model / "metrics.json").exists() else {}
-    details = found.pop("_attributes", before.get("attributes"))
+    details, bars = found.pop("_attributes", before.get("attributes")), found.pop("_bars", before.get("bars"))
     if options.pictures:
         reference = json.loads(options.reference.read_text()) if options.reference else None
         found |= detection(options.model, options.pictures, reference, options.yunet)
@@ -467,10 +492,11 @@ def main() -> None:
             if options.pictures:
                 whole |= detection(folder, options.pictures, reference)
         for key, row in found.items():
-            row["float_value"] = whole[key]["value"] if key in whole else row["value"]
+            if not key.endswith(".yunet"):  # which is a float network
+                row["float_value"] = whole[key]["value"] if key in whole else row["value"]
     if before.get("model") == spec.sha256:  # what was not measured now stays as it was
         found = before["metrics"] | found
-    record = {"model": spec.sha256, "attributes": details, "metrics": dict(sorted(found.items()))}
+    record = {"model": spec.sha256, "attributes": details, "bars": bars, "metrics": dict(sorted(found.items()))}
     (options.model / "metrics.json").write_text(json.dumps(record, indent=1) + "\n")
     for key, row in sorted(found.items()):
         print(f"{key:32} {row['value']:8} [{row['low']}, {row['high']}] n={row['n']}"
