@@ -5,13 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from edge_models.training import card
 from edge_models.training.calibrate import enrollable, false_boxes, logits, temperature
-from edge_models.training.evaluate import Packed, calibration_error, covered, passed_by
+from edge_models.training.evaluate import Packed, at_bars, calibration_error, covered, passed_by
 from PIL import Image
 
 from clip import EILEEN
 from onelook.face import Faces
 from onelook.model import FaceModel, shipped
+from onelook.spec import Threshold, load
 
 
 def test_bars_are_set_by_photos_that_somebody_could_be_enrolled_from() -> None:
@@ -65,6 +67,27 @@ def test_a_bar_is_set_by_all_pairs_of_two_people_and_by_no_pair_of_one() -> None
     similarity = np.array([[1.0, 0.1, 0.9, 0.2], [0.1, 1, 0.3, 0.4], [0.9, 0.3, 1, 0.5], [0.2, 0.4, 0.5, 1]])
     assert passed_by(0.2, similarity, who) == pytest.approx(0.42)  # of five pairs, one is above
     assert passed_by(1.0, similarity, who) == pytest.approx(0.1)
+
+
+def test_what_passes_a_bar_is_counted_of_strangers_and_of_the_same_at_each_rate() -> None:
+    bars = [Threshold(far=far, similarity=bar, tar=0, size=size) for size in (112, 80)
+            for far, bar in ((0.1, 0.5 + (size == 112)), (0.01, 0.9))]
+    spec = load(shipped())[0].model_copy(update={"thresholds": bars})
+    rows = at_bars(spec, np.linspace(0, 1, 1001), np.array([0.4, 0.5, 0.95, -1]))
+    assert [(row["far"], row["strangers"], row["same"]) for row in rows] == [(0.1, 0.5, 0.5), (0.01, 0.101, 0.25)]
+    assert (rows[0]["pairs"], rows[0]["same_pairs"]) == (1001, 4)
+
+    record = {"bars": rows}
+    assert "| 0.1 | 0.5 | 5 | 50.0 % |" in card.at_bars(record, spec)
+    other = spec.model_copy(update={"thresholds": [bars[3]]})
+    assert "evaluate.py" in card.at_bars(record, other), "of other bars nothing is known"
+
+
+def test_the_model_card_tells_what_of_one_population_passes_the_shipped_bars() -> None:
+    record = json.loads((shipped() / "metrics.json").read_text())
+    told = card.at_bars(record, load(shipped())[0])
+    assert "of LFW's 3,000 pairs" in told, "run edge_models.training.evaluate"
+    assert told in (shipped() / "MODEL_CARD.md").read_text(), "run edge_models.training.card"
 
 
 def test_boxes_are_false_where_the_labels_tell_of_no_face_nor_of_a_doubt(tmp_path: Path) -> None:
