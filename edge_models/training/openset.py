@@ -2,7 +2,8 @@
 
     python -m edge_models.training.openset MODEL --data FOLDER    # writes MODEL/openset.json
 
-FOLDER holds the packed faces: faces.npz, and fairface.npz and rafdb.npz for padding.
+FOLDER holds the packed faces: faces.npz, and fairface.npz and rafdb.npz for padding; and lfw.npz, whose people are enrolled and
+come to the door as well, by single frames: pictures of one kind, as of those before one camera, and nothing was chosen by them.
 
 Held-out people with several photos are enrolled from one to three of them that `onelook enroll` would take, and as it does; their other photos come to the
 door, at 80 px, and so do held-out people who are not enrolled. The gallery is padded to each of ENROLLED with real
@@ -37,6 +38,8 @@ from onelook.model import FaceModel
 from onelook.spec import ModelSpec
 
 ENROLLED = (100, 1000, 10_000)
+OF_LFW = (10, 100, 1000)
+"""Of LFW's people so many; where they are few, of one gallery after the other until a thousand were enrolled."""
 FRAMES = 10
 PHOTOS = 4
 TEMPLATES = 3
@@ -140,6 +143,30 @@ def counted(values: np.ndarray) -> dict[str, int]:
     return {str(value): int(many) for value, many in zip(*np.unique(values, return_counts=True), strict=True)}
 
 
+def of_lfw(model: FaceModel, lfw: Packed) -> dict[str, dict[str, float]]:
+    """What `rates` gives with each of OF_LFW enrolled, from one to TEMPLATES photos; as many others of theirs and one of everybody
+    else come to the door."""
+    rows, who = np.arange(len(lfw.table["landmarks"])), lfw.people()
+    faces, found = describe(model, lfw, rows, SIZE, "LFW's frames")
+    photos, seen = photographed(model, lfw, rows, "LFW's photos")
+    fit, mine = seen & enrollable(photos, seen), [np.flatnonzero(found & (who == one)) for one in range(who.max() + 1)]
+    several = [one for one, pictures in enumerate(mine) if len(pictures) > 1 and fit[pictures].any()]
+    several = np.random.default_rng(1).permutation(several)
+    out = {}
+    for count in OF_LFW:
+        told = []
+        for some in several[: max(OF_LFW)].reshape(-1, count):
+            taken = [mine[one][fit[mine[one]]][: min(TEMPLATES, len(mine[one]) - 1)] for one in some]
+            left = [np.setdiff1d(mine[one], photo)[:TEMPLATES] for one, photo in zip(some, taken, strict=True)]
+            others = np.array([mine[one][0] for one in range(len(mine)) if one not in some and len(mine[one])])
+            at_door = np.concatenate([*left, others])
+            names = np.concatenate([np.repeat(np.arange(count), [len(pictures) for pictures in left]), np.full(len(others), -1)])
+            told.append(rates(Probes(faces.embeddings[at_door], names), np.stack([photos.embeddings[photo].mean(0) for photo in taken]),
+                              model.spec, model.cohort))
+        out[str(count)] = {name: round(float(np.mean([row[name] for row in told])), 5) for name in told[0]} | {"galleries": len(told)}
+    return out
+
+
 def main() -> None:
     """Describe, identify, write."""
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -202,6 +229,8 @@ def main() -> None:
             looks = np.concatenate([np.stack(several), track[strangers]])
             result[f"{len(gallery)}.photos"] = rates(
                 Probes(looks, np.concatenate([whose, np.full(len(strangers), -1)])), gallery, model.spec, model.cohort)
+    if (options.data / "lfw.npz").exists():
+        result["lfw"] = of_lfw(model, Packed(options.data / "lfw.npz"))
     text = json.dumps(result, indent=1)
     print(text)
     (options.out or options.model / "openset.json").write_text(text + "\n")
