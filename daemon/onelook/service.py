@@ -487,7 +487,8 @@ def _gallery(config: Config, model: FaceModel, stop: Flag | None = None) -> Iter
         if people * strictest > far * 1.01:
             log.warning(
                 "With %d people enrolled, the model cannot hold report.far: about %.1g of the strangers may be taken "
-                "for somebody, not %g. Enrol fewer, or use a better model; or say so in report.far.", people, min(people * strictest, 1), far,
+                "for somebody, not %g. Enrol fewer, or use a better model; or say so in report.far.",
+                people, min(people * strictest, 1), far,
             )
         yield gallery
 
