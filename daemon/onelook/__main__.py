@@ -545,10 +545,14 @@ def _print_json(told: object, indent: int | None = None) -> None:
 
 def _any_text() -> None:
     """Names may hold what the terminal's encoding lacks, and a shell may have closed our outputs."""
-    for name in ("stdout", "stderr"):
+    # Of what is closed, the next file that is opened would have the number, and get what the runtime says on it.
+    while (spare := os.open(os.devnull, os.O_RDWR)) <= 2:
+        continue
+    os.close(spare)
+    for number, name in enumerate(("stdout", "stderr"), 1):
         stream = getattr(sys, name)
         if stream is None:
-            setattr(sys, name, open(os.devnull, "w"))  # noqa: PTH123, SIM115 - for as long as we run
+            setattr(sys, name, open(number, "w", closefd=False))  # noqa: SIM115 - for as long as we run
         elif isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 

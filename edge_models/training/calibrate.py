@@ -8,7 +8,7 @@ each of SIZES against a photo that `onelook enroll` would take, described as it 
 onelook's own FaceModel. (Faces in full profile are alike to any network: had they been enrolled, they would set the bars.)
 Impostors: all pairs of held-out faces of two people of one sex and one origin, where these are labelled (FairFace, UTKFace): who
 stands before a camera is mostly of few origins, and by all pairs of everybody five times as many of LFW's strangers passed as was
-said at 1 in 1,000, and 20 times at 1 in 100,000. Genuine: all pairs within a held-out identity.
+said at 1 in 1,000, and 15 times at 1 in 100,000. Genuine: all pairs within a held-out identity.
 A rate is only given where at least EXCEED impostor pairs lie beyond it; a stricter one would be a guess.
 
 People are enrolled from several photos, and a track is many faces: `averaging` measures what means do to the
