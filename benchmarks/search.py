@@ -85,7 +85,7 @@ def real_looks(data: Path, threads: int) -> dict[str, np.ndarray]:
             faces, seen = photographed(model, others, np.arange(len(others.table["landmarks"])), name)
             templates += list(faces.embeddings[seen])
     return {"templates": unit(np.array(templates)), "probes": unit(np.array(probes)), "whose": np.array(whose),
-            "model": np.array(model.spec.sha256)}
+            "model": np.array(model.spec.stamp)}
 
 
 def filled(templates: Floats, people: int) -> Floats:
@@ -233,7 +233,7 @@ def main() -> int:
     looks = None
     if options.looks and options.looks.exists():
         looks = dict(np.load(options.looks))
-        if str(looks["model"]) != load(shipped())[0].sha256:
+        if str(looks["model"]) != load(shipped())[0].stamp:
             looks = None
     if looks is None:
         if options.data is None:

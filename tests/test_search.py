@@ -25,7 +25,7 @@ def looks() -> dict[str, np.ndarray]:
     templates = unit(random.normal(size=(60, 256)))
     return {
         "templates": templates, "probes": unit(np.concatenate([templates[:10], random.normal(size=(10, 256))])),
-        "whose": np.arange(20), "model": np.array(load(shipped())[0].sha256),
+        "whose": np.arange(20), "model": np.array(load(shipped())[0].stamp),
     }  # fmt: skip
 
 
