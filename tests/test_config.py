@@ -376,7 +376,7 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
     ("who is paused where the people are", STREAM + "gallery: {path: a.db}\nmqtt: {paused: a.db}\n", [
         "config.yaml:3: mqtt: paused is the gallery's file: it needs one of its own"]),
     ("who is paused where events wait", STREAM + "mqtt: {outbox: a.db, paused: a.db}\n", [
-        "config.yaml:2: mqtt: paused is outbox's file: it needs one of its own"]),
+        "config.yaml:2: mqtt: paused is the outbox's file: it needs one of its own"]),
     ("a gallery in its key", STREAM + "gallery: {path: a.db, key_file: a.db}\n", [
         "config.yaml:2: gallery: key_file is the gallery's file: it needs one of its own"]),
     ("a gallery in its config", STREAM + "gallery: {path: config.yaml}\n", [

@@ -531,10 +531,9 @@ def _print(text: str) -> None:
         sys.stdout.write(text + "\n")
         sys.stdout.flush()
     except OSError as error:
-        # What the interpreter flushes at its end must have somewhere to go.
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        from onelook.publish import lead_nowhere
+
+        lead_nowhere(sys.stdout)
         raise OwnerError(f"What there is to say cannot be written: {error.strerror}.") from None
 
 

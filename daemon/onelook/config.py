@@ -473,10 +473,13 @@ class Config(Section):
     @classmethod
     def _in_a_file_of_its_own(cls, value: Mqtt, info: ValidationInfo) -> Mqtt:
         gallery = info.data.get("gallery")
-        of = {} if gallery is None else {_real(file): "the gallery's" for file in (gallery.path, gallery.key_file)}
+        taken = {} if gallery is None else dict.fromkeys(map(_real, (gallery.path, gallery.key_file)), "gallery")
         for key, file in (("outbox", value.outbox), ("paused", value.paused)):
-            if file is not None and (whose := of.setdefault(_real(file), f"{key}'s")) != f"{key}'s":
-                raise ValueError(f"{key} is {whose} file: it needs one of its own")
+            if file is None:
+                continue
+            if whose := taken.get(_real(file)):
+                raise ValueError(f"{key} is the {whose}'s file: it needs one of its own")
+            taken[_real(file)] = key
         return value
 
 

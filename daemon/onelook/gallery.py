@@ -669,7 +669,7 @@ class Gallery:
                 f"with the new key, and put it in the credential's place afterwards."
             )
         self._sync(PATIENCE_MS)
-        if self._db is None:
+        if self._db is None or _pragma(self._db, "user_version") == 0:  # the latter: created, and not yet written to
             raise GalleryError(f"There is no gallery {self.path} yet, and so no key to change.")
         with _alone(self.path.parent) as alone:
             if not alone:
@@ -677,9 +677,7 @@ class Gallery:
             return self._rotate(new_key)
 
     def _rotate(self, new_key: Path | None) -> int:
-        self._sync(PATIENCE_MS)
-        if self._db is None or _pragma(self._db, "user_version") == 0:  # the latter: created, and not yet written to
-            raise GalleryError(f"There is no gallery {self.path} yet, and so no key to change.")
+        self._sync(PATIENCE_MS)  # another may have changed it just before
         coming = self._coming_key()
         if new_key is None:
             try:

@@ -184,6 +184,13 @@ class Publisher(Protocol):
     def __exit__(self, *_: object) -> None: ...
 
 
+def lead_nowhere(file: TextIO) -> None:
+    """Of a file that cannot be written: what the interpreter flushes at its end must have somewhere to go."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, file.fileno())
+    os.close(nowhere)
+
+
 class LinesPublisher:
     """The same CloudEvents as JSON lines, UTF-8, each flushed.
 
@@ -226,10 +233,7 @@ class LinesPublisher:
             except OSError as error:
                 self._closed = True
                 self._trouble = None if isinstance(error, BrokenPipeError) else error
-                # What the interpreter flushes at its end must have somewhere to go.
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, self._file.fileno())
-                os.close(nowhere)
+                lead_nowhere(self._file)
             else:
                 age = None if event.captured is None else time.monotonic() - event.captured
                 self._on_published(event, age)

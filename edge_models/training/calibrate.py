@@ -49,6 +49,8 @@ CAUTION = 3
 """See `ModelSpec.similarities`: without it, a stranger's track of ten frames passes before a thousand people, each enrolled from up to
 three photos, two to three times as often as it is meant to (`openset`)."""
 EXCEED = 15
+"""Pairs: their number then tells the rate within a quarter of it (one standard deviation). Held-out pairs of one sex and origin are 1.6
+million, so that 1 in 100,000 is the strictest of which so much can be said."""
 FALSE = 0.7
 """Boxes a picture. Some of them are faces that the labelling detector missed: tiny, blurred, turned away."""
 MISLABELLED = 0.45
