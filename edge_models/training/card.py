@@ -419,7 +419,7 @@ others, and peoples of whom the network has seen few:
 They were calibrated on pairs of people of one sex and origin, as FairFace and UTKFace are labelled, since most who come to one door have
 much in common; the true accepts are those of CelebA's and VGGFace2's people. By pairs of everybody with everybody, as until 0.9.2, five times
 as many of LFW's strangers passed as was stated at 0.001, and fifteen times at 0.00001. Now, by `evaluate.py`, faces of 80 px, each of LFW's
-people against each other, which nothing was chosen by:
+people against each other. (No threshold was set by LFW; but of five kinds of pairs to calibrate on this one was taken with its rates known.)
 
 {at_bars(record, spec)}
 

@@ -3,7 +3,7 @@
     python -m edge_models.training.openset MODEL --data FOLDER    # writes MODEL/openset.json
 
 FOLDER holds the packed faces: faces.npz, and fairface.npz and rafdb.npz for padding; and lfw.npz, whose people are enrolled and
-come to the door as well, by single frames: pictures of one kind, as of those before one camera, and nothing was chosen by them.
+come to the door as well, by single frames: pictures of one kind, as of those before one camera.
 
 Held-out people with several photos are enrolled from one to three of them that `onelook enroll` would take, and as it does; their other photos come to the
 door, at 80 px, and so do held-out people who are not enrolled. The gallery is padded to each of ENROLLED with real
