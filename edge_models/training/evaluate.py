@@ -121,22 +121,36 @@ def describe(model: Callable[[np.ndarray], Faces], packed: Packed, rows: np.ndar
     return whole, found
 
 
-class Mirrored(Packed):
-    """The same patches in the mirror."""
+def misplaced(faces: Faces, packed: Packed, rows: np.ndarray, size: int) -> np.ndarray:
+    """How far the landmarks of `faces`, as `describe` gave them of `rows`, lie from the packed ones: (N,) means over the five, in
+    distances of the eyes."""
+    placed = {row: rest for _, part in frames_of(packed, rows, size) for row, *rest in part}
+    # Landmarks count from the middle of a pixel, and cv2.resize scales from its edge.
+    truth = np.stack([(packed.table["landmarks"][r].astype(np.float32) - 16) * placed[int(r)][2] +
+                      np.array(placed[int(r)][:2]) + (placed[int(r)][2] - 1) / 2 for r in rows])
+    eyes = np.linalg.norm(truth[:, 0] - truth[:, 1], axis=1)
+    return np.linalg.norm(faces.landmarks - truth, axis=2).mean(1) / eyes
 
-    def __init__(self, packed: Packed) -> None:
-        self.table, self.blob, self.ends, self._patch = packed.table, packed.blob, packed.ends, packed.patch
+
+class Altered(Packed):
+    """The same faces, each patch changed."""
+
+    def __init__(self, packed: Packed, change: Callable[[np.ndarray, int], np.ndarray]) -> None:
+        """`change`: of a patch and its row, another of the same size."""
+        self.table, self.blob, self.ends = packed.table, packed.blob, packed.ends
+        self._patch, self._change = packed.patch, change
 
     def patch(self, row: int) -> np.ndarray:
         """RGB patch of one face."""
-        return self._patch(row)[:, ::-1]
+        return self._change(self._patch(row), row)
 
 
 def photographed(model: Callable[[np.ndarray], Faces], packed: Packed, rows: np.ndarray, name: str) -> tuple[Faces, np.ndarray]:
     """As `describe`, of photos, as `onelook enroll` describes them: the largest of its looks, with the mean embedding of all."""
     whole, found = describe(model, packed, rows, LOOKS[0], name)
     means = whole.embeddings.copy()
-    for size, kind in itertools.product(LOOKS, (packed, Mirrored(packed))):
+    mirrored = Altered(packed, lambda patch, _: patch[:, ::-1])
+    for size, kind in itertools.product(LOOKS, (packed, mirrored)):
         if (size, kind) != (LOOKS[0], packed):
             faces, also = describe(model, kind, rows, size, name)
             means += faces.embeddings * also[:, None]
@@ -248,7 +262,7 @@ def verification(model: FaceModel, lfw: Packed) -> dict[str, Any]:
     return out
 
 
-def looks(model: FaceModel, main: Packed) -> dict[str, dict]:
+def looks(model: FaceModel, main: Packed) -> dict[str, Any]:
     """Attributes, gender, age, ethnicity, landmarks and the likeness to the teacher, on the held-out faces."""
     out: dict[str, dict] = {}
     rows = main.rows("test")
@@ -276,14 +290,9 @@ def looks(model: FaceModel, main: Packed) -> dict[str, dict]:
     taught = np.abs(table["teacher"].astype(np.float32)).sum(1) > 0
     out["embedding.teacher_cosine"] = interval(
         (faces.embeddings * table["teacher"].astype(np.float32)).sum(1)[taught & found])
-    placed = {row: rest for _, part in frames_of(main, rows, 80) for row, *rest in part}
-    # Landmarks count from the middle of a pixel, and cv2.resize scales from its edge.
-    truth = np.stack([(table["landmarks"][i].astype(np.float32) - 16) * placed[int(r)][2] +
-                      np.array(placed[int(r)][:2]) + (placed[int(r)][2] - 1) / 2 for i, r in enumerate(rows)])
-    eyes = np.linalg.norm(truth[:, 0] - truth[:, 1], axis=1)
-    error = np.linalg.norm(faces.landmarks - truth, axis=2).mean(1) / eyes
-    out["landmarks.nme"] = interval(error[found])
+    out["landmarks.nme"] = interval(misplaced(faces, main, rows, 80)[found])
     out["_attributes"] = {"each": each, "majority": float(majority.mean())}
+    out["_embeddings"] = faces.embeddings
     return out
 
 
@@ -399,6 +408,14 @@ def at_own_size(path: Path, score: float) -> Callable[[np.ndarray], Faces]:
     return find
 
 
+def seen_by(yunet: Path, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (N, 4) and scores (N,) of the faces that YuNet finds in an RGB picture, read at its own size."""
+    finder = cv2.FaceDetectorYN.create(str(yunet), "", image.shape[1::-1], 0.02, 0.4, 5000)
+    found = finder.detect(np.ascontiguousarray(image[:, :, ::-1]))[1]
+    found = np.empty((0, 15)) if found is None else found
+    return np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], 1), found[:, 14]
+
+
 def detection(path: Path, folder: Path, reference: dict | None, yunet: Path | None = None) -> dict[str, dict]:
     """Detection on real photographs, each read at its own size; by YuNet as well, if it is given."""
     find = at_own_size(path, 0.02)
@@ -423,11 +440,7 @@ def detection(path: Path, folder: Path, reference: dict | None, yunet: Path | No
         sought, unsure = wanted(reference, name)
         ours.append(matched(faces.boxes, faces.scores, sought, unsure))
         if yunet:
-            finder = cv2.FaceDetectorYN.create(str(yunet), "", image.shape[1::-1], 0.02, 0.4, 5000)
-            found = finder.detect(np.ascontiguousarray(image[:, :, ::-1]))[1]
-            found = np.empty((0, 15)) if found is None else found
-            boxes = np.concatenate([found[:, :2], found[:, :2] + found[:, 2:4]], 1)
-            theirs.append(matched(boxes, found[:, 14], sought, unsure))
+            theirs.append(matched(*seen_by(yunet, image), sought, unsure))
         sure = faces.scores >= default
         truth = np.array([f["box"] for f in seen]).reshape(-1, 4)
         share = overlap(faces.boxes[sure], truth)
@@ -479,6 +492,7 @@ def main() -> None:
     found, spec = measure(options.model, options.threads, data), FaceModel(options.model).spec
     before = json.loads((options.model / "metrics.json").read_text()) if (options.model / "metrics.json").exists() else {}
     details, bars = found.pop("_attributes", before.get("attributes")), found.pop("_bars", before.get("bars"))
+    ours = found.pop("_embeddings", None)
     if options.pictures:
         reference = json.loads(options.reference.read_text()) if options.reference else None
         found |= detection(options.model, options.pictures, reference, options.yunet)
@@ -494,6 +508,9 @@ def main() -> None:
         for key, row in found.items():
             if not key.endswith(".yunet"):  # which is a float network
                 row["float_value"] = whole[key]["value"] if key in whole else row["value"]
+        if ours is not None:
+            both = ours.any(1) & whole["_embeddings"].any(1)
+            found["embedding.float_cosine"] = interval((ours * whole["_embeddings"]).sum(1)[both])
     if before.get("model") == spec.sha256:  # what was not measured now stays as it was
         found = before["metrics"] | found
     record = {"model": spec.sha256, "attributes": details, "bars": bars, "metrics": dict(sorted(found.items()))}

@@ -119,6 +119,7 @@ python -m edge_models.training.evaluate edge_models/onelook --data "$DATA"/{lfw,
   --pictures "$RAW/testdata" --reference "$DATA/reference_detections.json" --yunet "$WEIGHTS/yunet_n_dynamic.onnx"
 python -m edge_models.training.openset edge_models/onelook --data "$DATA"
 python -m edge_models.training.groups edge_models/onelook --data "$DATA"
+python -m edge_models.training.hard edge_models/onelook --data "$DATA" --scenes "$DATA/scenes2test" --yunet "$WEIGHTS/yunet_n_dynamic.onnx"
 python -m edge_models.training.sizes edge_models/onelook --data "$DATA/faces.npz"
 python -m edge_models.training.reach edge_models/onelook edge_models/checkpoints/log/reach.json --data "$DATA/faces.npz"  # the card's: of 0.9.1's file
 for release in 0.4.0:a266b28 0.5.0:5abd56f 0.6.0:fa13206 0.7.0:e26dafa 0.8.0:52bd9a7 0.9.0:639b873; do  # networks of one make, from git's history
