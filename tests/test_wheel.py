@@ -54,7 +54,7 @@ def test_the_wheel_holds_the_package_and_the_model_and_nothing_of_the_training(w
 
     assert {name.parts[0] for name in names} == {"onelook", f"onelook-{__version__}.dist-info"}
     assert {"onelook/__main__.py", "onelook/portraits/eileen_collins.jpg"} <= package
-    papers = {"metrics.json", "openset.json", "groups.json", "sizes.json", "MODEL_CARD.md"}
+    papers = {"metrics.json", "openset.json", "groups.json", "hard.json", "sizes.json", "MODEL_CARD.md"}
     needed = {"model.json", "model.tflite", "cohort.npy"}
     assert needed <= model <= needed | papers
     assert not [name for name in names if name.suffix in {".pyc", ".pt"}]
