@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -29,7 +30,7 @@ from onelook import config
 from onelook.errors import OwnerError
 from onelook.event import Attributes, Crowd, Emotion, Event, Identity, Presence, Status
 from onelook.outbox import Outbox
-from onelook.publish import LinesPublisher, MqttPublisher, Publisher, message, tls_context
+from onelook.publish import CLOUDEVENT, LinesPublisher, MqttPublisher, Publisher, message, tls_context
 from onelook.schema import events as schema
 from stopwatch import Stopwatch
 
@@ -280,13 +281,21 @@ def home(tmp_path: Path) -> Iterator[Home]:
 
 
 class Quota:
-    """As much of an MQTT 5 broker as it takes to refuse the first messages on topics that end so for want of room."""
+    """As much of an MQTT 5 broker as it takes to refuse the first messages on topics that end so for want of room.
 
-    def __init__(self, refusals: int, ending: str = "") -> None:
+    `code`: or why else. `properties`: of the answer to who connects. `mute`: it acknowledges nothing.
+    """
+
+    def __init__(
+        self, refusals: int, ending: str = "", *, code: int = 0x97, properties: bytes = b"", mute: bool = False
+    ) -> None:
         self.taken: list[str] = []
         self.tracks: list[int] = []
         """Of the events among them."""
-        self._refusals, self._ending = refusals, ending
+        self.goodbyes: list[bool] = []
+        """Whether who was here took leave, in the end, and so has no last will."""
+        self._refusals, self._ending, self._code = refusals, ending, code
+        self._properties, self._mute = properties, mute
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.port = self._socket.getsockname()[1]
         self._thread = threading.Thread(target=self._serve, daemon=True)
@@ -311,7 +320,11 @@ class Quota:
                         break
                 body = stream.read(size)
                 if head[0] >> 4 == 1:  # CONNECT
-                    stream.write(bytes([0x20, 3, 0, 0, 0]))
+                    size = len(self._properties)
+                    stream.write(bytes([0x20, 3 + size, 0, 0, size]) + self._properties)
+                elif head[0] >> 4 == 14:  # DISCONNECT
+                    self.goodbyes.append(True)
+                    return
                 elif head[0] >> 4 == 3:  # PUBLISH
                     length = int.from_bytes(body[:2], "big")
                     number = body[2 + length : 4 + length]
@@ -322,8 +335,10 @@ class Quota:
                         self.taken.append(topic)
                         data = json.loads(body[body.index(b"{") :])["data"]
                         self.tracks += [data["track"]] if "track" in data else []
-                    stream.write(bytes([0x40, 4, *number, 0x97 if full else 0, 0]))
+                    if not self._mute:
+                        stream.write(bytes([0x40, 4, *number, self._code if full else 0, 0]))
                 stream.flush()
+        self.goodbyes.append(False)
 
 
 @pytest.fixture
@@ -560,6 +575,24 @@ def test_a_state_that_was_refused_does_not_come_after_a_newer_one(home: Home) ->
     assert Counter(broker.taken) == Counter({"onelook/pi/status": 1, "onelook/pi/door/crowd": 1})
 
 
+@pytest.mark.parametrize("announced", [True, False])
+def test_a_message_too_large_for_the_broker_costs_only_itself(
+    home: Home, caplog: pytest.LogCaptureFixture, announced: bool
+) -> None:
+    """mosquitto's max_packet_size, which it tells and hangs up for, and its message_size_limit, which it does not."""
+    fits = message(seen(2), "pi")
+    size = 3 + 2 + len(fits.topic) + 2 + 1 + 3 + len(CLOUDEVENT) + 5 + len(fits.payload)
+    limits = {"properties": bytes([0x27, *size.to_bytes(4, "big")])} if announced else {"code": 0x95}
+    with Quota(refusals=0 if announced else 1, ending="/identity", **limits) as broker:
+        publisher = home.publisher(broker.port)
+        wait_until(home.is_up, "the connection")
+        publisher.publish(seen(10), seen(2))
+        wait_until(lambda: len(home.outbox) == 0, "all to be done with")
+    assert (home.dropped, home.connected, broker.tracks) == ({"refused": 1}, [True], [2])
+    [told] = [m for m in caplog.messages if "refuses messages" in m]
+    assert told.endswith("onelook/pi/door/identity (Packet too large): let it take larger ones.")
+
+
 def test_events_on_the_wire_when_the_broker_dies_arrive_once(broker: Broker, home: Home) -> None:
     with broker.subscribe() as reader:
         publisher = home.publisher(broker)
@@ -631,6 +664,20 @@ def test_a_broker_that_freezes_holds_up_nobody(broker: Broker, home: Home) -> No
         assert home.leave() < 2.0
     finally:
         broker.process.send_signal(signal.SIGCONT)
+
+
+@pytest.mark.parametrize("mute", [True, False])
+def test_where_offline_could_not_be_said_the_last_will_says_it(
+    home: Home, monkeypatch: pytest.MonkeyPatch, mute: bool
+) -> None:
+    """A link so slow, or a broker so busy, that all that may be on the wire is still unanswered."""
+    monkeypatch.setattr("onelook.publish.GOODBYE", 0.05 if mute else 5)
+    with Quota(refusals=0, properties=bytes([0x21, 0, 1]), mute=mute) as broker:  # one message at a time
+        home.publisher(broker.port)
+        wait_until(home.is_up, "the connection")
+        home.leave()
+        wait_until(lambda: broker.goodbyes, "the end")
+    assert broker.goodbyes == [not mute]
 
 
 def test_a_host_that_never_answers_holds_up_nobody(home: Home) -> None:
@@ -845,6 +892,13 @@ def test_bad_certificates_are_told_in_a_sentence(tmp_path: Path) -> None:
         tls_context(gone)
 
 
+def test_an_authority_of_the_owners_may_be_as_plain_as_any_version_of_python_takes_it(tmp_path: Path) -> None:
+    context = tls_context(config.Tls(ca_file=Certificates(tmp_path).ca))
+    assert not context.verify_flags & ssl.VERIFY_X509_STRICT  # set by Python 3.13 and newer
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.check_hostname
+
+
 def test_a_locked_key_is_told_instead_of_asked_for(tmp_path: Path) -> None:
     papers = Certificates(tmp_path)
     key = serialization.load_pem_private_key(papers.client_key.read_bytes(), None)
@@ -865,12 +919,13 @@ def test_a_host_that_cannot_be_one_is_told(host: str) -> None:
         MqttPublisher(config.Mqtt(host=host), "pi", Outbox())
 
 
-def test_with_a_password_alone_the_device_is_the_user(tmp_path: Path) -> None:
+def test_with_a_password_alone_the_device_is_the_user(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with (
-        Broker(tmp_path / "broker", users={"pi": "opensesame"}) as broker,
+        Broker(tmp_path / "broker", {"pi": "opensesame"}, acl="user other") as broker,
         MqttPublisher(config.Mqtt(port=broker.port, password=SecretStr("opensesame")), "pi", Outbox()),
     ):
         wait_until(lambda: "u'pi'" in broker.log, "the device to be let in by its name")
+        wait_until(lambda: "let user 'pi' write there" in caplog.text, "it to be told who may not write")
 
 
 def test_a_bug_in_delivering_reaches_the_frame_loop(

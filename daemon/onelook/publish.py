@@ -33,6 +33,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache, partial
@@ -69,8 +70,15 @@ GOODBYE = 0.5
 QUIET = 60.0
 """Seconds before the same trouble is told again: two devices of one name push each other out every second."""
 
-FINAL = frozenset({0x87, 0x90, 0x95, 0x99})
+TOO_LARGE = 0x95
+FINAL = frozenset({0x87, 0x90, TOO_LARGE, 0x99})
 """Why a broker refuses a message for good: not authorized, topic name or payload invalid, too large."""
+
+# mosquitto answers so to what is over its message_size_limit; to paho it would be a breach of the protocol.
+ReasonCode.names = {
+    **ReasonCode.names,
+    TOO_LARGE: {"Packet too large": [PacketTypes.CONNACK, PacketTypes.PUBACK, PacketTypes.DISCONNECT]},
+}
 
 DIGITS = {"box": 1, "age": 1, "seconds": 2}
 """Decimals of a field's numbers; 3 where not named (ratios)."""
@@ -321,6 +329,7 @@ class MqttPublisher:
         self._thread = threading.Thread(target=self._run, name="deliver", daemon=True)
         self._bug: BaseException | None = None
         self._stopping = False
+        self._said_offline = False
 
         self._connecting = False  # a thread is at it, and has paho for itself
         self._connected = False
@@ -331,6 +340,7 @@ class MqttPublisher:
         self._told = ("", -math.inf)  # the last sentence about it, and when
         self._quiet = False  # it was too soon to say it again
         self._window = WINDOW
+        self._largest: int | None = None  # bytes of a packet that the broker takes; it hangs up on who sends more
         self._waited = 0  # number of the newest event that waited for this connection
         self._sent: dict[str | None, int] = {}  # number of the newest one sent on it, by stream
         self._behind = False  # some that waited are still to be sent
@@ -394,6 +404,10 @@ class MqttPublisher:
         self._thread.join(2 * GOODBYE + 0.5)
         with self._lock:
             if not self._connecting:  # else that thread, if its try ever ends
+                connection: Any = self._client.socket()
+                if connection is not None and not self._said_offline:
+                    with suppress(OSError):  # hang up, and take no leave: so the last will says it in our place
+                        connection.shutdown(socket.SHUT_WR)
                 self._client.disconnect()
             bell, self._bell = self._bell, None
         if bell is not None and not self._thread.is_alive():
@@ -417,6 +431,7 @@ class MqttPublisher:
                 self._state(_status(None, "offline", "stopped"))
                 self._send()
             self._finish(lambda: not self._unsaid and not self._on_wire)
+            self._said_offline = not self._unsaid and not self._later
         except BaseException as bug:  # noqa: BLE001 - handed over: publish() raises it in its caller's thread
             self._bug = bug
 
@@ -578,9 +593,13 @@ class MqttPublisher:
     def _put_on_wire(
         self, said: Message, event: Event | None = None, waiting: Waiting | None = None, replayed: bool = False
     ) -> None:
+        wired = _Wired(said.topic, event, waiting, replayed)
         properties = self._properties(PacketTypes.PUBLISH, said)
+        if self._largest is not None and _size(said, properties) > self._largest:
+            self._denial(wired, ReasonCode(PacketTypes.PUBACK, identifier=TOO_LARGE))
+            return
         info = self._client.publish(said.topic, said.payload, said.qos, said.retain, properties)
-        self._on_wire[info.mid] = _Wired(said.topic, event, waiting, replayed)
+        self._on_wire[info.mid] = wired
 
     def _hear(self, heard: Heard) -> None:
         for correspondent in self._correspondents:
@@ -605,14 +624,15 @@ class MqttPublisher:
     def _trying(self) -> None:
         self._unanswered += 1
 
-    def _up(self, receive_maximum: int) -> None:
+    def _up(self, properties: Properties | None) -> None:
         if not self._quiet:
             log.info("Connected to the broker at %s.", self._broker)
         self._trouble = None
         self._connected = True
         self._unanswered = 0
         self._pause = 0.0
-        self._window = min(WINDOW, receive_maximum)
+        self._window = min(WINDOW, getattr(properties, "ReceiveMaximum", WINDOW))
+        self._largest = getattr(properties, "MaximumPacketSize", None)
         # Whatever is unacknowledged goes out again, in order, as what it is: a replay.
         self._on_wire.clear()
         self._later.clear()
@@ -714,8 +734,9 @@ class MqttPublisher:
         final = code.value in FINAL
         if wired.topic not in self._denied:
             self._denied.add(wired.topic)
-            who = f"user {self._mqtt.username!r}" if self._mqtt.username else "anonymous clients"
-            advice = f"let {who} write there" if final else "trying again"
+            advice = f"let {self._who()} write there" if final else "trying again"
+            if code.value == TOO_LARGE:
+                advice = "let it take larger ones"
             log.warning("The broker refuses messages on %s (%s): %s.", wired.topic, code, advice)
         if not final and wired.waiting is not None:
             self._held[wired.waiting.stream] = 0
@@ -723,6 +744,12 @@ class MqttPublisher:
             self._later.append(wired.event)
         elif wired.waiting is not None:
             self._outbox.drop([wired.waiting.number], "refused")
+
+    def _who(self) -> str:
+        """What the broker's owner knows us by."""
+        if self._mqtt.username or self._mqtt.password is not None:
+            return f"user {self._mqtt.username or self._device!r}"
+        return "this device's certificate" if self._mqtt.tls and self._mqtt.tls.cert_file else "anonymous clients"
 
     def _make_client(self) -> Client:
         mqtt = self._mqtt
@@ -743,7 +770,7 @@ class MqttPublisher:
             reconnect_on_failure=False,  # that is for us to say
         )
         secret = mqtt.password.get_secret_value() if mqtt.password is not None else None
-        if mqtt.commands and secret is None and (mqtt.tls is None or mqtt.tls.cert_file is None):
+        if mqtt.commands and not secret and (mqtt.tls is None or mqtt.tls.cert_file is None):
             raise OwnerError(
                 "mqtt.commands: a broker that does not ask who we are does not ask others either;"
                 " give the password that it knows this device by, or mqtt.tls.cert_file, or let commands be []."
@@ -781,7 +808,7 @@ class MqttPublisher:
             # paho would send what it held; the outbox knows better what is still worth it.
             client.drop_out_messages()
             self._subscribe(client)
-            self._mail.append(partial(self._up, getattr(properties, "ReceiveMaximum", WINDOW)))
+            self._mail.append(partial(self._up, properties))
 
     def _on_disconnect(
         self,
@@ -848,6 +875,14 @@ def _properties(packet: int, content_type: str | None, correlation: bytes | None
     return properties
 
 
+def _size(said: Message, properties: Properties | None) -> int:
+    """Bytes of the packet that brings it."""
+    size = 2 + len(said.topic.encode()) + 2 + len(said.payload)  # the topic's length is told, and a number
+    if properties is not None:
+        size += len(properties.pack())  # type: ignore[no-untyped-call]
+    return 1 + math.ceil(size.bit_length() / 7) + size  # before it its kind, and how long all this is
+
+
 def tls_context(tls: config.Tls) -> ssl.SSLContext:
     """What `tls` asks for: TLS 1.2 or newer, the broker's name checked.
 
@@ -859,6 +894,9 @@ def tls_context(tls: config.Tls) -> ssl.SSLContext:
         raise OwnerError(f"mqtt.tls.ca_file: {tls.ca_file} is not a certificate in PEM form.") from None
     except OSError as error:
         raise OwnerError(f"mqtt.tls.ca_file: cannot read {tls.ca_file}: {error.strerror}.") from None
+    # Python 3.13 and newer would refuse what earlier ones and mosquitto's own tools take: an authority made as
+    # mosquitto's manual says, which does not state what its key is for.
+    context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if tls.cert_file is not None:
         pair = " and ".join(str(file) for file in (tls.cert_file, tls.key_file) if file is not None)
         try:
