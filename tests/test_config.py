@@ -185,12 +185,17 @@ def test_the_environment_has_the_last_word_on_the_password(
     assert mqtt.password.get_secret_value() == "of the environment"
     assert mqtt.password_file is None
 
+    monkeypatch.setenv("ONELOOK_MQTT_PASSWORD", "")  # as where a line `ONELOOK_MQTT_PASSWORD=` waits to be filled in
+    mqtt = load(write(tmp_path, STREAM + "mqtt: {password_file: secret}")).mqtt
+    assert mqtt.password is not None
+    assert mqtt.password.get_secret_value() == "of the file"
+
 
 def test_a_password_of_its_own_file_or_a_credential_is_taken_without_the_line_end(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "secret").write_text("of the file \n")
-    (tmp_path / "mqtt-password").write_text("of systemd\r\n")
+    (tmp_path / "mqtt-password").write_text("of systemd\r\n", encoding="utf-8-sig")  # as Windows writes it
     monkeypatch.delenv("ONELOOK_MQTT_PASSWORD", raising=False)
     monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
 
@@ -296,6 +301,9 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
     ("stream name", "streams: [{name: Front Door, url: '0'}]\n", [
         "config.yaml:1: streams[0].name: must be of a-z, 0-9 and -, beginning with a letter or digit, "
         "such as `front-door`"]),
+    ("stream name of commands", "streams: [{name: reply, url: '0'}]\nmqtt: {commands: [ping]}\n", [
+        "config.yaml:2: mqtt: commands: requests and answers go where a stream called reply would publish its events; "
+        "give that stream another name"]),
     ("stream name too long", f"streams: [{{name: {'a' * 64}, url: '0'}}]\n", [
         "config.yaml:1: streams[0].name: must be at most 63 characters long"]),
     ("two streams of one name", "streams:\n- {name: a, url: '0'}\n- {name: a, url: '1'}\n", [

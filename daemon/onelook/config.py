@@ -471,6 +471,15 @@ class Config(Section):
 
     @field_validator("mqtt")
     @classmethod
+    def _beside_no_stream(cls, value: Mqtt, info: ValidationInfo) -> Mqtt:
+        taken = {stream.name for stream in info.data.get("streams", ())} & {"command", "reply"}
+        if value.commands and taken:
+            raise ValueError(f"commands: requests and answers go where a stream called {min(taken)} would publish its"
+                             " events; give that stream another name")
+        return value
+
+    @field_validator("mqtt")
+    @classmethod
     def _in_a_file_of_its_own(cls, value: Mqtt, info: ValidationInfo) -> Mqtt:
         gallery = info.data.get("gallery")
         taken = {} if gallery is None else dict.fromkeys(map(_real, (gallery.path, gallery.key_file)), "gallery")
@@ -552,9 +561,8 @@ def _read(path: Path) -> str:
 
 
 def _with_password(config: Config, path: Path) -> Config:
-    if PASSWORD_VARIABLE in os.environ:
-        password = SecretStr(os.environ[PASSWORD_VARIABLE])
-        mqtt = config.mqtt.model_copy(update={"password": password, "password_file": None})
+    if word := os.environ.get(PASSWORD_VARIABLE):  # set to nothing is not set, as in an environment file's `NAME=`
+        mqtt = config.mqtt.model_copy(update={"password": SecretStr(word), "password_file": None})
         return config.model_copy(update={"mqtt": mqtt})
     if config.mqtt.password is not None:
         log.warning(
@@ -566,7 +574,7 @@ def _with_password(config: Config, path: Path) -> Config:
     if file is None:
         return config
     try:
-        word = file.read_text(encoding="utf-8").removesuffix("\n").removesuffix("\r")
+        word = file.read_text(encoding="utf-8-sig").removesuffix("\n").removesuffix("\r")
     except OSError as error:
         raise ConfigError(path, [Fault("mqtt.password_file", f"cannot read {file}: {_reason(error)}")]) from None
     except UnicodeDecodeError:
