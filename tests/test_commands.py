@@ -308,6 +308,7 @@ def test_a_command_that_is_none_is_told_so(house: House) -> None:
     assert answer["error"] == (
         "There is no command dance; there are ping, snapshot, pause, resume, enroll, forget, unknown, name."
     )
+    Draft202012Validator(schema()).validate(answer)
 
 
 def test_an_answer_may_go_elsewhere_but_never_where_events_are(house: House) -> None:

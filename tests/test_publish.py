@@ -834,6 +834,33 @@ def test_refused_then_let_in(
         assert "s3cret" not in repr(vars(publisher))
 
 
+@pytest.mark.filterwarnings(  # paho leaves the socket of a failed handshake to the garbage collector
+    "ignore:Exception ignored in. <ssl.SSLSocket:pytest.PytestUnraisableExceptionWarning"
+)
+def test_a_password_and_a_certificate_that_are_renewed_need_no_new_start(
+    home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("onelook.publish.BACKOFF", (0.05, 0.05))
+    papers, old = Certificates(tmp_path / "papers"), Certificates(tmp_path / "old")
+    word = tmp_path / "word"
+    word.write_text("forgotten")
+    with Broker(tmp_path / "broker", {"pi": "s3cret"}, tls=papers, client_certificates=True) as broker:
+        tls = config.Tls(ca_file=old.ca, cert_file=old.client, key_file=old.client_key)
+        home.publisher(broker, tls=tls, username="pi", password_file=word)
+        for told, files in (
+            ("is not trusted", {old.ca: papers.ca}),
+            ("without an answer: does it trust mqtt.tls.cert_file, and has that not expired?",
+             {old.client: papers.client, old.client_key: papers.client_key}),
+            ("check mqtt.username and its password", {}),
+        ):
+            wait_until(lambda: told in caplog.text, told)  # noqa: B023
+            for file, newer in files.items():
+                file.write_bytes(newer.read_bytes())
+        assert not home.is_up()
+        word.write_text("s3cret\n")
+        wait_until(home.is_up, "the connection")
+
+
 def test_a_topic_denied_is_said_once_and_costs_only_itself(
     home: Home, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

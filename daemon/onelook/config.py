@@ -574,13 +574,18 @@ def _with_password(config: Config, path: Path) -> Config:
     if file is None:
         return config
     try:
-        word = file.read_text(encoding="utf-8-sig").removesuffix("\n").removesuffix("\r")
+        word = password_in(file)
     except OSError as error:
         raise ConfigError(path, [Fault("mqtt.password_file", f"cannot read {file}: {_reason(error)}")]) from None
     except UnicodeDecodeError:
         raise ConfigError(path, [Fault("mqtt.password_file", f"{file} is not text in UTF-8")]) from None
     mqtt = config.mqtt.model_copy(update={"password": SecretStr(word)})
     return config.model_copy(update={"mqtt": mqtt})
+
+
+def password_in(file: Path) -> str:
+    """The password that a file holds, without the line's end. Raises OSError, or UnicodeDecodeError for no text."""
+    return file.read_text(encoding="utf-8-sig").removesuffix("\n").removesuffix("\r")
 
 
 class _Loader(yaml.SafeLoader):

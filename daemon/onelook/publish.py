@@ -321,6 +321,7 @@ class MqttPublisher:
         self._on_published = on_published
         self._correspondents = correspondents
         self._broker = f"{mqtt.host}:{mqtt.port}"
+        self._tls: ssl.SSLContext | None = None
         self._client = self._make_client()
 
         self._lock = threading.Lock()
@@ -655,10 +656,14 @@ class MqttPublisher:
             self._complain("away", f"Lost the broker at {self._broker}{reason}: events wait, trying again.")
             self._on_connected(False)
         elif self._unanswered >= 2:  # once may be a broker just going down
-            doubt = "does it expect a client certificate" if self._mqtt.tls else "does it expect TLS"
-            self._complain(
-                "mute", f"The broker at {self._broker} hangs up without an answer: {doubt} (mqtt.tls)?"
-            )
+            match self._mqtt.tls:
+                case None:
+                    doubt = "does it expect TLS (mqtt.tls)"
+                case config.Tls(cert_file=None):
+                    doubt = "does it expect a client certificate (mqtt.tls)"
+                case _:
+                    doubt = "does it trust mqtt.tls.cert_file, and has that not expired"
+            self._complain("mute", f"The broker at {self._broker} hangs up without an answer: {doubt}?")
 
     def _wait_for_it(self) -> None:
         """Try to connect again in a while, which grows from try to try."""
@@ -778,7 +783,8 @@ class MqttPublisher:
         if mqtt.username is not None or secret is not None:
             client.username_pw_set(mqtt.username or self._device, secret)
         if mqtt.tls is not None:
-            client.tls_set_context(tls_context(mqtt.tls))
+            self._tls = tls_context(mqtt.tls)
+            client.tls_set_context(self._tls)
         client.on_pre_connect = self._on_pre_connect
         client.on_connect = self._on_connect
         client.on_socket_open = _at_once
@@ -790,9 +796,22 @@ class MqttPublisher:
 
     def _on_pre_connect(self, client: Client, _userdata: object) -> None:
         self._mail.append(self._trying)
+        self._renew(client)
         will = message(_status(None, "offline", "connection lost"), self._device, self._mqtt.prefix)
         properties = self._properties(PacketTypes.WILLMESSAGE, will)
         client.will_set(will.topic, will.payload, will.qos, will.retain, properties)
+
+    def _renew(self, client: Client) -> None:
+        """Take what was put in the place of password and certificates since: they are renewed, and nobody starts us."""
+        file, tls = self._mqtt.password_file, self._mqtt.tls
+        with suppress(OSError, UnicodeDecodeError):  # being written, or gone: as it was, until the next try
+            if file is not None:
+                client.username_pw_set(self._mqtt.username or self._device, config.password_in(file))
+        with suppress(OSError, OwnerError):
+            if self._tls is not None and tls is not None and tls.ca_file is not None:
+                self._tls.load_verify_locations(tls.ca_file)
+            if self._tls is not None and tls is not None and tls.cert_file is not None:
+                self._tls.load_cert_chain(tls.cert_file, tls.key_file, password=_no_passphrase)
 
     def _on_connect(
         self,

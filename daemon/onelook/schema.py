@@ -103,12 +103,25 @@ def commands() -> Schema:
                 },
             ],
         }  # fmt: skip
+    definitions["NoSuchAnswer"] = {
+        "title": "answer to a command that there is not",
+        "type": "object",
+        "properties": {
+            "ok": {"const": False},
+            "command": {"type": "string", "not": {"enum": list(COMMANDS)}},
+            "error": {"type": "string", "minLength": 1, "description": "One sentence."},
+        },
+        "required": ["ok", "command", "error"],
+        "additionalProperties": False,
+    }
     return {
         "$schema": DIALECT,
         "title": "onelook command",
         "description": "What may be asked of a running daemon over MQTT 5, and its answers.",
         "anyOf": [
-            {"$ref": f"#/$defs/{name.capitalize()}{what}"} for name in COMMANDS for what in ("Request", "Answer")
+            {"$ref": f"#/$defs/{name}"}
+            for name in (*(f"{name.capitalize()}{what}" for name in COMMANDS for what in ("Request", "Answer")),
+                         "NoSuchAnswer")
         ],
         "$defs": definitions,
     }
