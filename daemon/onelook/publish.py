@@ -267,7 +267,7 @@ class LinesPublisher:
 class _Wired:
     """A message that the broker has yet to acknowledge."""
 
-    topic: str
+    said: Message
     event: Event | None
     """None of a message that is none."""
     waiting: Waiting | None
@@ -348,7 +348,7 @@ class MqttPublisher:
         self._allowance = 0.0  # how many of them may go out now
         self._counted = time.monotonic()  # when that was
         self._fresh: dict[int, Event] = {}  # those just put, by number: they need not be read again
-        self._later: list[Event] = []  # states that the broker had no room for just now
+        self._later: list[_Wired] = []  # what the broker had no room for just now, but events that wait
         self._held: dict[str | None, int | None] = {}  # streams of which it had none for an event, see `_try_again`
         self._swept = -math.inf
         self._on_wire: dict[int, _Wired] = {}  # by paho's message id
@@ -432,7 +432,7 @@ class MqttPublisher:
                 self._state(_status(None, "offline", "stopped"))
                 self._send()
             self._finish(lambda: not self._unsaid and not self._on_wire)
-            self._said_offline = not self._unsaid and not self._later
+            self._said_offline = not self._unsaid and all(wired.event is None for wired in self._later)
         except BaseException as bug:  # noqa: BLE001 - handed over: publish() raises it in its caller's thread
             self._bug = bug
 
@@ -494,9 +494,11 @@ class MqttPublisher:
         self._outbox.sync()
         with self._lock:
             later, self._later = self._later, []
-            for event in later:
-                if self._states.get(topic := self._topic(event)) is event:  # no newer state has gone out
-                    self._unsaid.setdefault(topic, event)
+            for wired in later:
+                if wired.event is None:
+                    self._said.append(wired.said)
+                elif self._states.get(wired.said.topic) is wired.event:  # no newer state has gone out
+                    self._unsaid.setdefault(wired.said.topic, wired.event)
             self._try_again()
             self._send()
 
@@ -594,7 +596,7 @@ class MqttPublisher:
     def _put_on_wire(
         self, said: Message, event: Event | None = None, waiting: Waiting | None = None, replayed: bool = False
     ) -> None:
-        wired = _Wired(said.topic, event, waiting, replayed)
+        wired = _Wired(said, event, waiting, replayed)
         properties = self._properties(PacketTypes.PUBLISH, said)
         if self._largest is not None and _size(said, properties) > self._largest:
             self._denial(wired, ReasonCode(PacketTypes.PUBACK, identifier=TOO_LARGE))
@@ -723,7 +725,7 @@ class MqttPublisher:
         if code.is_failure:
             self._denial(wired, code)
             return
-        self._denied.discard(wired.topic)
+        self._denied.discard(wired.said.topic)
         age = None
         if wired.waiting is not None:
             self._delivered.append(wired.waiting.number)
@@ -737,16 +739,17 @@ class MqttPublisher:
 
     def _denial(self, wired: _Wired, code: ReasonCode) -> None:
         final = code.value in FINAL
-        if wired.topic not in self._denied:
-            self._denied.add(wired.topic)
+        topic = wired.said.topic
+        if topic not in self._denied:
+            self._denied.add(topic)
             advice = f"let {self._who()} write there" if final else "trying again"
             if code.value == TOO_LARGE:
                 advice = "let it take larger ones"
-            log.warning("The broker refuses messages on %s (%s): %s.", wired.topic, code, advice)
+            log.warning("The broker refuses messages on %s (%s): %s.", topic, code, advice)
         if not final and wired.waiting is not None:
             self._held[wired.waiting.stream] = 0
-        elif not final and wired.event is not None:
-            self._later.append(wired.event)
+        elif not final:
+            self._later.append(wired)
         elif wired.waiting is not None:
             self._outbox.drop([wired.waiting.number], "refused")
 
