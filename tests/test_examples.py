@@ -32,6 +32,8 @@ def test_the_subscriber_tells_each_event_once_and_what_is_late(broker: Broker, t
     out = tmp_path / "out"
     environment = os.environ | {"MQTT_PASSWORD": "s"}
     command = [sys.executable, EXAMPLES / "subscriber.py", "--port", str(broker.port), "--user", "screen"]
+    stranger = subprocess.run(command, env=environment | {"MQTT_PASSWORD": "guess"}, capture_output=True, check=False)
+    assert stranger.stderr == b"The broker refuses us: Not authorized.\n"
     with out.open("wb") as file, subprocess.Popen(command, stdout=file, env=environment) as process:
         try:
             wait_until(lambda: "SUBACK" in broker.log, "the subscriber")
@@ -43,7 +45,8 @@ def test_the_subscriber_tells_each_event_once_and_what_is_late(broker: Broker, t
                 publisher.publish(Event(stream="door", time=datetime.now(UTC), data=Status(state="online")))
                 publisher.publish(Event(stream="door", time=datetime.now(UTC), data=Crowd(count=2, known=1, unknown=1)))
                 publisher.publish(seen)
-                publisher.send(Message("onelook/hall/command/ping", b'{"id": 1}', retain=False, content_type=None))
+                for asked in (b'{"id": 1}', b"", b"1", b"\xff"):
+                    publisher.send(Message("onelook/hall/command/ping", asked, content_type=None))
                 publisher.send(Message("onelook/hall/yard/status", b"", retain=True, content_type=None))  # taken back
                 wait_until(lambda: "is Ada" in out.read_text(), "her to be told")
                 publisher.send(message(seen, "hall", replayed=True))

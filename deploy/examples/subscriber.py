@@ -15,6 +15,7 @@ from collections import deque
 
 from paho.mqtt.client import Client, MQTTMessage, MQTTv5
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.reasoncodes import ReasonCode
 
 seen: deque[str] = deque(maxlen=1000)
 """Ids of the events of late."""
@@ -24,8 +25,12 @@ def hear(_client: Client, _data: object, message: MQTTMessage) -> None:
     """Print one event as a line."""
     if not message.payload:  # what was retained here is taken back
         return
-    event = json.loads(message.payload)
-    if "specversion" not in event or event["id"] in seen:  # commands and their answers lie beside the events
+    try:
+        event = json.loads(message.payload)
+    except ValueError:
+        event = None
+    # Commands, of whatever form, and their answers lie beside the events.
+    if not isinstance(event, dict) or "specversion" not in event or event["id"] in seen:
         return
     seen.append(event["id"])
     kind, data, place = event["type"].removeprefix("onelook."), event["data"], event["source"].removeprefix("onelook/")
@@ -49,12 +54,18 @@ def main() -> None:
     parser.add_argument("--user")
     parser.add_argument("--topic", default="onelook/#")
     arguments = parser.parse_args()
+
+    def welcomed(client: Client, _data: object, _flags: object, code: ReasonCode, _properties: object) -> None:
+        if code.is_failure:
+            sys.exit(f"The broker refuses us: {code}.")
+        client.subscribe(arguments.topic, qos=1)  # again after each outage
+
     client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTv5)
     if arguments.user:
         client.username_pw_set(arguments.user, os.environ.get("MQTT_PASSWORD"))
     if arguments.ca:
         client.tls_set(arguments.ca)
-    client.on_connect = lambda client, *_: client.subscribe(arguments.topic, qos=1)  # again after each outage
+    client.on_connect = welcomed
     client.on_message = hear
     client.connect(arguments.host, arguments.port)
     client.loop_forever()
