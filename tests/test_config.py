@@ -108,7 +108,7 @@ def test_what_people_write_without_quotes_is_understood(tmp_path: Path) -> None:
         streams:
           - &camera {name: usb, url: 0, fps: 5, loop: yes}
           - {<<: *camera, name: other, url: /dev/video1}
-        mqtt: {protocol: 5, keepalive: 60}
+        mqtt: {protocol: 5, keepalive: 60, host: "[::1]"}
         report: {far: 1e-2}
         tracking:
         """))
@@ -117,7 +117,7 @@ def test_what_people_write_without_quotes_is_understood(tmp_path: Path) -> None:
     assert [(s.name, s.url, s.fps, s.loop) for s in config.streams] == [
         ("usb", "0", 5.0, True), ("other", "/dev/video1", 5.0, True)
     ]
-    assert config.mqtt.protocol == "5"
+    assert (config.mqtt.protocol, config.mqtt.host) == ("5", "::1")
     assert config.report.far == 0.01
     assert config.tracking.lost == 2.0, "a section whose keys are all commented out means its defaults"
 

@@ -100,7 +100,7 @@ def _host(value: str) -> str:
         raise ValueError("must be a host name or address alone, such as 192.168.1.10; no mqtt://, no path")
     if re.fullmatch(r"(\[.*\]|[^:]+):\d+", value):
         raise ValueError("must be a host name or address alone; the port goes into `port`")
-    return value
+    return re.sub(r"^\[(.+)\]$", r"\1", value)  # the brackets of an IPv6 address are a URL's
 
 
 def _number_is_text(value: object) -> object:

@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 
 REASONS = ("expired", "forgotten", "full", "refused", "unreadable")
 """Why an event may be dropped undelivered: too old; about a person who was forgotten, or of a kind that the
-policy forbids by now; no room; the broker denied its topic; its stored form is not of this version."""
+policy forbids by now; no room; the broker will not have it; its stored form is not of this version."""
 
 BYTES = 4_000_000
 """Most bytes of one kind of event, where nothing else is said: about 8,000 events."""
