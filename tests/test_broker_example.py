@@ -74,7 +74,7 @@ def test_everybody_hears_what_is_theirs_and_no_more(broker: Broker) -> None:
     theirs = {
         "screen": states,
         "homeassistant": states | events | {"homeassistant/device/onelook-hall/config"},
-        "warden": states | events,
+        "warden": states | events | {"onelook/hall/command/ping"},
         "stranger": set(),
     }
     with ExitStack() as house:
@@ -83,6 +83,7 @@ def test_everybody_hears_what_is_theirs_and_no_more(broker: Broker) -> None:
             for name in WHO[1:]
         }
         publisher, _ = hall(broker, house, username="hall", password=SecretStr(PASSWORDS["hall"]))
+        assert may_write(broker, "warden", "onelook/hall/command/ping")
         speak(publisher)
         for name, topics in theirs.items():
             wait_until(lambda: topics <= {r.topic for r in list(readers[name].received)}, f"{topics} for {name}")  # noqa: B023
