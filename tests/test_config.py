@@ -314,6 +314,8 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
     ("in the wrong section", STREAM + "metrics: {username: me}\nkeepalive: 3\n", [
         "config.yaml:2: metrics.username: unknown key here; it belongs in mqtt",
         "config.yaml:3: keepalive: unknown key here; it belongs in mqtt"]),
+    ("without its indentation", STREAM + "model:\nthreads: 2\n", [
+        "config.yaml:3: threads: unknown key here; it belongs in model"]),
     ("of another program", STREAM + "tracking: {mqtt_topic: 3}\n", [
         "config.yaml:2: tracking.mqtt_topic: unknown key; the keys here are confirm, lost, iou"]),
     ("key that YAML takes for true", STREAM + "on: 1\n", [
@@ -322,6 +324,8 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
     ("no, for Norway", "device: no\nstreams: [{name: off, url: '0'}]\n", [
         'config.yaml:1: device: `no` without quotes means false in YAML; put it in quotes, "no"',
         'config.yaml:2: streams[0].name: `off` without quotes means false in YAML; put it in quotes, "off"']),
+    ("no file", STREAM + "mqtt: {outbox: off}\n", [
+        "config.yaml:2: mqtt.outbox: `off` without quotes means false in YAML; null means none"]),
     ("yes is not one thread", STREAM + "model: {threads: yes}\n", [
         "config.yaml:2: model.threads: must be a whole number, not `yes`"]),
     ("a brace in what the parser says", STREAM + "mqtt: {tls: !x{}}\n", [
@@ -335,6 +339,8 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
         "config.yaml:2: model.threads: must be a whole number, not `many`",
         "config.yaml:3: mqtt.port: must be a whole number, without quotes",
         "config.yaml:3: mqtt.replay_rate: must be a number, not `soon`"]),
+    ("eight is no octal digit", STREAM + "mqtt: {port: 01883}\n", [
+        "config.yaml:2: mqtt.port: must be a whole number, not `01883`"]),
     ("fraction for a whole", STREAM + "model: {threads: 1.5}\n", [
         "config.yaml:2: model.threads: must be a whole number, not `1.5`"]),
     ("number for a switch", STREAM + "report: {emotion: 2}\n", [
@@ -385,6 +391,10 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
         "config.yaml:3: mqtt: paused is the gallery's file: it needs one of its own"]),
     ("who is paused where events wait", STREAM + "mqtt: {outbox: a.db, paused: a.db}\n", [
         "config.yaml:2: mqtt: paused is the outbox's file: it needs one of its own"]),
+    ("events in a folder", STREAM + "mqtt: {outbox: /dev}\n", [
+        "config.yaml:2: mqtt: outbox is the folder /dev, and must be a file"]),
+    ("who is paused in a folder", STREAM + "mqtt: {paused: /dev/}\n", [
+        "config.yaml:2: mqtt: paused is the folder /dev, and must be a file"]),
     ("a gallery in its key", STREAM + "gallery: {path: a.db, key_file: a.db}\n", [
         "config.yaml:2: gallery: key_file is the gallery's file: it needs one of its own"]),
     ("a gallery in its config", STREAM + "gallery: {path: config.yaml}\n", [
@@ -414,6 +424,10 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
         "config.yaml:2: mqtt.host: must be a host name or address alone; the port goes into `port`"]),
     ("two passwords", STREAM + "mqtt:\n  password: x\n  password_file: /dev/null\n", [
         "config.yaml:4: mqtt.password_file: password is set as well; keep one of the two, better the file"]),
+    ("no password as a password", STREAM + "mqtt: {password: ''}\n", [
+        "config.yaml:2: mqtt.password: is empty; take the key out where the broker asks for none"]),
+    ("no password in the password's file", STREAM + "mqtt: {password_file: /dev/null}\n", [
+        "config.yaml: mqtt.password_file: /dev/null is empty"]),
     ("password file is not there", STREAM + "mqtt: {password_file: /nowhere/secret}\n", [
         "config.yaml:2: mqtt.password_file: cannot read /nowhere/secret: no such file or directory"]),
     ("authority is not there", STREAM + "mqtt: {tls: {ca_file: /nowhere/ca.crt}}\n", [

@@ -103,6 +103,13 @@ def _host(value: str) -> str:
     return re.sub(r"^\[(.+)\]$", r"\1", value)  # the brackets of an IPv6 address are a URL's
 
 
+def _not_empty(value: SecretStr) -> SecretStr:
+    """No password is a password: to the broker, and to whoever relies on its asking for one."""
+    if not value.get_secret_value():
+        raise ValueError("is empty; take the key out where the broker asks for none")
+    return value
+
+
 def _number_is_text(value: object) -> object:
     """`url: 0` and `protocol: 5` are what people write; no need to teach them quotes."""
     return str(value) if type(value) is int else value
@@ -409,7 +416,7 @@ class Mqtt(Section):
     protocol: Annotated[Literal["5", "3.1.1"], BeforeValidator(_number_is_text)] = "5"
     prefix: Name = "onelook"
     username: str | None = None
-    password: SecretStr | None = None
+    password: Annotated[SecretStr, AfterValidator(_not_empty)] | None = None
     password_file: ReadableFile | None = None  # none: systemd's credential mqtt-password, where there is one
     tls: Tls | None = None
     keepalive: Annotated[int, Field(ge=5, le=3600)] = 30
@@ -488,6 +495,8 @@ class Config(Section):
                 continue
             if whose := taken.get(_real(file)):
                 raise ValueError(f"{key} is the {whose}'s file: it needs one of its own")
+            if os.path.isdir(file):  # noqa: PTH112 - Path's raises where it may not look
+                raise ValueError(f"{key} is the folder {file}, and must be a file")
             taken[_real(file)] = key
         return value
 
@@ -579,6 +588,8 @@ def _with_password(config: Config, path: Path) -> Config:
         raise ConfigError(path, [Fault("mqtt.password_file", f"cannot read {file}: {_reason(error)}")]) from None
     except UnicodeDecodeError:
         raise ConfigError(path, [Fault("mqtt.password_file", f"{file} is not text in UTF-8")]) from None
+    if not word:
+        raise ConfigError(path, [Fault("mqtt.password_file", f"{file} is empty")])
     mqtt = config.mqtt.model_copy(update={"password": SecretStr(word)})
     return config.model_copy(update={"mqtt": mqtt})
 
@@ -731,13 +742,14 @@ def _sentence(details: Any, location: Sequence[str | int], written: str | None) 
         if location[-1] == "password":
             return "must be text; put it in quotes"
         if isinstance(value, bool):
-            return f'{shown} without quotes means {str(value).lower()} in YAML; put it in quotes, "{written}"'
+            hint = "null means none" if location[-1] in ("outbox", "paused") else f'put it in quotes, "{written}"'
+            return f"{shown} without quotes means {str(value).lower()} in YAML; {hint}"
         if isinstance(value, int | float):
             return f'must be text; put it in quotes, "{written}"'
         return f"must be text, not {shown}"
     if kind in ("int_type", "float_type"):
         noun = "a whole number" if kind == "int_type" else "a number"
-        if isinstance(value, str) and re.fullmatch(r"[-+]?\d+(\.\d*)?", value):
+        if isinstance(value, str) and re.fullmatch(r"[-+]?(0|[1-9]\d*)(\.\d*)?", value):
             return f"must be {noun}, without quotes"
         return f"must be {noun}, not {shown}"
     if kind == "string_pattern_mismatch":
@@ -784,12 +796,12 @@ def _unknown_key(location: Sequence[str | int]) -> str:
     for part in location[:-1]:
         if isinstance(part, str):
             section = _section_in(section.model_fields[part].annotation) or section
+    homes = [path for path, home in _sections(Config) if key in home.model_fields]
+    if homes:  # first, for it is the indentation that is wrong more often than a key that happens to be one elsewhere
+        return f"unknown key here; it belongs in {' or '.join(home or 'the top level' for home in homes)}"
     near = get_close_matches(key.lower().replace("-", "_"), section.model_fields, n=1)
     if near:
         return f"unknown key; did you mean `{near[0]}`?"
-    homes = [path for path, home in _sections(Config) if key in home.model_fields]
-    if homes:
-        return f"unknown key here; it belongs in {' or '.join(home or 'the top level' for home in homes)}"
     return f"unknown key; the keys here are {', '.join(section.model_fields)}"
 
 
