@@ -86,7 +86,8 @@ def test_it_says_its_version_and_its_commands() -> None:
 
 @pytest.mark.parametrize(
     "line",
-    ["", "watch", "replay", "gallery", "run --conf x", "enroll Ada", "enroll", "enroll Ada --folder x"],
+    ["", "watch", "replay", "gallery", "run --conf x", "enroll Ada", "enroll", "enroll Ada --folder x",
+     "enroll Ada --purpos x a.jpg", "check --json x"],
 )
 def test_a_wrong_command_line_is_told_by_exit_code_2(line: str) -> None:
     done = onelook(*line.split())
@@ -396,8 +397,13 @@ def test_unknown_people_are_listed_and_named(gallery_config: Path) -> None:
     seen = datetime(2026, 1, 2, 3, 4, tzinfo=UTC)
     with Gallery.open(folder / "strangers.db", folder / "people.key", model) as gallery:
         for axis in (0, 0, 1):
-            gallery.keep_stranger(Stranger("door", seen, seen, np.eye(256, dtype=np.float32)[axis], 0.8))
-    lines = onelook("gallery", "unknown", "--config", gallery_config).stdout.splitlines()
+            crop = None if axis else b"a picture"
+            gallery.keep_stranger(Stranger("door", seen, seen, np.eye(256, dtype=np.float32)[axis], 0.8, crop))
+    pictures = folder / "pictures"
+    lines = onelook("gallery", "unknown", "--config", gallery_config, "--pictures", pictures).stdout.splitlines()
+    assert {file.name: (file.read_bytes(), file.stat().st_mode & 0o777) for file in pictures.iterdir()} == {
+        "u1.jpg": (b"a picture", 0o600)
+    }
     assert [line.split()[:2] for line in lines] == [["cluster", "times"], ["u1", "2"], ["u3", "1"]]
     [first, _] = json.loads(onelook("gallery", "unknown", "--json", "--config", gallery_config).stdout)
     assert (first["cluster"], first["times"], first["streams"]) == ("u1", 2, ["door"])
@@ -476,7 +482,7 @@ def test_two_peoples_photos_under_one_name_are_taken_with_a_word(gallery_config:
     gallery_config.write_text(gallery_config.read_text().replace("people.db", "new.db"))
     portraits = Path(package.__file__).parent / "portraits"
     photos = portraits / "grace_hopper.jpg", portraits / "eileen_collins.jpg"
-    done = onelook("enroll", "Ann", *photos, "--config", gallery_config)
+    done = onelook("enroll", "Ann", "--config", gallery_config, *photos)
 
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()

@@ -37,6 +37,7 @@ from onelook.errors import BusyError, OwnerError
 if TYPE_CHECKING:
     from onelook.config import Config
     from onelook.gallery import Note
+    from onelook.strangers import Cluster
 
 log = logging.getLogger("onelook")
 
@@ -53,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     # waiting for each other, on cores that the network needs (tracking 100 faces took 16 ms of CPU in place of 1.4).
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     _any_text()
-    arguments = _parser().parse_args(argv)
+    arguments = _arguments(argv)
     _log_to_stderr(logging.DEBUG if arguments.verbose else arguments.level, arguments.log)
     try:
         signal.signal(signal.SIGINT, _before)
@@ -67,6 +68,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         # Asked to end are a daemon and a demo; of all else half is not done, and `onelook check && …` must not go on.
         return 0 if arguments.command in (_run, _demo) else INTERRUPTED
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The command line; ends with exit code 2 where it is wrong."""
+    parser = _parser()
+    arguments, left = parser.parse_known_args(argv)
+    if left and arguments.command is _enroll and not any(word.startswith("-") for word in left):
+        arguments.photos += map(Path, left)  # argparse takes those behind an option for nobody's
+    elif left:
+        parser.error(f"unrecognized arguments: {' '.join(left)}")
+    return arguments
 
 
 class _Parser(argparse.ArgumentParser):
@@ -177,6 +189,9 @@ def _gallery_parser(
     export.set_defaults(command=_gallery_export)
     unknown = actions.add_parser(
         "unknown", parents=[config, as_json, everywhere], help="people whom nobody knows, if the config keeps them"
+    )
+    unknown.add_argument(
+        "--pictures", type=Path, metavar="DIR", help="write one of each there, as u17.jpg, where the config keeps them"
     )
     unknown.set_defaults(command=_gallery_unknown)
     noted = actions.add_parser(
@@ -403,6 +418,8 @@ def _gallery_unknown(arguments: argparse.Namespace) -> None:
     from onelook import service
 
     found = service.unknown(config)
+    if arguments.pictures is not None:
+        _write_pictures(arguments.pictures, found)
     if arguments.json:
         rows = [
             {
@@ -423,6 +440,20 @@ def _gallery_unknown(arguments: argparse.Namespace) -> None:
         for cluster in found:
             times = f"{len(cluster.strangers):5}  {cluster.first:%Y-%m-%d %H:%M}  {cluster.last:%Y-%m-%d %H:%M}"
             _print(f"{cluster.id:7}  {times}  {', '.join(cluster.streams)}")
+
+
+def _write_pictures(folder: Path, found: Sequence[Cluster]) -> None:
+    """The best picture of each cluster, where one is kept, for this user's eyes alone."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for cluster in found:
+            pictures = [(each.quality, each.crop) for each in cluster.strangers if each.crop]
+            if pictures:
+                file = folder / f"{cluster.id}.jpg"
+                file.touch(mode=0o600)
+                file.write_bytes(max(pictures)[1])
+    except OSError as error:
+        raise OwnerError(f"The pictures cannot be written to {folder}: {error.strerror}.") from None
 
 
 def _gallery_name(arguments: argparse.Namespace) -> None:
