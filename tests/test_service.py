@@ -149,6 +149,23 @@ def test_what_is_kept_does_not_outlive_its_time_though_nobody_is_recognised(tmp_
         assert len(gallery.strangers()) == 1
 
 
+def test_who_is_enrolled_again_after_their_time_stays(tmp_path: Path) -> None:
+    settings = config.load(write_config(tmp_path, PICTURES))
+    now, look = datetime.now(UTC), np.eye(1, 256, dtype=np.float32)[0]
+    files = settings.gallery.path, settings.gallery.key_file, load_spec(shipped())[0].stamp
+    with Gallery.open(*files) as gallery:
+        gallery.add("Ada", look, 0.9, "photo.jpg")
+        gallery.annotate("Ada", Note(until=now - timedelta(days=1)))
+        gallery.keep_stranger(Stranger("door", now, now, look, 0.5))
+
+    assert service.name_unknown(settings, "u1", "Ada") == 1
+
+    with Gallery.open(*files) as gallery:
+        gallery.expire()
+        [ada] = gallery.people()
+        assert (len(ada.templates), ada.note) == (1, Note())
+
+
 def test_a_gallery_that_cannot_be_opened_is_told_and_no_hindrance_where_nobody_is_recognised(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -178,6 +195,10 @@ def test_where_people_are_only_counted_nothing_is_kept_to_know_them_by(
 
     assert (door._lookout is not None) is kept
     assert (service._visitors(settings, model) is not None) is kept
+    assert service._idle(settings) == ([] if kept else [
+        "gallery.unknown_days does nothing, because the policy has identity aggregate.",
+        "report.visitors does nothing, because the policy has identity aggregate.",
+    ])
 
 
 def test_a_loop_that_stood_still_says_so_afterwards(

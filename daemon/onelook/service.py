@@ -188,8 +188,8 @@ def _count_dropped(inbox: LatestFrames, metrics: Metrics, told: dict[str, int]) 
 def check(config: Config) -> list[str]:
     """Build what `run` would, without looking at anything.
 
-    Gives what may come right by itself, and so is no fault: recordings that are not there. Raises OwnerError with every
-    fault, one a line.
+    Gives what is no fault and may not be meant: recordings that are not there (yet), keys that do nothing. Raises
+    OwnerError with every fault, one a line.
     """
     faults: list[str] = []
 
@@ -216,7 +216,18 @@ def check(config: Config) -> list[str]:
     if faults:
         raise OwnerError("\n".join(faults))
     absent = [stream for stream in config.streams if not is_live(stream.url) and not exists(stream.url)]
-    return [f"The stream {stream.name} has nothing to show yet: there is no {stream.url}." for stream in absent]
+    doubts = [f"The stream {stream.name} has nothing to show yet: there is no {stream.url}." for stream in absent]
+    return doubts + _idle(config)
+
+
+def _idle(config: Config) -> list[str]:
+    """The keys that have to do with unknown people and do nothing, as it is not found out who is one."""
+    level = config.policy.level("identity")
+    if level == "on" and config.report.identity:
+        return []
+    why = "report.identity is false" if level == "on" else f"the policy has identity {level}"
+    asked = {"gallery.unknown_days": config.gallery.unknown_days > 0, "report.visitors": config.report.visitors}
+    return [f"{key} does nothing, because {why}." for key, on in asked.items() if on]
 
 
 def _kept(config: Config) -> dict[str, Path]:
@@ -310,10 +321,24 @@ def enroll(
                 yield photo
                 bar.update()
 
+        if not dry_run:
+            _tidy(config, gallery)
         return enrolment.enroll_all(
             people, model, gallery, threshold=_alike(config, model, gallery, people), unlike=_unlike(model),
             note=note, dry_run=dry_run, progress=counted,
         )
+
+
+def _lifetime(config: Config) -> timedelta | None:
+    """The most that a template is kept; none: for ever."""
+    return None if config.gallery.keep_days is None else timedelta(days=config.gallery.keep_days)
+
+
+def _tidy(config: Config, gallery: Gallery) -> None:
+    """Destroy what has outlived its time before anything is added: a daemon that runs later would destroy what is new
+    together with its person."""
+    gallery.on_forgotten.append(partial(_forget_name, partial(_forget_waiting, config)))
+    gallery.expire(_lifetime(config))
 
 
 def _may_enroll(policy: Policy, note: Note | None) -> None:
@@ -333,6 +358,7 @@ def _enroll_one(
     _may_enroll(config.policy, note)
     if gallery is None:
         raise OwnerError("Nobody is recognised here, and so nobody enrolled.")
+    gallery.expire(_lifetime(config))  # see `_tidy`
     return enrolment.enroll(
         name, _without_alarm(photos), model, gallery, threshold=_alike(config, model, gallery, [name]),
         unlike=_unlike(model), note=note,
@@ -419,6 +445,7 @@ def _name_one(
     _may_enroll(config.policy, note)
     if gallery is None:
         raise OwnerError("Nobody is recognised here, and so nobody enrolled.")
+    gallery.expire(_lifetime(config))  # see `_tidy`
     return name_cluster(gallery, cluster, name, model.spec.threshold(LIKELY), note, cohort=model.cohort)
 
 
@@ -428,6 +455,7 @@ def name_unknown(config: Config, cluster: str, name: str, *, note: Note | None =
     spec, _ = load(config.model.path or shipped())
     cohort = Cohort.read(config.model.path or shipped(), spec)
     with Gallery.open(config.gallery.path, config.gallery.key_file, spec.stamp, cohort) as gallery:
+        _tidy(config, gallery)
         return name_cluster(gallery, cluster, name, spec.threshold(LIKELY), note, cohort=cohort)
 
 
@@ -555,7 +583,7 @@ def _pipelines(
     return pipelines
 
 
-def _forget_name(forget: Callable[[str], None], name: str, _templates: Sequence[Template]) -> None:
+def _forget_name(forget: Callable[[str], object], name: str, _templates: Sequence[Template]) -> None:
     forget(name)
 
 
@@ -577,10 +605,9 @@ def _guestbook(
     kept = Gallery(config.gallery.path, config.gallery.key_file) if gallery is None else gallery
     for other in (publisher.forget, control.forgotten):
         kept.on_forgotten.append(partial(_forget_name, other))
-    keep = config.gallery.keep_days
     book = Guestbook(
         kept, days=config.gallery.unknown_days, most=config.gallery.unknown_most,
-        lifetime=None if keep is None else timedelta(days=keep), streams=[stream.name for stream in config.streams],
+        lifetime=_lifetime(config), streams=[stream.name for stream in config.streams],
     )
     kept.on_forgotten.append(partial(_forget_alike, book, alike))
 
