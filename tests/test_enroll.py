@@ -587,6 +587,28 @@ def test_the_same_model_may_look_at_the_photos_again(studio: Studio, gallery: Ga
     assert gallery.people()[0].note == Note("the door")
 
 
+def test_who_is_enrolled_or_forgotten_while_photos_are_looked_at_again_stays_so(
+    studio: Studio, gallery: Gallery
+) -> None:
+    class Meanwhile(Painted):
+        """Others do not wait until it is through."""
+
+        def __call__(self, image: Image) -> Faces:
+            with Gallery.open(gallery.path, gallery.key_file, gallery.model_sha) as other:
+                enroll("Ada", photos, Painted(), other, threshold=THRESHOLD)
+                other.forget("Ben")
+            return super().__call__(image)
+
+    photos = [studio.photo(f"{take}.png", take=take) for take in range(2)]
+    enroll("Ada", photos[:1], Painted(), gallery, threshold=THRESHOLD)
+    enroll("Ben", [studio.photo("ben.png", who=5)], Painted(), gallery, threshold=THRESHOLD)
+
+    migrate(studio.folder, Meanwhile(), gallery, gallery.model_sha or "", again=True)
+
+    [ada] = gallery.people()
+    assert [template.source for template in ada.templates] == ["0.png", "1.png"]
+
+
 # --- a folder per person ------------------------------------------------------------------------
 
 

@@ -367,7 +367,7 @@ def _gallery_list(arguments: argparse.Namespace) -> None:
         width = max(len("name"), *(len(person.name) for person in people))
         _print(f"{'name':{width}}  templates  enrolled")
         for person in people:
-            _print(f"{person.name:{width}}  {len(person.templates):9}  {person.first:%Y-%m-%d}")
+            _print(f"{person.name:{width}}  {len(person.templates):9}  {person.first.astimezone():%Y-%m-%d}")
 
 
 def _gallery_forget(arguments: argparse.Namespace) -> None:
@@ -438,7 +438,8 @@ def _gallery_unknown(arguments: argparse.Namespace) -> None:
     else:
         _print("cluster  times  first             last              streams")
         for cluster in found:
-            times = f"{len(cluster.strangers):5}  {cluster.first:%Y-%m-%d %H:%M}  {cluster.last:%Y-%m-%d %H:%M}"
+            first, last = cluster.first.astimezone(), cluster.last.astimezone()  # as clocks here have it
+            times = f"{len(cluster.strangers):5}  {first:%Y-%m-%d %H:%M}  {last:%Y-%m-%d %H:%M}"
             _print(f"{cluster.id:7}  {times}  {', '.join(cluster.streams)}")
 
 

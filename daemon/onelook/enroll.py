@@ -264,31 +264,32 @@ def migrate(
             by_bytes[_sha256(photo)] = photo
     told, renewed = [], {}
     for person in gallery.people():
-        new: list[Template] = []
-        kept: list[Template] = []
-        missing = 0
+        new: dict[str | None, Template] = {}  # by the photo's bytes
+        kept = missing = 0
         for template in person.templates:
             ours = template.model == model_sha
             if ours and not again:
-                kept.append(template)
+                kept += 1
                 continue
             try:
                 face = _face(read_picture(by_bytes[template.sha256 or ""]), model, quality)
             except (_Refusal, PictureError, KeyError):
                 missing += 1
-                if ours:
-                    kept.append(template)
+                kept += ours
                 continue
-            new.append(
-                replace(template, embedding=face.embeddings[0], quality=float(face.quality[0]), model=model_sha)
+            new[template.sha256] = replace(
+                template, embedding=face.embeddings[0], quality=float(face.quality[0]), model=model_sha
             )
-        told.append(Migrated(person.name, len(new), missing, len(kept)))
+        told.append(Migrated(person.name, len(new), missing, kept))
         if new:
-            renewed[person.name] = [*kept, *new]
+            renewed[person.name] = new
     if renewed:
         with gallery.transaction():
-            for name, templates in renewed.items():
-                gallery.renew(name, templates)
+            for name, new in renewed.items():
+                # Of what is there by now: photos take long, and others enroll and forget meanwhile.
+                there = [new.get(template.sha256, template) for template in gallery.templates(name)]
+                if serve := [template for template in there if template.model == model_sha]:
+                    gallery.renew(name, serve)
     return told
 
 
