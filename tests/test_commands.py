@@ -395,7 +395,7 @@ def check(folder: Path, mqtt: str) -> str:
         ("{commands: [ping]}", "mqtt.commands: a broker that does not ask who we are"),
         ("{commands: [ping], tls: {}}", "mqtt.commands: a broker that does not ask who we are"),
         ("{commands: [ping], username: hall}", "mqtt.commands: a broker that does not ask"),
-        ("{commands: [ping], password: ''}", "mqtt.commands: a broker that does not ask"),
+        ("{commands: [ping], password: ''}", "mqtt.password: is empty"),
         ('{commands: [ping], protocol: "3.1.1"}', "needs protocol 5"),
         ("{commands: [dance]}", "must be ping, snapshot"),
         ("{commands: [ping], username: hall, password: secret}", "ok"),

@@ -808,8 +808,8 @@ class MqttPublisher:
         """Take what was put in the place of password and certificates since: they are renewed, and nobody starts us."""
         file, tls = self._mqtt.password_file, self._mqtt.tls
         with suppress(OSError, UnicodeDecodeError):  # being written, or gone: as it was, until the next try
-            if file is not None:
-                client.username_pw_set(self._mqtt.username or self._device, config.password_in(file))
+            if file is not None and (word := config.password_in(file)):
+                client.username_pw_set(self._mqtt.username or self._device, word)
         with suppress(OSError, OwnerError):
             if self._tls is not None and tls is not None and tls.ca_file is not None:
                 self._tls.load_verify_locations(tls.ca_file)
