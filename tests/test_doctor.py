@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import socket
 from collections import namedtuple
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from broker import Broker, free_port
@@ -17,6 +21,7 @@ from daemon_process import DEVICE, PASSWORD, locked_broker, onelook, write_confi
 from onelook import config, doctor
 from onelook.doctor import Finding, Measured, smallest, suggest
 from onelook.metrics import BoardCollector
+from onelook.source import CaptureError, Shot, masked
 
 
 def by_check(findings: list[Finding]) -> dict[str, Finding]:
@@ -145,6 +150,49 @@ def test_heat_and_a_weak_supply_are_told(tmp_path: Path) -> None:
         "throttled, now", "under voltage, since it was booted", "throttled, since it was booted",
     ]
     assert "supply" in str(found[2].advice)
+
+
+@pytest.mark.parametrize(("url", "trouble", "advice"), [
+    ("http://cam/live.cgi?user=me&password=s3cr3t", "is not there: the address answers, but has nothing at that path",
+     "check the URL in a player"),
+    ("http://cam/live.cgi?user=me&password=s3cr3t", "refuses the user name or password", "check user and password"),
+    ("/dev/video97", "gives no pictures: another program holds it", "sudo systemctl stop onelook"),
+    ("/dev/video97", "may not be opened: the user must be in the group video", "--groups video joe, then log in anew"),
+])
+def test_what_to_do_is_of_what_is_the_matter_and_for_whom_it_is(
+    monkeypatch: pytest.MonkeyPatch, url: str, trouble: str, advice: str
+) -> None:
+    def shots(url: str, **_: object) -> Iterator[Shot]:
+        raise CaptureError(f"{masked(url)} {trouble}")
+        yield
+
+    monkeypatch.setattr("onelook.doctor.shots", shots)
+    monkeypatch.setattr("onelook.doctor._has_service", lambda: False)
+    monkeypatch.setattr("pwd.getpwuid", lambda _number: SimpleNamespace(pw_name="joe"))
+
+    found = doctor._camera(config.Stream(name="door", url=url))
+
+    assert found.state == "fault"
+    assert advice in str(found.advice)
+    monkeypatch.setattr("onelook.doctor._has_service", lambda: True)
+    assert doctor._into_video() == "run this as root or as the service's user: sudo -u onelook onelook doctor"
+
+
+def test_the_pace_of_a_slow_camera_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One in five seconds was none a second."""
+    now = [0.0]
+
+    def shots(_url: str, **_: object) -> Iterator[Shot]:
+        while True:
+            now[0] += 5
+            yield Shot(None, lambda: np.zeros((48, 64, 3), np.uint8))
+
+    monkeypatch.setattr("onelook.doctor.time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr("onelook.doctor.shots", shots)
+
+    message = doctor._camera(config.Stream(name="door", url="rtsp://cam/x")).message
+
+    assert re.fullmatch(r"pictures of 64x48, 0\.2 a second, .*", message), message
 
 
 def test_little_memory_and_a_full_disk_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,9 @@ LEAST_FACE = 16.0
 are (sizes.json beside the model)."""
 WISHED_FPS = 10.0
 """Frames a second for each stream from which people walking by are followed without gaps."""
+SERVICE = "onelook"
+"""The user that the service runs as."""
+AS_SERVICE = f"run this as root or as the service's user: sudo -u {SERVICE} onelook doctor"
 SPARE = 0.7
 """Share of the time that the network may take; the rest is for decoding and for everything else."""
 
@@ -264,7 +267,7 @@ def unwritable(file: Path) -> Path | None:
 def _has_service() -> bool:
     """Whether the service's user is there."""
     try:
-        return bool(pwd.getpwnam("onelook"))
+        return bool(pwd.getpwnam(SERVICE))
     except KeyError:
         return False
 
@@ -280,9 +283,9 @@ def _disk(folder: Path) -> Finding:
         return Finding(name, "fault", "is read-only", "remount it, or keep gallery and mqtt.outbox elsewhere")
     message = f"{_size(free)} free"
     if shut := unwritable(folder / "file"):
-        service = "run this as root or as the service's user: sudo -u onelook onelook doctor"
         elsewhere = "let gallery.path, gallery.key_file and mqtt.outbox be where you may write, or run this as root"
-        return Finding(name, "warning", f"this user may not write to {shut}", service if _has_service() else elsewhere)
+        return Finding(name, "warning", f"this user may not write to {shut}",
+                       AS_SERVICE if _has_service() else elsewhere)
     if free < LITTLE_DISK:
         return Finding(name, "fault" if free < NO_DISK else "warning", message,
                        "free some: gallery and waiting events are kept there")
@@ -335,8 +338,7 @@ def _camera(stream: config.Stream) -> Finding:
     if "://" not in stream.url and is_live(stream.url):
         device = Path(stream.url if stream.url.startswith("/") else f"/dev/video{stream.url}")
         if device.exists() and not os.access(device, os.R_OK | os.W_OK):
-            return Finding(name, "fault", f"{device} may not be opened by this user",
-                           "sudo usermod --append --groups video onelook, then restart the service")
+            return Finding(name, "fault", f"{device} may not be opened by this user", _into_video())
     began, first, count, shape = time.monotonic(), 0.0, 0, (0, 0)
     stop = threading.Event()
     source = shots(stream.url, open_timeout=stream.open_timeout, read_timeout=stream.read_timeout, fps=stream.fps,
@@ -352,31 +354,44 @@ def _camera(stream: config.Stream) -> Finding:
             if time.monotonic() - began - first > 1.5 or (not is_live(stream.url) and count >= 5):
                 break
     except CaptureError as error:
-        return Finding(name, "fault", str(error), _camera_advice(str(error)))
+        # Not by the words of the URL, which may have a `password=` in it whatever is the matter.
+        return Finding(name, "fault", str(error), _camera_advice(str(error).removeprefix(masked(stream.url))))
     finally:
         stop.set()
         source.close()  # type: ignore[attr-defined]  # a generator; its `with` blocks end now
     if not count:
         return Finding(name, "fault", f"{masked(stream.url)} gives no pictures", "try it in a player, such as ffplay")
     rate = (count - 1) / max(time.monotonic() - began - first, 1e-3)
-    pace = f", {rate:.0f} a second" if is_live(stream.url) else ""
+    pace = f", {rate:{'.0f' if rate > 2 else '.1g'}} a second" if is_live(stream.url) else ""
     return Finding(name, "ok", f"pictures of {shape[1]}x{shape[0]}{pace}, the first after {first:.1f} s")
 
 
 def _camera_advice(trouble: str) -> str:
     for word, advice in (
-        ("another program", "end the other program: sudo fuser -v /dev/video*; or try the next /dev/video number"),
+        ("another program", "end the other program (sudo fuser -v /dev/video* names it; onelook's own service holds "
+                            "its camera as well: sudo systemctl stop onelook), or try the next /dev/video number"),
         ("plugged in", "plug it in; see the cameras with v4l2-ctl --list-devices"),
         ("no host", "check the spelling, or use the camera's address"),
         ("nothing listens", "check the port, usually 554 for RTSP, and that the camera has started"),
         ("no answer", "check that the camera has power, and that this machine is in its network: ping it"),
-        ("may not", "sudo usermod --append --groups video onelook, then restart the service"),
-        ("password", "check user and password; in a password write @ / : # ? as %40 %2F %3A %23 %3F"),
+        ("may not", _into_video()),
+        ("password", "check user and password; in a password write @ / : # ? % as %40 %2F %3A %23 %3F %25"),
         ("no such file", "check the path; recordings belong in /srv, /media or /var/lib/onelook"),
     ):
         if word in trouble.lower():
             return advice
     return "check the URL in a player, such as ffplay"
+
+
+def _into_video() -> str:
+    """How this user comes to be one that may open cameras."""
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:  # as in a container that is given a number alone
+        user = "USER"
+    if user == SERVICE:
+        return f"sudo usermod --append --groups video {user}, then restart the service"
+    return AS_SERVICE if _has_service() else f"sudo usermod --append --groups video {user}, then log in anew"
 
 
 # --- the broker ------------------------------------------------------------------------------
