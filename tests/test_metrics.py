@@ -13,7 +13,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from mmap import mmap
 from pathlib import Path
@@ -22,8 +22,18 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from broker import wait_until
 from onelook.event import KINDS, Crowd, Event
-from onelook.metrics import STAGES, BoardCollector, MemoryCollector, Metrics, MetricsError, NameServiceError, try_out
+from onelook.metrics import (
+    CLIENTS,
+    STAGES,
+    BoardCollector,
+    MemoryCollector,
+    Metrics,
+    MetricsError,
+    NameServiceError,
+    try_out,
+)
 from stopwatch import Stopwatch
 
 Labels = frozenset[tuple[str, str]]
@@ -417,6 +427,17 @@ def test_it_ends_promptly_while_clients_hang_on_and_the_port_is_free_at_once(met
     assert watch.seconds < 1.0
     with silent, half, metrics.serve("127.0.0.1", port, healthy=lambda: True, ready=lambda: True) as again:
         assert get(again + "healthz")[0] == 200
+
+
+def test_clients_that_hold_on_take_no_file_from_the_cameras_and_no_page_from_others(metrics: Metrics) -> None:
+    with page(metrics) as url, ExitStack() as house:
+        port = int(url.split(":")[2].strip("/"))
+        threads = threading.active_count()
+        for _ in range(CLIENTS + 2):
+            client = house.enter_context(socket.create_connection(("127.0.0.1", port)))
+            client.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+        assert get(url + "healthz")[0] == 200
+        wait_until(lambda: threading.active_count() - threads <= CLIENTS, "the oldest to be let go", seconds=5)
 
 
 def test_clients_that_go_away_or_talk_nonsense_say_nothing_on_stderr(

@@ -12,7 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from errno import EACCES, EADDRINUSE, EADDRNOTAVAIL
 from functools import cache, partial
@@ -63,6 +63,9 @@ threads that the stage itself puts to work. Each stage has the one that lies les
 
 AGES = (0.005, 0.01, 0.02, 0.035, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1, 2.5, 5, 10)
 """Seconds: 5 ms is a fast desktop, 35 ms a camera's frame, 1 s no longer live, 10 s a backlog."""
+
+CLIENTS = 32
+"""Connections that the page has at once."""
 
 IP_FREEBIND = 15
 """Of ip(7); it goes for IPv6 too."""
@@ -411,10 +414,12 @@ class _Handler(WSGIRequestHandler):
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True  # a slow reader does not hold up the end
+    request_queue_size = 128  # whom the kernel turns away tries again a second later
 
     def __init__(self, host: str, port: int, *, early: bool = True) -> None:
         """early: on an address that this machine has not got yet, too; at boot we may be there before the network."""
         self._early = early
+        self._clients: dict[Any, None] = {}  # in the order in which they came
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         self.address_family = found[0][0]
         super().__init__((host, port), _Handler)
@@ -432,6 +437,21 @@ class _Server(ThreadingMixIn, WSGIServer):
                         self.server_address[0])
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
+
+    def get_request(self) -> tuple[Any, Any]:
+        # Whoever has held on for longest gives way: clients that never end would take all that we may have open, and
+        # no camera and no disk could be had any more.
+        request, address = super().get_request()
+        for oldest in list(self._clients)[: max(0, len(self._clients) + 1 - CLIENTS)]:
+            self._clients.pop(oldest, None)
+            with suppress(OSError):  # it has ended meanwhile
+                oldest.shutdown(socket.SHUT_RDWR)
+        self._clients[request] = None
+        return request, address
+
+    def close_request(self, request: Any) -> None:
+        self._clients.pop(request, None)
+        super().close_request(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - its caller's signature
         if isinstance(sys.exc_info()[1], ConnectionError | TimeoutError):
