@@ -155,6 +155,7 @@ def test_after_a_file_that_was_faster_than_the_clock_people_leave_in_good_time(
     assert len(door.tracks) == 2
     heard = [event for seconds in range(5) for event in door.wait(100 + seconds, BEGAN + timedelta(seconds=seconds))]
     assert [event.data.state for event in heard if isinstance(event.data, Presence)] == ["left"] * 2
+    assert all(event.captured in range(100, 105) for event in heard), "told of now"
 
 
 def test_it_tells_its_stages(model: FaceModel, film: list[Frame]) -> None:

@@ -13,6 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
 from math import inf
@@ -203,7 +204,8 @@ class Capture:
 
     def _read(self) -> None:
         """Read the source to its end; CaptureError when it fails first."""
-        stream, unhurried = self.stream, not self.stream.paced
+        stream = self.stream
+        unhurried = not stream.paced and not is_live(stream.url)
         source = shots(
             stream.url,
             open_timeout=stream.open_timeout,
@@ -217,7 +219,8 @@ class Capture:
                 return  # paused or ended while this picture was read: it is not up any more
             self._say(up=True)
             self.delivered, self.newest = frame.index + 1, frame.time
-            self._inbox.put(frame, wait=unhurried and not is_live(stream.url))
+            lag = time.monotonic() - frame.time if unhurried else 0.0
+            self._inbox.put(replace(frame, lag=lag), wait=unhurried)
 
     def _clock(self) -> Clock:
         """When a shot was taken: a camera's just now; a file's at its place after the start."""

@@ -25,3 +25,11 @@ class Frame:
     """Monotonic seconds at capture."""
     utc: datetime
     """Wall clock at capture, timezone UTC."""
+    lag: float = 0.0
+    """Seconds from `time` until it was read: of a file that nothing paces, and so is seen more slowly or faster (then
+    less than 0) than it was filmed."""
+
+    @property
+    def captured(self) -> float:
+        """Monotonic seconds from which the age of what it shows is counted."""
+        return self.time + self.lag

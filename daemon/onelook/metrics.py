@@ -181,14 +181,14 @@ class Metrics:
     def frame(self, stream: str, captured: float | None = None) -> Iterator[None]:
         """Around all that is done with one frame, until its events are handed to the publisher.
 
-        `captured` is the frame's monotonic time; with it, the frame's age at the end is counted.
+        `captured` is the monotonic time at which it was; with it, the frame's age at the end is counted.
         The time goes to stage `total`.
         """
         with self.stage("total"):
             yield
         self._frames(stream).inc()
         if captured is not None:
-            self._age.observe(max(time.monotonic() - captured, 0.0))  # of a file that nothing paces time runs ahead
+            self._age.observe(time.monotonic() - captured)
 
     def stage(self, name: str) -> AbstractContextManager[None]:
         """Around one stage of a frame: its seconds, and its CPU seconds by the clock of STAGES."""

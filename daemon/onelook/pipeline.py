@@ -82,9 +82,11 @@ class Pipeline:
             return []
         if self._ahead is None:  # that of a file which nothing paces has run ahead of the clock
             self._ahead = max(self._newest.time - time, 0.0)
-        time, utc = time + self._ahead, utc + timedelta(seconds=self._ahead)
+        now = replace(
+            self._newest, time=time + self._ahead, utc=utc + timedelta(seconds=self._ahead), lag=-self._ahead
+        )
         self.faces = Faces.none(self._model.spec.embedding_size)
-        return self._follow(replace(self._newest, time=time, utc=utc), lambda name: nullcontext())  # noqa: ARG005
+        return self._follow(now, lambda name: nullcontext())  # noqa: ARG005
 
     def end(self) -> list[Stranger]:
         """Who is in view to the end and nobody knows."""

@@ -142,7 +142,7 @@ class Reporter:
         height, width = frame.image.shape[:2]
         moment = _Moment(tracks, tracks.believed(), faces, frame.time, frame.index, width, height)
         return [
-            Event(stream=self.stream, time=frame.utc, captured=frame.time, data=self._declared(data))
+            Event(stream=self.stream, time=frame.utc, captured=frame.captured, data=self._declared(data))
             for topic in self._topics
             for data in topic.look(moment)
         ]

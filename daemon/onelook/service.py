@@ -138,7 +138,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             if frame is None or control.is_paused(frame.stream):
                 continue
             pipeline = pipelines[frame.stream]
-            with metrics.frame(frame.stream, frame.time):
+            with metrics.frame(frame.stream, frame.captured):
                 events = pipeline.step(frame)
                 with metrics.stage("publish"):
                     publisher.publish(*events)
