@@ -315,6 +315,22 @@ def test_a_wrong_password_is_said_and_shown_nowhere(
     assert "hunter2" not in told
 
 
+def test_a_reason_that_has_become_another_is_told_and_not_the_first_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
+    reasons = itertools.chain(["no network yet"] * 3, itertools.repeat("refuses the password"))
+
+    def shots(_url: str, **_: object) -> Iterator[Shot]:
+        raise CaptureError(next(reasons))
+        yield
+
+    monkeypatch.setattr("onelook.capture.shots", shots)
+    monkeypatch.setattr("onelook.capture.RETOLD", 0.0)
+    changes = Changes()
+    with Capture(stream("rtsp://cam/x", retry_min=0.01, retry_max=0.01), LatestFrames(), changes):
+        wait_until(lambda: len(changes) > 1)
+        time.sleep(0.1)
+    assert changes == [("door", False, "no network yet"), ("door", False, "refuses the password")]
+
+
 def test_an_unknown_host_is_said() -> None:
     url = "rtsp://joe:hunter2@no-such-host.invalid/x"
     assert reason_for(url) == (

@@ -31,6 +31,9 @@ log = logging.getLogger(__name__)
 
 JOIN_SECONDS = 0.8
 """How long a stopping capture waits for its thread: longer than a frame of any camera in good health."""
+RETOLD = 60.0
+"""Seconds after which a stream that is down tells its reason anew, if it is another by then: at boot the network was
+not there, and now the password is refused."""
 
 Clock: TypeAlias = Callable[[float | None], tuple[float, datetime]]
 """Position of a shot -> its monotonic time and its UTC."""
@@ -128,7 +131,8 @@ class Capture:
     and is never twice the same, so that cameras behind one switch are not all asked at once.
 
     `on_change(stream, up, reason)` is called from that thread, only when the stream comes up,
-    goes down (`reason` is a sentence, password masked), or ends; not when the block is left.
+    goes down (`reason` is a sentence, password masked), is down for another reason after RETOLD
+    seconds, or ends; not when the block is left.
     """
 
     def __init__(
@@ -142,6 +146,7 @@ class Capture:
         self._inbox = inbox
         self._on_change = on_change
         self._up: bool | None = None  # not known yet
+        self._reason: str | None = None
         self._since = 0.0
         self.delivered = first
         """Frames that the stream has delivered, those before this capture among them."""
@@ -245,9 +250,10 @@ class Capture:
         return clock
 
     def _say(self, *, up: bool, reason: str | None = None, level: int = logging.WARNING) -> None:
-        if up == self._up:
+        now = time.monotonic()
+        if up == self._up and (reason == self._reason or now - self._since < RETOLD):
             return
-        self._up, self._since = up, time.monotonic()
+        self._up, self._reason, self._since = up, reason, now
         if up:
             log.info("stream %s is up", self.stream.name)
         else:
