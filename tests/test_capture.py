@@ -355,6 +355,23 @@ def test_a_server_that_never_answers_is_said_after_the_open_timeout() -> None:
         assert time.monotonic() - began < PATIENCE / 2
 
 
+def test_one_picture_is_not_a_video() -> None:
+    """As cameras have it beside their video."""
+    jpeg = cv2.imencode(".jpg", bars()[..., ::-1])[1].tobytes()
+
+    def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+        request.send_response(200)
+        request.send_header("Content-Type", "image/jpeg")
+        request.end_headers()
+        request.wfile.write(jpeg)
+
+    with web_server(answer) as url:
+        for path in ("snapshot.jpg", "snapshot.cgi"):
+            said = f"{url}/{path} is one picture and no video: give the address of the camera's video"
+            with pytest.raises(CaptureError, match=f"^{re.escape(said)}$"):
+                list(frames(f"{url}/{path}"))
+
+
 def test_a_web_page_is_not_a_video() -> None:
     def answer(request: http.server.BaseHTTPRequestHandler) -> None:
         page = b"<html>It works!</html>" * 200

@@ -152,14 +152,16 @@ def _network(url: str, options: dict[str, str], open_timeout: float, read_timeou
     with container:
         if not container.streams.video:
             raise CaptureError(f"{masked(url)} has no video in it")
-        converter = VideoReformatter()
+        converter, count = VideoReformatter(), 0
         try:
-            for picture in _decoded(container, url, read_timeout):
+            for count, picture in enumerate(_decoded(container, url, read_timeout), 1):  # noqa: B007 - how many there were
                 yield Shot(None, partial(_upright, picture, converter))
         except av.error.ExitError:
             raise CaptureError(f"{masked(url)} {_NO_PICTURE.format(read_timeout)}") from None
         except av.FFmpegError:
             pass  # a broken connection, or its end: the same to whoever waits for pictures
+        if count <= 1 and container.format.name.endswith(("image2", "_pipe")):  # FFmpeg's for JPEG and the like
+            raise CaptureError(f"{masked(url)} is one picture and no video: give the address of the camera's video")
         raise CaptureError(f"{masked(url)} has hung up")
 
 
