@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
+from fractions import Fraction
 from math import inf
 from pathlib import Path
 
@@ -771,6 +772,19 @@ def test_a_film_taken_lying_down_is_seen_upright(tmp_path: Path) -> None:
     assert frame.image.shape == (320, 240, 3)
     _, oracle = cv2.VideoCapture(str(film)).read()
     assert np.abs(frame.image.astype(int) - oracle[..., ::-1]).mean() < 3
+
+
+@pytest.mark.parametrize(("pixel", "width"), [("2/1", 320), ("8/9", 142), ("100/99", 160), ("255/1", 160)])
+def test_a_film_that_was_squeezed_is_seen_as_wide_as_it_is(tmp_path: Path, pixel: str, width: int) -> None:
+    """As recorders of analogue cameras do; not where a pixel is square but for a trifle, or cannot be so."""
+    path = tmp_path / "film.mp4"
+    with av.open(str(path), "w") as out:
+        video = out.add_stream("mpeg4", rate=10)
+        video.width, video.height, video.codec_context.sample_aspect_ratio = 160, 240, Fraction(pixel)
+        for packet in (*video.encode(av.VideoFrame(160, 240)), *video.encode()):
+            out.mux(packet)
+    (frame,) = frames(str(path))
+    assert frame.image.shape == (240, width, 3)
 
 
 def test_a_broken_picture_in_a_film_costs_that_picture_and_not_the_rest(tmp_path: Path) -> None:

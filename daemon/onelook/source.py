@@ -37,6 +37,8 @@ log = logging.getLogger(__name__)
 
 RESTARTED = 1.0
 """Seconds by which a recording's time must go back to be that of another, joined to it."""
+SQUARE = 0.02
+"""Part by which a pixel may be wider or narrower than high and is taken for square: scaling takes time."""
 PICTURE_SECONDS = 1.0
 """How long each picture of a folder stands for."""
 
@@ -152,10 +154,10 @@ def _network(url: str, options: dict[str, str], open_timeout: float, read_timeou
     with container:
         if not container.streams.video:
             raise CaptureError(f"{masked(url)} has no video in it")
-        converter, count = VideoReformatter(), 0
+        video, converter, count = container.streams.video[0], VideoReformatter(), 0
         try:
             for count, picture in enumerate(_decoded(container, url, read_timeout), 1):  # noqa: B007 - how many there were
-                yield Shot(None, partial(_upright, picture, converter))
+                yield Shot(None, partial(_upright, picture, video, converter))
         except av.error.ExitError:
             raise CaptureError(f"{masked(url)} {_NO_PICTURE.format(read_timeout)}") from None
         except av.FFmpegError:
@@ -206,7 +208,7 @@ def _video(path: Path) -> Iterator[tuple[Shot, float]]:
                 if picture.pts is not None and picture.time - begin < position - RESTARTED:
                     begin = picture.time - after  # recordings that were joined: each has its own clock
                 position = max(after if picture.pts is None else picture.time - begin, position, 0.0)
-                yield Shot(position, partial(_upright, picture, converter)), seconds
+                yield Shot(position, partial(_upright, picture, video, converter)), seconds
     except av.FFmpegError as error:
         raise CaptureError(f"{path} {_why(error, str(path))}") from None
 
@@ -248,9 +250,14 @@ def _decoded(container: InputContainer, where: str, read_timeout: float | None) 
             raise CaptureError(f"{masked(where)} {_NO_PICTURE.format(read_timeout)}")
 
 
-def _upright(picture: av.VideoFrame, converter: VideoReformatter) -> Image:
+def _upright(picture: av.VideoFrame, video: av.VideoStream, converter: VideoReformatter) -> Image:
     """The picture as it is to be seen. A converter that is kept saves making its tables for each picture."""
-    image = cast(Image, converter.reformat(picture, format="rgb24", threads=1).to_ndarray())
+    # Recorders of analogue cameras squeeze 1920 pixels into 960, and no face would be known.
+    ratio = float(video.sample_aspect_ratio or video.codec_context.sample_aspect_ratio or 1)
+    if abs(ratio - 1) < SQUARE or not 1 / 4 <= ratio <= 4:  # the latter: nonsense
+        ratio = 1.0
+    width = round(picture.width * ratio)
+    image = cast(Image, converter.reformat(picture, width, format="rgb24", threads=1).to_ndarray())
     if picture.rotation % 360:  # telephones film lying down
         image = np.ascontiguousarray(np.rot90(image, picture.rotation // 90))
     return image
