@@ -26,6 +26,7 @@ from clip import COMES, EILEEN, FPS, GOES, GRACE, SECONDS, head, write_mp4
 from daemon_process import onelook, write_config
 from onelook.event import KINDS
 from onelook.model import shipped
+from onelook.video import VideoWriter
 
 Told = list[dict[str, Any]]
 GOLDEN = Path(__file__).parent / "golden" / "clip.jsonl"
@@ -268,6 +269,15 @@ def test_a_source_that_cannot_be_read_is_told_with_a_sentence(tmp_path: Path, so
     assert sentence in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
+
+
+def test_what_is_drawn_of_a_camera_begins_with_its_first_picture(tmp_path: Path) -> None:
+    """Whose time is the machine's: it was put behind days of nothing."""
+    with VideoWriter(tmp_path / "out.mp4") as writer:
+        for index in range(3):
+            writer.write(np.zeros((48, 64, 3), np.uint8), 500_000 + index / 10)
+
+    assert [time for time, _ in video(tmp_path / "out.mp4")] == pytest.approx([0, 0.1, 0.2], abs=0.002)
 
 
 def test_a_drawing_that_cannot_be_written_is_told_with_a_sentence(folder: Path, tmp_path: Path) -> None:

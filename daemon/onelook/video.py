@@ -28,6 +28,7 @@ class VideoWriter:
         self._path = path
         self._file = av.open(str(path), "w", format="mp4")
         self._stream: av.VideoStream | None = None
+        self._begin = 0.0
         self._last = -1
 
     def __enter__(self) -> Self:
@@ -43,12 +44,13 @@ class VideoWriter:
                 self._file.close()
 
     def write(self, image: NDArray[np.uint8], time: float) -> None:
-        """Add one RGB picture (H, W, 3), shown at `time` seconds; later pictures are fitted to the first.
+        """Add one RGB picture (H, W, 3), shown `time` seconds after that of the first, to which later ones are fitted.
 
         Raises OwnerError where the file cannot be written.
         """
         frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
         if self._stream is None:
+            self._begin = time  # a camera's may be its machine's uptime: days of nothing, for a player
             self._stream = self._file.add_stream("libx264", rate=30, options={"crf": "23", "preset": "veryfast"})
             # 4:2:0 needs even sides.
             self._stream.width, self._stream.height = (max(2, side // 2 * 2) for side in image.shape[1::-1])
@@ -56,7 +58,7 @@ class VideoWriter:
             self._stream.time_base = self._stream.codec_context.time_base = CLOCK
             with self._sentence():
                 self._file.start_encoding()  # writes the head of the file: now or never
-        tick = max(self._last + 1, round(time / CLOCK))
+        tick = max(self._last + 1, round((time - self._begin) / CLOCK))
         self._last = tick
         fitted = frame.reformat(self._stream.width, self._stream.height, "yuv420p")
         fitted.pts, fitted.time_base = tick, CLOCK
