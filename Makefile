@@ -5,13 +5,16 @@ BIN    := $(VENV)/bin
 SOURCE ?=
 BROKER ?=
 UV     := $(VENV)/bin/uv
+# What a variable holds as one word for the shell: neither it nor make takes a $ in a password for its own.
+as-it-is = '$(subst ','\'',$(value $(1)))'
 
 .PHONY: help demo test test-training golden bench lint lock wheel clean
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-13s %s\n", $$1, $$2}' Makefile
 
 demo: $(VENV)/demo.done  ## see it work; SOURCE=rtsp://...|/dev/video0|file.mp4|picture.jpg for your own
-	@PYTHONPATH="$(CURDIR)/daemon" $(BIN)/python -m onelook demo $(if $(BROKER),--broker "$(BROKER)") $(if $(SOURCE),"$(SOURCE)")
+	@PYTHONPATH="$(CURDIR)/daemon" $(BIN)/python -m onelook demo \
+		$(if $(value BROKER),--broker $(call as-it-is,BROKER)) $(if $(value SOURCE),$(call as-it-is,SOURCE))
 
 test: $(VENV)/test.done lint  ## everything: linters, types, layers, tests
 	@sh deploy/system-packages.sh

@@ -14,14 +14,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
+import numpy as np
 import pytest
 from paho.mqtt.client import Client, MQTTv311
 from paho.mqtt.enums import CallbackAPIVersion
 
 from broker import PATIENCE, Broker, free_port, wait_until
 from clip import write_mp4
-from onelook.demo import FPS, PORTRAITS, in_words, walkers
+from onelook.demo import FPS, PORTRAITS, _held, in_words, walkers
 
 pytestmark = pytest.mark.timeout(600)  # the crowd's film takes its time
 
@@ -222,6 +224,12 @@ def test_a_broker_that_asks_for_a_password_gets_it(tmp_path: Path, clip: Path, d
     assert re.fullmatch(rf"The broker at 127\.0\.0\.1:{broker.port} refuses us \(.+\): give USER:PASSWORD@HOST:PORT, "
                         r"or the password in ONELOOK_MQTT_PASSWORD and USER@HOST:PORT\.", last)
     assert "frames; events" not in wrong.out
+
+
+def test_a_telephones_photo_is_no_larger_a_film_than_it_must(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "photo.png"), np.zeros((3840, 96, 3), np.uint8))
+    with av.open(_held(str(tmp_path / "photo.png"), tmp_path / "film.mp4")) as film:
+        assert (film.streams.video[0].width, film.streams.video[0].height) == (48, 1920)
 
 
 def test_a_single_picture_is_held_until_all_is_told_of_it(tmp_path: Path, demos: list[Demo]) -> None:

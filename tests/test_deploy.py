@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -230,6 +231,14 @@ def test_a_package_of_a_later_commit_upgrades_an_earlier_one(
     entries = (DEPLOY.parent / "CHANGELOG.md").read_text().partition("\n## Unreleased\n")[2]
     assert told.count("\n  * ") == entries.count("\n- ")  # those since the last version, and its own
     assert "  * A first one-pass network" in told
+
+
+@pytest.mark.parametrize("source", ["rtsp://me:pa$word@cam/x?a=1&b=2", "my `film's` \"$HOME\".mp4"])
+def test_the_demo_gets_its_source_as_it_was_written(source: str) -> None:
+    """A password with a $ in it lost what came after."""
+    plan = run("make", "-C", DEPLOY.parent, "--no-print-directory", "--dry-run", "--old-file=.venv/demo.done", "demo",
+               f"SOURCE={source}", "BROKER=me:a$b@host")
+    assert shlex.split(plan.stdout.replace("\\\n", ""))[-3:] == ["--broker", "me:a$b@host", source]
 
 
 def test_making_the_environment_leaves_the_command_in_it(tmp_path: Path) -> None:

@@ -48,6 +48,9 @@ Image = NDArray[np.uint8]
 WIDTH, HEIGHT, FPS, SECONDS = 640, 480, 12, 24
 STILL = 5
 """Seconds for which a single picture is held before the daemon."""
+LARGE = 1920
+"""Pixels: the longer side of such a picture at most; three times what the network sees. As large as a telephone's photo
+the film would take a gigabyte to write."""
 PATIENCE = 10
 """Seconds for a broker to answer."""
 STEP = 80
@@ -150,6 +153,10 @@ def broker_of(given: str) -> Mqtt:
 def _held(picture: str, film: Path) -> str:
     """A film that shows one picture for STILL seconds."""
     image = read_picture(Path(picture.removeprefix("file://")).expanduser())
+    scale = LARGE / max(image.shape[:2])
+    if scale < 1:
+        size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
+        image = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
     with VideoWriter(film) as video:
         for n in range(STILL * FPS):
             video.write(image, n / FPS)
