@@ -9,6 +9,7 @@ import socket
 from collections import namedtuple
 from collections.abc import Iterator
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -244,6 +245,13 @@ def test_the_largest_input_that_is_fast_enough_is_suggested() -> None:
     assert (suggest(rows, 3).input_width, suggest(rows, 3).threads) == (640, 2)  # slow; a smaller one would see nobody
     assert suggest(rows, 3).fps == pytest.approx(0.7 * 25 / 3)
     assert suggest(rows, 99).input_width == 640
+
+
+def test_no_larger_input_is_suggested_than_the_cameras_have_pixels_for() -> None:
+    rows = table((2, 640, 480, 10), (2, 960, 736, 20), (2, 1280, 736, 30))
+
+    for width, height, best in ((640, 480, 640), (800, 480, 960), (320, 240, 640), (1920, 1080, 1280), (inf, 1, 1280)):
+        assert suggest(rows, 1, (width, height)).input_width == best
 
 
 def test_how_near_people_must_come_is_told() -> None:

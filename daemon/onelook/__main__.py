@@ -251,6 +251,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _doctor(arguments: argparse.Namespace) -> int:
     config = _config(arguments.config)
     from dataclasses import asdict
+    from math import inf
 
     from onelook import service
     from onelook.doctor import WISHED_FPS, measure, smallest, suggest
@@ -264,7 +265,8 @@ def _doctor(arguments: argparse.Namespace) -> int:
                 _print(f"       -> {finding.advice}")
             sys.stdout.flush()
     rows = [] if arguments.quick else measure(config.model)
-    suggestion = suggest(rows, len(config.streams)) if rows else None
+    widths, heights = zip(*(f.picture or (inf, inf) for f in findings if f.check.startswith("camera ")), strict=True)
+    suggestion = suggest(rows, len(config.streams), (max(widths), max(heights))) if rows else None
     ok = all(finding.state != "fault" for finding in findings)
     if arguments.json:
         told = {"ok": ok, "findings": [asdict(f) for f in findings], "measured": [asdict(row) for row in rows],

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -75,6 +76,8 @@ class Finding:
     """What was seen, one sentence or less."""
     advice: str | None = None
     """What to do about it; none where nothing is wrong."""
+    picture: tuple[int, int] | None = None
+    """Width and height of a camera's pictures; none of all else."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -363,7 +366,8 @@ def _camera(stream: config.Stream) -> Finding:
         return Finding(name, "fault", f"{masked(stream.url)} gives no pictures", "try it in a player, such as ffplay")
     rate = (count - 1) / max(time.monotonic() - began - first, 1e-3)
     pace = f", {rate:{'.0f' if rate > 2 else '.1g'}} a second" if is_live(stream.url) else ""
-    return Finding(name, "ok", f"pictures of {shape[1]}x{shape[0]}{pace}, the first after {first:.1f} s")
+    return Finding(name, "ok", f"pictures of {shape[1]}x{shape[0]}{pace}, the first after {first:.1f} s",
+                   picture=(shape[1], shape[0]))
 
 
 def _camera_advice(trouble: str) -> str:
@@ -501,15 +505,18 @@ def measure(model: config.Model, *, seconds: float = 10.0) -> list[Measured]:
     return rows
 
 
-def suggest(rows: Sequence[Measured], streams: int) -> Suggestion:
+def suggest(rows: Sequence[Measured], streams: int, picture: tuple[float, float] = (inf, inf)) -> Suggestion:
     """The largest input at which every stream gets WISHED_FPS; of its threads the fewest that are nearly as fast.
 
-    LEAST_SIZE where none is fast enough.
+    LEAST_SIZE where none is fast enough. picture: the greatest width and height that a stream has; an input that is
+    larger than what holds it shows no more.
     """
     def fps(row: Measured) -> float:
         return SPARE * 1000 / row.milliseconds / max(streams, 1)
 
     large = [row for row in rows if (row.width, row.height) >= LEAST_SIZE]
+    enough = min((r.width * r.height for r in large if r.width >= picture[0] and r.height >= picture[1]), default=inf)
+    large = [row for row in large if row.width * row.height <= enough]
     fast = [row for row in large if fps(row) >= WISHED_FPS]
     area = max((r.width * r.height for r in fast), default=min(r.width * r.height for r in large))
     same = [row for row in rows if row.width * row.height == area]
