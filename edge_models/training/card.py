@@ -557,7 +557,7 @@ frozen network of 0.7.0 gives of a million faces, with one budget, the rate fall
 
 Who it is tells much of age, gender and origin: since 0.9.0 the looks read the embedding as well, by one layer of 128 (0.04 million
 multiply-adds). The rows of 0.8.0 and 0.9.0 above tell what it gave; emotion has no part in it. Since 0.9.3 emotion has a reading of its
-own of what the trunk gives (0.25 million multiply-adds), learnt from pictures with an emotion alone.
+own of what the trunk gives (0.25 million multiply-adds), learnt from pictures with an emotion alone; the row of 0.9.3 is with that.
 
 How a face is read off the map matters as much. On a face wider than 56 px the 14 samples a side lie further apart than the map's
 cells: what is between them was passed over, and what was read turned with where the grid happened to fall. Since 0.9.2 each sample of

@@ -28,9 +28,9 @@ from torch import Tensor
 FACE = 80.0
 """Pixels."""
 FLOORS = {
-    "lfw.accuracy": 0.95, "lfw.tar_at_far_1e-3": 0.75, "gender": 0.94, "age": 6.0, "race7": 0.60, "emotion": 0.62,
+    "lfw.accuracy": 0.955, "lfw.tar_at_far_1e-3": 0.75, "gender": 0.94, "age": 6.0, "race7": 0.60, "emotion": 0.62,
 }
-"""What is asked of the network and not yet reached, or hardly: rates, and years."""
+"""What is asked of the network and not yet reached, or hardly: rates, and years. (LFW: of faces of 112 px, which are known as well as these.)"""
 BATCH = 128
 
 

@@ -125,5 +125,6 @@ python -m edge_models.training.reach edge_models/onelook edge_models/checkpoints
 for release in 0.4.0:a266b28 0.5.0:5abd56f 0.6.0:fa13206 0.7.0:e26dafa 0.8.0:52bd9a7 0.9.0:639b873; do  # networks of one make, from git's history
   git show "${release#*:}:edge_models/checkpoints/onelook-${release%:*}.pt" >"$RUNS/onelook-${release%:*}.pt"
 done
-python -m edge_models.training.curve edge_models/checkpoints/log/curve.json "$RUNS"/onelook-0.{4,5,6,7,8,9}.0.pt --data "$DATA"
+python -m edge_models.training.curve edge_models/checkpoints/log/curve.json "$RUNS"/onelook-0.{4,5,6,7,8,9}.0.pt \
+  edge_models/checkpoints/onelook-0.9.3.pt --data "$DATA"
 python -m edge_models.training.card edge_models/onelook README.md
