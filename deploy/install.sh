@@ -14,7 +14,8 @@
 #   --purge                    and those, and the user, too
 #
 # /opt/onelook is a link to one of /opt/onelook.d/: an upgrade is built beside what runs, tried on the owner's
-# config, and switched to at once; if it does not turn ready, the link goes back.
+# config, and switched to at once; if it does not turn ready, the link goes back. Where the owner has to mend something
+# first, it stays built: a gallery of another network is only its own command's to migrate.
 set -eu
 umask 022  # what is installed is for the service's user to read, whatever root's own files are
 
@@ -219,7 +220,8 @@ fi
 # --- tried on the owner's config, then switched to ---------------------------------------------
 
 # As that user, so that what `check` creates is the service's own.
-[ -d "$state" ] || undo "rm -rf '$state'"
+earlier=yes
+[ -d "$state" ] || { earlier=''; undo "rm -rf '$state'"; }
 change install -d -m 700 -o onelook -g onelook "$state"
 # And as a service of its own within all that the unit, and the owner's drop-ins, give and forbid the real one: systemd
 # itself reads them, so that whatever form it understands is understood, and no secret stands in the process list.
@@ -264,7 +266,11 @@ code=0
 try_config || code=$?
 case $code in
   0) ;;
-  78) fail "mend $config/config.yaml and run this again; nothing is changed" ;;
+  78)
+    [ -n "$earlier" ] || fail "mend $config/config.yaml and run this again; nothing is changed"
+    sed -i "\|^rm -rf '$release'\$|d" "$work/undo"
+    fail "mend it and run this again; what was installed before is not changed. A gallery of another network is" \
+      "migrated by $release/bin/onelook gallery migrate --config $config/config.yaml FOLDER" ;;
   *) fail "$config/config.yaml could not be tried (exit status $code; journalctl --unit=onelook-check may say why);" \
     "nothing is changed" ;;
 esac

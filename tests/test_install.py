@@ -13,7 +13,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from onelook.gallery import Gallery
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 UNSHARE = ["unshare", "--mount", *(["--map-root-user"] if os.getuid() else [])]
@@ -330,6 +333,25 @@ def test_a_mistake_in_the_config_is_told_and_all_is_taken_back(machine: Machine)
     assert list((machine.place / "opt").iterdir()) == []
     assert not (machine.place / "var/lib/onelook").exists()
     assert list((machine.place / "run/systemd/system").iterdir()) == []
+    assert "restart" not in machine.noted("systemctl")
+
+
+def test_what_can_migrate_the_gallery_of_another_network_stays(machine: Machine) -> None:
+    """The command of before has the network of before: by it alone no owner could ever upgrade."""
+    state = machine.place / "var/lib/onelook"
+    with Gallery.open(state / "gallery.db", state / "gallery.key", "0" * 64) as gallery:
+        gallery.add("Ann Lee", np.ones(4, np.float32), 1.0, "ann.jpg")
+    machine.config(STREAM.format(url="rtsp://192.0.2.1/"))
+
+    done = machine.install()
+
+    assert done.returncode == 1
+    (release,) = (machine.place / "opt/onelook.d").iterdir()
+    assert (release / "complete").exists()
+    assert "holds templates of another model" in done.stderr
+    command = f"/opt/onelook.d/{release.name}/bin/onelook gallery migrate --config /etc/onelook/config.yaml FOLDER"
+    assert command in done.stderr
+    assert not (machine.place / "opt/onelook").exists()
     assert "restart" not in machine.noted("systemctl")
 
 
