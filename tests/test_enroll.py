@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from onelook.enroll import LOOKS, EnrollError, Migrated, Verdict, enroll, enroll_all, folder_people, migrate
 from onelook.face import Faces, Floats
-from onelook.gallery import Gallery, GalleryError, Note
+from onelook.gallery import Gallery, GalleryError, Note, Stranger
 from onelook.picture import Image, read_picture
 
 THRESHOLD = 0.5
@@ -546,6 +547,9 @@ def test_another_model_takes_over_from_the_photos_that_were_kept(studio: Studio,
     with Gallery.open(*paths, "a1" * 32) as gallery:
         enroll("Ada", photos, Painted(), gallery, threshold=THRESHOLD, note=Note("the door"))
         enroll("Ben", [studio.photo("ben.png", who=5)], Painted(), gallery, threshold=THRESHOLD)
+        now, [ada, *_] = datetime.now(UTC), gallery.templates("Ada")
+        for model in "a1" * 32, "b2" * 32:
+            gallery.keep_stranger(Stranger("door", now, now, ada.embedding, 0.9, b"her picture", model=model))
     (studio.folder / "old").mkdir()
     photos[0].rename(studio.folder / "old" / "renamed.png")
     photos[1].unlink()
@@ -558,6 +562,7 @@ def test_another_model_takes_over_from_the_photos_that_were_kept(studio: Studio,
         assert told == [Migrated("Ada", 0, 0, 2) if again else Migrated("Ada", 2, 1), Migrated("Ben", 0, 1)]
     with Gallery.open(*paths) as gallery:
         gallery.forget("Ben")
+        assert [each.model for each in gallery.strangers()] == ["b2" * 32], "forget finds nobody in the rest"
     with Gallery.open(*paths, "b2" * 32) as gallery:
         [ada] = gallery.people()
         assert (len(ada.templates), ada.note.purpose) == (2, "the door")

@@ -247,8 +247,9 @@ def migrate(
     again: from those too of which there are templates by this very model, as it may look at photos better by now.
 
     The photos are known by their bytes, wherever in the folder they lie and whatever they are called. A person of
-    whom no photo is found keeps the old templates. gallery: opened without a model, so that it opens at
-    all. All is stored at once, at the end. Raises EnrollError for the folder, GalleryError for the gallery.
+    whom no photo is found keeps the old templates; strangers of another model go, once anybody is enrolled anew.
+    gallery: opened without a model, so that it opens at all. All is stored at once, at the end. Raises EnrollError for
+    the folder, GalleryError for the gallery.
     """
     if not folder.is_dir():
         raise EnrollError(f"There is no folder {folder}.")
@@ -290,6 +291,8 @@ def migrate(
                 there = [new.get(template.sha256, template) for template in gallery.templates(name)]
                 if serve := [template for template in there if template.model == model_sha]:
                     gallery.renew(name, serve)
+            # Nothing finds these any more, and so not who asks to be forgotten either.
+            gallery.drop_strangers([each.number for each in gallery.strangers() if each.model != model_sha])
     return told
 
 
