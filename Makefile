@@ -27,7 +27,6 @@ golden: $(VENV)/test.done  ## write the golden replay anew, after a new network;
 
 bench: $(VENV)/bench.done  ## the quick benchmarks, in minutes; BENCH="--full" and more, see benchmarks/README.md
 	@PYTHONPATH="$(CURDIR)/daemon:$(CURDIR)" $(BIN)/python -m benchmarks $(BENCH)
-	@PYTHONPATH="$(CURDIR)/daemon:$(CURDIR)" $(BIN)/python -m benchmarks.report >&2
 
 lint: $(VENV)/test.done  ## style, types and layers
 	@echo "Checking style, types and layers..."

@@ -1,4 +1,4 @@
-"""Run the benchmarks, write the result file; the last line on stdout is one JSON object.
+"""Run the benchmarks, write the result file and its page; the last line on stdout is one JSON object.
 
     python -m benchmarks                         # quick: minutes
     python -m benchmarks --full                  # every size and crowd: an hour
@@ -13,16 +13,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from edge_models.training.door import leave
 from edge_models.training.graph import macs
 
 from benchmarks import accuracy, daemon, latency, machine, memory, nets, result
 from benchmarks.cascade import SHELF, SYSTEMS
-from benchmarks.door import leave
 from benchmarks.latency import REAL
 from onelook import spec
 from onelook.errors import OwnerError
@@ -44,6 +46,21 @@ GRIDS: dict[str, dict[str, Any]] = {
 streams and seconds of the daemon, and the most faces of a kind that accuracy looks at."""
 
 
+def frames(text: str) -> list[tuple[int, int]]:
+    """Width and height of each, of WxH,..."""
+    sizes = [re.fullmatch(r"(\d{2,4})x(\d{2,4})", size) for size in text.split(",") if size]
+    if not all(sizes):
+        raise argparse.ArgumentTypeError(f"give sizes such as 640x480,320x240, not {text}")
+    return [(int(size[1]), int(size[2])) for size in sizes if size]
+
+
+def at_least_one(text: str) -> int:
+    """A number of threads."""
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"give a whole number from 1 on, not {text}")
+    return int(text)
+
+
 def arguments() -> argparse.Namespace:
     """The command line."""
     ask = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__,
@@ -51,9 +68,10 @@ def arguments() -> argparse.Namespace:
     ask.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(PARTS)}; default: all that can run")
     ask.add_argument("--full", action="store_true", help="every size and crowd")
     ask.add_argument("--tiny", action="store_true", help="next to nothing, to see that it runs")
-    ask.add_argument("--sizes", default="", metavar="WxH,...", help="some sizes of frames alone, for latency")
+    ask.add_argument("--sizes", type=frames, default=[], metavar="WxH,...",
+                     help="some sizes of frames alone, for latency")
     ask.add_argument("--systems", default=",".join(SYSTEMS), help="some systems alone, by name")
-    ask.add_argument("--threads", type=int, default=min(2, os.cpu_count() or 1), help="of every runtime")
+    ask.add_argument("--threads", type=at_least_one, default=min(2, os.cpu_count() or 1), help="of every runtime")
     ask.add_argument("--data", type=Path, help="folder of packed faces, for accuracy")
     ask.add_argument("--pictures", type=Path, help="folder with voc/: photographs with boxes, for accuracy")
     ask.add_argument("--host", default=machine.neutral_name(), help="folder name of the results: no real host name")
@@ -91,7 +109,7 @@ def measured(run: result.Result, part: str, names: list[str], options: argparse.
             run.peak = latency.peak(run.threads)
             counted, network = macs((shipped() / "model.tflite").read_bytes()), spec.load(shipped())[0]
             run.macs = {"frame": counted["frame"] * 1e6, "face": counted["faces"] * 1e6 / network.faces_at_once}
-            sizes = [tuple(map(int, size.split("x"))) for size in options.sizes.split(",") if size] or chosen["sizes"]
+            sizes = options.sizes or chosen["sizes"]
             cells, batches = latency.run(names, threads=run.threads, sizes=sizes, crowds=chosen["crowds"],
                                          budget=chosen["budget"], least=chosen["least"], batches=batches,
                                          apart=apart)
@@ -135,11 +153,14 @@ def main() -> int:
                                (set(options.kinds.split(",")) - set(accuracy.KINDS), "kind", accuracy.KINDS)):
         if wrong:
             raise OwnerError(f"There is no {kind} named {', '.join(sorted(wrong))}; there are {', '.join(there)}.")
+    accuracy.there(options.data, options.pictures)  # or it would be told after an hour
     absent: dict[str, str] = {}
     if "shelf" in names and (lacking := nets.missing(SHELF)):
         absent["shelf"] = f"{', '.join(lacking)} not fetched: run python -m benchmarks.nets"
         names.remove("shelf")
         print(f"Without shelf: {absent['shelf']}.", file=sys.stderr)
+    if not names:
+        raise OwnerError("There is no system left to measure: name some in --systems.")
     grid: result.Grid = "tiny" if options.tiny else "full" if options.full else "quick"
     more = options.add_to is not None and options.add_to.exists()
     run = result.load(options.add_to) if more else blank(options, grid)
@@ -166,6 +187,11 @@ def main() -> int:
             result.save(run, file)  # what is measured is kept, whatever becomes of the rest
     if any(told.get("throttled") for told in run.watch.values()):
         print("The machine was throttled meanwhile: cool it and run again.", file=sys.stderr)
+    with suppress(ModuleNotFoundError):  # matplotlib draws what is measured without it
+        from benchmarks import report  # noqa: PLC0415
+
+        for written in report.write(run, file.with_suffix("")):
+            print(written, file=sys.stderr)
     print(json.dumps({"result": str(file), "grids": run.grids, "host": run.host, "threads": run.threads,
                       "absent": run.absent, "watch": run.watch, "targets": result.targets(run)}))
     return 0

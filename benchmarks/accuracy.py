@@ -16,13 +16,25 @@ from edge_models.training.evaluate import Packed, describe, folds, interval
 
 from benchmarks.cascade import Cascade, System, build
 from benchmarks.result import Accuracy
+from onelook.errors import OwnerError
 
 SIZES = (112, 80, 48, 32, 24)
 FRAME = (640, 480)
+PACKED = ("lfw", "faces", "fer")
+VOC = ("training.xml", "testing.xml")
 
 
 KINDS = (*(f"lfw.{size}" for size in SIZES), "faces", "fer", "voc")
 """What can be looked at by itself: LFW's pairs at a size; attributes, gender, age and ethnicity; emotion; detection."""
+
+
+def there(data: Path | None, pictures: Path | None) -> None:
+    """Raises OwnerError with one sentence where a folder holds nothing to look at."""
+    if data is not None and not any((data / f"{name}.npz").is_file() for name in PACKED):
+        raise OwnerError(f"There is none of {', '.join(f'{name}.npz' for name in PACKED)} in {data}.")
+    for file in VOC:
+        if pictures is not None and not (pictures / "voc" / file).is_file():
+            raise OwnerError(f"There is no voc/{file} in {pictures}.")
 
 
 def run(names: Iterable[str], data: Path, *, threads: int, most: int, pictures: Path | None = None,
@@ -32,7 +44,7 @@ def run(names: Iterable[str], data: Path, *, threads: int, most: int, pictures: 
     data: folder with any of lfw, faces, fer (.npz beside .bin). most: faces of a kind to look
     at. pictures: folder with voc/, photographs with hand-made boxes. kinds: some of KINDS alone.
     """
-    packed = {name: Packed(data / f"{name}.npz") for name in ("lfw", "faces", "fer") if (data / f"{name}.npz").exists()}
+    packed = {name: Packed(data / f"{name}.npz") for name in PACKED if (data / f"{name}.npz").exists()}
     rows = []
     for name in names:
         system = build(name, threads=threads, size=FRAME)
@@ -117,7 +129,7 @@ def looks(system: System, packed: Packed, most: int) -> dict[str, dict[str, floa
 def detection(name: str, pictures: Path, threads: int) -> dict[str, float | int]:
     """AP at an overlap of 0.5 on photographs with hand-made boxes, each at its own size."""
     rows = []
-    for file in ("training.xml", "testing.xml"):
+    for file in VOC:
         for node in evaluate.ElementTree.parse(pictures / "voc" / file).iter("image"):
             image = cv2.cvtColor(cv2.imread(str(pictures / "voc" / node.attrib["file"])), cv2.COLOR_BGR2RGB)
             system = build(name, threads=threads, size=(image.shape[1], image.shape[0]), score=0.02)

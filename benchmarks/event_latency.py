@@ -34,6 +34,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from edge_models.training.door import leave
 from paho.mqtt.client import Client
 
 import onelook
@@ -315,4 +316,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

@@ -28,6 +28,7 @@ from typing import Any
 import cv2
 import numpy as np
 from edge_models.training.calibrate import MISLABELLED
+from edge_models.training.door import leave
 from edge_models.training.evaluate import Packed, photographed
 from edge_models.training.openset import Shaken
 from numpy.typing import NDArray
@@ -250,4 +251,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

@@ -20,9 +20,9 @@ from typing import Any
 import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as tf
+from edge_models.training.door import leave
 
 from benchmarks import measure
-from benchmarks.door import leave
 from benchmarks.latency import peak
 from onelook.errors import OwnerError
 from onelook.model import _interpreter, shipped
@@ -197,6 +197,8 @@ def main() -> int:
         network = file.read_bytes()
     except OSError as error:
         raise OwnerError(f"{file} cannot be read: {error.strerror}.") from None
+    if network[4:8] != b"TFL3":
+        raise OwnerError(f"{file} is no TFLite network.")
     found = timed(layers(network), options.threads, options.seconds)
     calls = whole(network, options.threads, options.seconds)
     most = peak(options.threads)

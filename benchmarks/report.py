@@ -5,10 +5,10 @@
 
 from __future__ import annotations
 
+import argparse
 import base64
 import html
 import io
-import sys
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,9 @@ import matplotlib as mpl
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+from edge_models.training.door import leave
 
 from benchmarks import measure, tables
-from benchmarks.door import leave
 from benchmarks.result import Result, load, newest
 
 if TYPE_CHECKING:
@@ -32,7 +32,9 @@ COLOURS = {"onelook": "#d1495b", "plain": "#30638e", "batched": "#00798c", "reco
 
 def main() -> int:
     """Write the page and the pictures."""
-    file = Path(sys.argv[1]) if len(sys.argv) > 1 else newest(whole=False)
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("file", type=Path, nargs="?", metavar="RESULT.json")
+    file = ask.parse_args().file or newest(whole=False)
     for written in write(load(file), file.with_suffix("")):
         print(written)
     return 0

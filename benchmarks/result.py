@@ -148,6 +148,10 @@ class Result(_Part):
         """How large a grid a part was measured on."""
         return self.grids.get(part, self.grid)
 
+    def timed(self, cells: list[Cell]) -> list[str]:
+        """The systems that all these cells have: in a run of pieces not each was in each part."""
+        return [name for name in self.systems if all(name in cell.samples for cell in cells)]
+
     def cell(self, faces: int, width: int = 640, height: int = 480) -> Cell | None:
         """The cell of that size and crowd, if it was measured."""
         return next((c for c in self.latency if (c.width, c.height, c.faces) == (width, height, faces)), None)
@@ -202,7 +206,7 @@ def newest(folder: Path = RESULTS, *, whole: bool = True) -> Path:
 
 def saved(cell: Cell | None, what: Literal["seconds", "cpu"], against: str) -> measure.Ratio | None:
     """The share of `against`'s time that the one pass saves, as a ratio of 1 minus it: see `measure.ratio`."""
-    if cell is None or against not in cell.samples:
+    if cell is None or not {"onelook", against} <= cell.samples.keys():
         return None
     ours, theirs = (getattr(cell.samples[name], what) for name in ("onelook", against))
     r = measure.ratio(ours, theirs)
@@ -226,7 +230,7 @@ def memory_saved(result: Result, against: str, faces: int = 100) -> float | None
 def roofline(result: Result, faces: int) -> tuple[float, float] | None:
     """Seconds that the one pass's arithmetic would take at the machine's int8 peak, and those that it took."""
     cell = result.cell(faces)
-    if cell is None or not result.peak or not result.macs:
+    if cell is None or "onelook" not in cell.samples or not result.peak or not result.macs:
         return None
     return ((result.macs["frame"] + faces * result.macs["face"]) / result.peak,
             measure.median(cell.samples["onelook"].seconds))

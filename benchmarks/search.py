@@ -32,11 +32,11 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from edge_models.training.door import leave
 from edge_models.training.evaluate import Packed, describe, photographed
 from tqdm import tqdm
 
 from benchmarks import machine
-from benchmarks.door import leave
 from benchmarks.result import RESULTS
 from onelook.cohort import Cohort
 from onelook.errors import OwnerError

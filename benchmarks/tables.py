@@ -5,11 +5,13 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 from typing import Any
 
+from edge_models.training.door import leave
+
 from benchmarks import measure
-from benchmarks.door import leave
 from benchmarks.result import Result, load, memory_saved, newest, overhead
 from benchmarks.result import growth as exact_growth
 from benchmarks.result import roofline as exact_roofline
@@ -67,7 +69,7 @@ def latency(result: Result, size: tuple[int, int] = (640, 480)) -> str:
     if not shown:
         return ""
     rows = []
-    for name in result.systems:
+    for name in result.timed(cells):
         row = [name]
         for cell in shown:
             seconds = cell.samples[name].seconds
@@ -114,7 +116,7 @@ def saved(result: Result, size: tuple[int, int] = (640, 480)) -> str:
     """The share of time that the one pass saves against each system, its interval, and where 90 % of the rounds lie."""
     cells = [cell for cell in result.latency if (cell.width, cell.height) == size and cell.faces]
     rows = []
-    for name in result.systems:
+    for name in result.timed(cells) if cells else ():
         if name == "onelook":
             continue
         for what, label in (("seconds", "time"), ("cpu", "CPU")):
@@ -137,7 +139,7 @@ def energy(result: Result, size: tuple[int, int] = (640, 480)) -> str:
             heads.append(f"{cell.faces} faces, G cycles")
         if any(timing.joules is not None for timing in cell.samples.values()):
             heads.append(f"{cell.faces} faces, J")
-    for name in result.systems if heads else ():
+    for name in result.timed(cells) if heads else ():
         row = [name]
         for cell in cells:
             timing = cell.samples[name]
@@ -158,8 +160,9 @@ def memory(result: Result) -> str:
         if not mine:
             continue
         saving = memory_saved(result, name)
-        sizes = [(mine[faces].steady / 2**20, mine[faces].peak / 2**20) for faces in crowds]
-        rows.append([name, *(f"{steady:.0f} (peak {peak:.0f})" for steady, peak in sizes),
+        sizes = [f"{mine[faces].steady / 2**20:.0f} (peak {mine[faces].peak / 2**20:.0f})" if faces in mine else ""
+                 for faces in crowds]
+        rows.append([name, *sizes,
                      "" if name == "onelook" or saving is None else _percent(saving)])
     return _table(["MiB, steady (peak)", *(f"{faces} faces" for faces in crowds), "onelook saves, 100 faces"], rows)
 
@@ -221,6 +224,7 @@ DOCUMENTS = {"README.md": False, "edge_models/onelook/MODEL_CARD.md": True}
 
 def main() -> int:
     """Fill both."""
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
     result = load(newest())
     for name, whole in DOCUMENTS.items():
         file = REPOSITORY / name

@@ -30,10 +30,12 @@ from benchmarks import (
     standin,
     tables,
 )
-from benchmarks.__main__ import joined
+from benchmarks.__main__ import joined, main
 from benchmarks.cascade import Cascade, OnePass, build
 from benchmarks.latency import REAL
 from benchmarks.scene import DifferentFacesError, require_same, scene
+from edge_models.training.door import leave
+from edge_models.training.evaluate import Packed
 from edge_models.training.graph import macs
 
 from onelook import align
@@ -283,6 +285,23 @@ def test_targets_are_computed_from_the_samples() -> None:
     assert found["growth, CPU: frame with 100 faces / with 1", "itself"] == (1.6, False)
 
 
+def test_a_run_in_pieces_need_not_have_all_systems_in_all_parts() -> None:
+    """As README has it: each part takes `--systems`."""
+    memory = {"bare_pss": 0, "steady_pss": 2**20, "bare_rss": 0, "steady_rss": 0, "peak_rss": 2**20}
+    run = a_result(memory=[{"system": "onelook", "faces": 1} | memory, {"system": "plain", "faces": 100} | memory],
+                   systems={name: {"what": name, "weights": "random", "batches": None}
+                            for name in ("onelook", "plain", "batched")},
+                   latency=[timed(0.01, 0.1, 1), timed(0.014, 1.4, 100)], peak=200e9, macs={"frame": 1, "face": 1})
+    without = run.model_copy(deep=True)
+    for cell in without.latency:
+        del cell.samples["onelook"]
+
+    for each, systems in ((run, ["onelook", "plain"]), (without, ["plain"])):
+        assert [line.split()[1] for line in tables.latency(each).splitlines()[2:]] == systems
+        assert tables.memory(each).splitlines()[2] == "| onelook | 1 (peak 1) |  |  |"
+        assert "Time of a 640x480 frame" in report.html_page(each, {})
+
+
 def test_a_result_comes_back_as_it_was_and_strange_files_are_refused(tmp_path: Path) -> None:
     run = a_result(latency=[timed(0.01, 0.1, 1)])
     file = result.save(run, result.place(run, tmp_path))
@@ -483,7 +502,8 @@ def test_a_tiny_run_from_end_to_end(tmp_path: Path) -> None:
     assert all(set(cell.samples) == {"onelook", "plain"} and set(cell.own) <= set(REAL) for cell in run.latency)
     assert {row.system for row in run.memory} == {"onelook", "plain"}
     assert all(row.peak >= 0 and row.steady > 0 for row in run.memory)
-    page, *pictures = report.write(run, tmp_path / "page")
+    page, *pictures = map(Path, done.stderr.splitlines()[-4:])
+    assert page == Path(told["result"]).with_suffix(".html")
     assert "://" not in page.read_text()  # a picture in base64 may well hold "http"
     assert pictures
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
@@ -511,3 +531,35 @@ def test_what_does_not_exist_is_told_in_a_sentence() -> None:
     assert done.returncode == 78
     assert done.stderr.splitlines()[-1] == (
         "There is no part named speed; there are latency, growth, memory, daemon, accuracy.")
+
+
+@pytest.mark.parametrize(
+    ("given", "code", "told"),
+    [
+        (["--data", "/nope"], 78, "There is none of lfw.npz, faces.npz, fer.npz in /nope."),
+        (["--pictures", "/nope"], 78, "There is no voc/training.xml in /nope."),
+        (["--systems", ""], 78, "There is no system left to measure: name some in --systems."),
+        (["--sizes", "640x"], 2, "give sizes such as 640x480,320x240, not 640x"),
+        (["--threads", "0"], 2, "give a whole number from 1 on, not 0"),
+    ],
+)
+def test_what_cannot_be_measured_is_told_before_all_else(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], given: list[str], code: int, told: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *given])
+
+    with pytest.raises(SystemExit) as end:
+        leave(main)
+
+    assert end.value.code == code
+    assert capsys.readouterr().err.splitlines()[-1].endswith(told)
+
+
+def test_a_file_that_is_not_there_or_another_is_told_in_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    for file, told in ((Path("/nope.npz"), "/nope.npz: No such file or directory."),
+                       (REPOSITORY / "README.md", "holds no packed faces: give an .npz that prepare, mix or align_fer "
+                        "wrote.")):
+        with pytest.raises(SystemExit) as end:
+            leave(lambda file=file: Packed(file) and 0)
+        assert end.value.code == 78
+        assert capsys.readouterr().err.endswith(f"{told}\n")

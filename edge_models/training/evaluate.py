@@ -25,6 +25,7 @@ from xml.etree import ElementTree
 
 import cv2
 import numpy as np
+from edge_models.training.door import leave, packed
 from edge_models.training.graph import macs, patches
 from tqdm import tqdm
 
@@ -49,7 +50,7 @@ class Packed:
 
     def __init__(self, file: Path) -> None:
         """FILE.npz beside FILE.bin."""
-        self.table = dict(np.load(file, allow_pickle=False))
+        self.table = dict(packed(file))
         self.blob = np.memmap(file.with_suffix(".bin"), np.uint8)
         lengths = self.table.get("length")
         offsets = self.table["offset"]
@@ -521,4 +522,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)
