@@ -8,11 +8,12 @@ face, the mean of the landmarks that it found elsewhere stands in.
 
 from __future__ import annotations
 
-import sys
+import argparse
 from pathlib import Path
 
 import cv2
 import numpy as np
+from edge_models.training.door import leave, packed
 from tqdm import tqdm
 
 from onelook.align import similarity
@@ -21,9 +22,19 @@ PATCH, MARGIN = 144, 16
 ENLARGE, BORDER = 4, 64
 
 
-def main(source: Path, detector: Path, out: Path) -> None:
-    """Write the packed file."""
-    table = np.load(source)
+def main() -> None:
+    """Parse, pack."""
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("source", type=Path, help="fer2013.npz")
+    ask.add_argument("detector", type=Path, help="yunet_n_dynamic.onnx")
+    ask.add_argument("out", type=Path, help="the shard to write, without .bin or .npz")
+    options = ask.parse_args()
+    pack(options.source, options.detector, options.out)
+
+
+def pack(source: Path, detector: Path, out: Path) -> None:
+    """Write OUT.bin and OUT.npz."""
+    table = packed(source)
     blob = np.memmap(source.with_suffix(".bin"), np.uint8)
     side = 48 * ENLARGE + 2 * BORDER
     finder = cv2.FaceDetectorYN.create(str(detector), "", (side, side), 0.4)
@@ -43,7 +54,7 @@ def main(source: Path, detector: Path, out: Path) -> None:
     marks[~seen] = np.median(marks[seen], 0)
     print(f"landmarks found on {seen.sum()} of {count}")
     lay = similarity(marks)
-    offsets, lengths, packed, where = [], [], bytearray(), np.empty_like(marks)
+    offsets, lengths, written, where = [], [], bytearray(), np.empty_like(marks)
     for i, picture in enumerate(tqdm(pictures, disable=None)):
         a, b = lay[i, 0, 0], lay[i, 1, 0]
         size = a * a + b * b
@@ -53,10 +64,10 @@ def main(source: Path, detector: Path, out: Path) -> None:
         patch = cv2.warpAffine(picture, np.column_stack([turn, shift]), (PATCH, PATCH), flags=cv2.INTER_CUBIC,
                                borderMode=cv2.BORDER_REPLICATE)
         data = cv2.imencode(".jpg", patch, [cv2.IMWRITE_JPEG_QUALITY, 92])[1].tobytes()
-        offsets.append(len(packed))
+        offsets.append(len(written))
         lengths.append(len(data))
-        packed += data
-    out.with_suffix(".bin").write_bytes(packed)
+        written += data
+    out.with_suffix(".bin").write_bytes(written)
     np.savez(
         out.with_suffix(".npz"), offset=np.array(offsets), length=np.array(lengths), landmarks=where,
         emotion=table["emotion"], split=table["split"], source=np.full(count, "fer"), seen=seen,
@@ -65,4 +76,4 @@ def main(source: Path, detector: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(a) for a in sys.argv[1:4]))
+    leave(main)

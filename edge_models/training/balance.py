@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from edge_models.training import data, losses
+from edge_models.training.door import leave
 from edge_models.training.network import OneLook
 from edge_models.training.train import off
 from torch import Tensor
@@ -74,4 +75,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

@@ -13,6 +13,7 @@ import shutil
 from pathlib import Path
 
 import torch
+from edge_models.training.door import leave
 
 
 def main() -> None:
@@ -32,4 +33,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

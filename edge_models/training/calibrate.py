@@ -32,6 +32,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from edge_models.training.door import leave
 from edge_models.training.evaluate import Packed, all_alike, at_own_size, covered, describe, overlap, photographed
 
 from onelook.cohort import NOBODY, Cohort
@@ -267,4 +268,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

@@ -5,12 +5,14 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
-import sys
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
+
+from edge_models.training.door import leave
 
 from onelook.cohort import Cohort
 from onelook.spec import ModelSpec
@@ -387,8 +389,8 @@ def at_the_door(model: Path, spec: ModelSpec) -> str:
     return "\n\n".join(filter(None, (lfw_opened(record), by_source(record)))) if record.get("model") == spec.sha256 else ""
 
 
-def main(model: Path, readme: Path, docs: Path = DOCS) -> None:
-    """Write both."""
+def fill(model: Path, readme: Path, docs: Path) -> None:
+    """Write all three."""
     spec = ModelSpec.model_validate_json((model / "model.json").read_text())
     record = json.loads((model / "metrics.json").read_text())
     if record["model"] != spec.sha256:
@@ -582,5 +584,15 @@ guesses about looks, as the training data's annotators labelled them; error rate
     docs.write_text(placed(docs.read_text(), (BEGIN, END), identified))
 
 
+def main() -> None:
+    """Parse, fill."""
+    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask.add_argument("model", type=Path)
+    ask.add_argument("readme", type=Path)
+    ask.add_argument("docs", type=Path, nargs="?", default=DOCS)
+    options = ask.parse_args()
+    fill(options.model, options.readme, options.docs)
+
+
 if __name__ == "__main__":
-    main(*(Path(a) for a in sys.argv[1:4]))
+    leave(main)

@@ -20,6 +20,7 @@ from pathlib import Path
 from zlib import crc32
 
 import numpy as np
+from edge_models.training.door import leave
 from edge_models.training.evaluate import Packed, describe
 from scipy.cluster.vq import kmeans2
 
@@ -93,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from edge_models.training.door import leave
 from edge_models.training.label_scenes import FACE_SCORE, Detector, pictures_below
 from tqdm import tqdm
 
@@ -62,6 +63,8 @@ def main() -> None:
     ask.add_argument("--yunet", type=Path, required=True)
     ask.add_argument("--frames", type=int, default=30)
     options = ask.parse_args()
+    for file in (options.pictures, Path(options.scrfd), options.yunet):
+        file.stat()  # openvino tells of it in a page
     scrfd = Detector(options.scrfd, enlarge=True)
     out: dict[str, dict[str, list[dict]]] = {"scrfd": {}, "scrfd_doubt": {}, "yunet": {}}
     for name, image in tqdm(pictures(options.pictures, options.frames).items(), disable=None):
@@ -77,4 +80,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

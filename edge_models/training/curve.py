@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from edge_models.training import data, losses
+from edge_models.training.door import leave
 from edge_models.training.evaluate import Packed, folds, passed_by
 from edge_models.training.network import OneLook
 from edge_models.training.train import described
@@ -122,4 +123,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

@@ -20,6 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from edge_models.training.door import packed
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
@@ -49,7 +50,7 @@ class Faces:
         self._stores: list[list[np.ndarray]] = []
         store, row, people = [], [], []
         for file in files:
-            table = np.load(file, allow_pickle=False)
+            table = packed(file)
             rows = np.flatnonzero(of_split(table, split, held))
             store.append(np.full(len(rows), len(self._stores)))
             row.append(rows)
@@ -135,7 +136,7 @@ def held_out(files: list[Path]) -> Held:
     pictures: dict[str, set[str]] = defaultdict(set)
     teachers = [np.empty((0, 256), np.float32)]
     for file in files:
-        table = np.load(file, allow_pickle=False)
+        table = packed(file)
         test = table["split"] == "test"
         if "name" in table:
             for name, who in zip(table["name"][test].tolist(), _people(table)[test].tolist(), strict=True):

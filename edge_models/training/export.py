@@ -28,6 +28,7 @@ from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_quantizer import quantizer, recipe
 from ai_edge_quantizer.utils import qsv_utils
 from edge_models.training import data, graph, losses
+from edge_models.training.door import leave
 from edge_models.training.network import EMBEDDING, GRID, MAP_STRIDE, REACH, STRIDES, OneLook
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
@@ -344,4 +345,4 @@ def known_of_faces(before: Path, out: Path) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

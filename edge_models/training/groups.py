@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from edge_models.training.calibrate import SIZE, different, enrollable
+from edge_models.training.door import leave
 from edge_models.training.evaluate import (
     Packed,
     SevenRaces,
@@ -184,4 +185,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

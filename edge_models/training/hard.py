@@ -22,6 +22,7 @@ from typing import Any
 import cv2
 import numpy as np
 from edge_models.training.calibrate import SIZE
+from edge_models.training.door import leave
 from edge_models.training.evaluate import (
     Altered,
     Packed,
@@ -197,4 +198,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

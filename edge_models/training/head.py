@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from edge_models.training import data, losses
+from edge_models.training.door import leave
 from edge_models.training.log import Log
 from edge_models.training.network import GRID, OneLook
 from edge_models.training.train import begin, brief, commit, follow, looked, named, optimise, save, validate
@@ -213,4 +214,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

@@ -20,6 +20,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from edge_models.training import data, evaluate
+from edge_models.training.door import leave
 from edge_models.training.prepare import MARGIN, PATCH, Face, Label, Teacher, encode, write_shard
 from tqdm import tqdm
 
@@ -88,6 +89,8 @@ def main() -> None:
         ask.add_argument(f"--{name}", required=True, help="as `prepare` has it")
     ask.add_argument("--seed", type=int, default=1)
     options = ask.parse_args()
+    for file in (options.reid, options.mobilefacenet, options.y1, options.basis):
+        Path(file).stat()  # openvino tells of it in a page
     cv2.setNumThreads(1)
     teacher = Teacher(options.reid, options.mobilefacenet, options.y1, options.basis)
     faces: list[Face] = []
@@ -104,4 +107,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

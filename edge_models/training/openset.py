@@ -30,6 +30,7 @@ import cv2
 import numpy as np
 from edge_models.training.calibrate import MISLABELLED, enrollable
 from edge_models.training.cohort import in_cohort
+from edge_models.training.door import leave
 from edge_models.training.evaluate import Packed, describe, photographed
 
 from onelook.cohort import Cohort
@@ -237,4 +238,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from edge_models.training.door import leave
 from edge_models.training.evaluate import Packed, describe, interval
 
 from onelook.model import FaceModel
@@ -55,4 +56,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

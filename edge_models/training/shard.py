@@ -16,6 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 from edge_models.training import data
+from edge_models.training.door import leave, packed
 from tqdm import tqdm
 
 COLUMNS = ("landmarks", "teacher", "attributes", "male", "age", "age_low", "age_high", "ethnicity", "race7", "emotion",
@@ -33,7 +34,7 @@ def as_bytes(teacher: np.ndarray) -> np.ndarray:
 
 def cut(file: Path, out: Path, most: int, quality: int, taken: np.ndarray) -> int:
     """Write the pieces of one packed file's `taken` rows (N,), each of at most `most` bytes; returns how many."""
-    table = np.load(file, allow_pickle=False)
+    table = packed(file)
     columns = {name: table[name] for name in COLUMNS if name in table}
     if "teacher" in columns:
         columns["teacher"] = as_bytes(columns["teacher"])
@@ -77,7 +78,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     held = data.held_out(options.files)
     for file in options.files:
-        table = np.load(file, allow_pickle=False)
+        table = packed(file)
         taken = data.of_split(table, "train", held)
         if file == options.files[0]:
             taken |= table["split"] == "test"
@@ -85,4 +86,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

@@ -18,6 +18,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from edge_models.training.door import leave
 from edge_models.training.evaluate import Packed, describe, frames_of, interval
 from edge_models.training.graph import macs
 
@@ -119,4 +120,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

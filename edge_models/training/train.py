@@ -31,6 +31,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from edge_models.training import data, losses
+from edge_models.training.door import leave
 from edge_models.training.log import Log
 from edge_models.training.muon import Muon, knows_bfloat16
 from edge_models.training.network import GRID, MAP_STRIDE, REACH, OneLook
@@ -401,4 +402,4 @@ def accepted(embeddings: Tensor, identity: np.ndarray, far: tuple[float, ...] = 
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)
