@@ -22,6 +22,7 @@ import pytest
 
 from onelook import align
 from onelook.align import similarity
+from onelook.errors import OwnerError
 from onelook.model import FaceModel
 from onelook.spec import load
 
@@ -231,6 +232,15 @@ def test_what_did_not_change_keeps_the_ranges_that_it_had(packed: Path, tmp_path
     torch.save(kept, run / "last.pt")
     other = export(run, tmp_path / "other", packed, "--frames", "2", "--before", first)
     assert load(other.parent)[0].embeddings == "", "another embedding is nobody's of before"
+
+
+def test_what_is_no_checkpoint_is_told_in_a_sentence(tmp_path: Path) -> None:
+    from edge_models.training.network import checkpoint  # noqa: PLC0415
+
+    (tmp_path / "last.pt").write_text("weights")
+
+    with pytest.raises(OwnerError, match=r"last\.pt is no checkpoint: give the last\.pt of a run\.$"):
+        checkpoint(tmp_path / "last.pt")
 
 
 def test_faces_are_kept_from_wherever_they_lie(tmp_path: Path) -> None:

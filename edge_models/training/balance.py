@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 from edge_models.training import data, losses
 from edge_models.training.door import leave
-from edge_models.training.network import OneLook
+from edge_models.training.network import OneLook, checkpoint
 from edge_models.training.train import off
 from torch import Tensor
 from torch.nn import functional
@@ -53,7 +53,7 @@ def main() -> None:
     ask.add_argument("--batches", type=int, default=24)
     options = ask.parse_args()
     torch.manual_seed(0)
-    kept = torch.load(options.checkpoint, weights_only=True)
+    kept = checkpoint(options.checkpoint)
     network = OneLook().to(memory_format=torch.channels_last).eval()
     network.load_state_dict(kept["average"])
     faces = data.Faces(options.faces, options.cache, "train")

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import torch
 from edge_models.training.door import leave
+from edge_models.training.network import checkpoint
 
 
 def main() -> None:
@@ -24,7 +25,7 @@ def main() -> None:
     ask.add_argument("other", type=Path)
     ask.add_argument("--share", type=float, default=0.5, help="of OTHER")
     options = ask.parse_args()
-    first, other = (torch.load(run / "last.pt", map_location="cpu", weights_only=True) for run in (options.run, options.other))
+    first, other = (checkpoint(run / "last.pt") for run in (options.run, options.other))
     mixed = {name: torch.lerp(weight, other["average"][name], options.share) if weight.is_floating_point() else weight
              for name, weight in first["average"].items()}
     options.out.mkdir(parents=True, exist_ok=True)

@@ -22,7 +22,7 @@ import torch
 from edge_models.training import data, losses
 from edge_models.training.door import leave
 from edge_models.training.evaluate import Packed, folds, passed_by
-from edge_models.training.network import OneLook
+from edge_models.training.network import OneLook, checkpoint
 from edge_models.training.train import described
 from torch import Tensor
 
@@ -98,12 +98,12 @@ def main() -> None:
     learnt = data.Faces([options.data / "faces.npz"], options.cache, "train")
     lfw = Packed(options.data / "lfw.npz")
     before = json.loads(options.out.read_text())["networks"] if options.out.exists() else []
-    networks = [row for row in before if row["name"] not in {checkpoint.stem for checkpoint in options.checkpoints}]
-    for checkpoint in options.checkpoints:
-        kept = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    networks = [row for row in before if row["name"] not in {file.stem for file in options.checkpoints}]
+    for file in options.checkpoints:
+        kept = checkpoint(file)
         network = made(kept["average"] if "average" in kept else kept["network"])
         faces = rates(network, held["faces"])
-        row = {"name": checkpoint.stem, "deep": len(network.identity) - 2, "seen": kept["seen"], "cosine": faces["cosine"],
+        row = {"name": file.stem, "deep": len(network.identity) - 2, "seen": kept["seen"], "cosine": faces["cosine"],
                "cosine.learnt": rates(network, learnt)["cosine"], **verification(network, lfw),
                "gender": faces["gender"], "age": faces["age"], "race7": rates(network, held["fairface"])["race7"],
                "emotion": rates(network, held["fer"])["emotion"]}

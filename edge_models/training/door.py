@@ -33,6 +33,6 @@ def packed(file: Path) -> NpzFile:
         table = np.load(file, allow_pickle=False)
     except (ValueError, EOFError, BadZipFile):
         table = None
-    if not isinstance(table, NpzFile) or "offset" not in table:
+    if not isinstance(table, NpzFile):
         raise OwnerError(f"{file} holds no packed faces: give an .npz that prepare, mix or align_fer wrote.")
     return table

@@ -29,7 +29,7 @@ from ai_edge_quantizer import quantizer, recipe
 from ai_edge_quantizer.utils import qsv_utils
 from edge_models.training import data, graph, losses
 from edge_models.training.door import leave
-from edge_models.training.network import EMBEDDING, GRID, MAP_STRIDE, REACH, STRIDES, OneLook
+from edge_models.training.network import EMBEDDING, GRID, MAP_STRIDE, REACH, STRIDES, OneLook, checkpoint
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
@@ -166,7 +166,7 @@ def main() -> None:
     ask.add_argument("--frames", type=int, default=96, help="calibration frames")
     ask.add_argument("--before", type=Path, help="an earlier model.tflite: what has its weights keeps its ranges")
     options = ask.parse_args()
-    kept = torch.load(options.run / "last.pt", map_location="cpu", weights_only=True)
+    kept = checkpoint(options.run / "last.pt")
     run = json.loads((options.run / "run.json").read_text())
     network = OneLook()
     network.load_state_dict(kept["average"])

@@ -25,7 +25,7 @@ import torch
 from edge_models.training import data, losses
 from edge_models.training.door import leave
 from edge_models.training.log import Log
-from edge_models.training.network import GRID, OneLook
+from edge_models.training.network import GRID, OneLook, checkpoint
 from edge_models.training.train import begin, brief, commit, follow, looked, named, optimise, save, validate
 from numpy.lib.format import open_memmap
 from torch import Tensor
@@ -208,7 +208,7 @@ def main() -> None:
     torch.manual_seed(options.seed)
     device = torch.device(options.device)
     network = OneLook().to(device, memory_format=torch.channels_last).eval()
-    network.load_earlier(torch.load(options.weights, map_location=device, weights_only=True)["average"])
+    network.load_earlier(checkpoint(options.weights, device)["average"])
     faces = data.Faces(options.faces, options.cache, "train")
     (keep if options.task == "keep" else learn)(options, network, faces)
 

@@ -14,11 +14,15 @@ goes to a quarter of the frame's size at once, and what remains is bottlenecks o
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+import pickle
+from pathlib import Path
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from onelook.errors import OwnerError
 
 MAP_STRIDE = 4
 """Pixels a cell of the shared map."""
@@ -184,3 +188,11 @@ class OneLook(nn.Module):
 def double(x: Tensor) -> Tensor:
     """Twice the height and width, each cell repeated: cheapest in int8 and exact."""
     return functional.interpolate(x, scale_factor=2.0, mode="nearest")
+
+
+def checkpoint(file: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What `train` or `head` kept. Raises OwnerError where `file` is none."""
+    try:
+        return torch.load(file, map_location=device, weights_only=True)
+    except (pickle.UnpicklingError, EOFError):
+        raise OwnerError(f"{file} is no checkpoint: give the last.pt of a run.") from None

@@ -34,7 +34,7 @@ from edge_models.training import data, losses
 from edge_models.training.door import leave
 from edge_models.training.log import Log
 from edge_models.training.muon import Muon, knows_bfloat16
-from edge_models.training.network import GRID, MAP_STRIDE, REACH, OneLook
+from edge_models.training.network import GRID, MAP_STRIDE, REACH, OneLook, checkpoint
 from torch import Tensor, distributed
 from torch.nn import functional
 
@@ -304,14 +304,14 @@ def begin(last: Path, weights: Path | None, network: OneLook, average: OneLook,
           optimisers: list[torch.optim.Optimizer], device: torch.device) -> tuple[int, int]:
     """Go on where `last` was kept, or begin with the mean of `weights`. Returns the steps done and the faces seen."""
     if last.exists():
-        kept = torch.load(last, map_location=device, weights_only=True)
+        kept = checkpoint(last, device)
         for optimiser, state in zip(optimisers, kept["optimisers"], strict=True):
             asked = optimiser.param_groups
             optimiser.load_state_dict(state)
             for group, now in zip(optimiser.param_groups, asked, strict=True):
                 group |= {name: value for name, value in now.items() if name != "params"}
     elif weights:
-        kept = torch.load(weights, map_location=device, weights_only=True)
+        kept = checkpoint(weights, device)
         kept |= {"step": 0, "network": kept["average"]}
     else:
         return 0, 0
