@@ -204,6 +204,20 @@ def test_a_shop_knows_how_many_came_in_went_out_and_stand_at_the_till() -> None:
     assert len({data.track for _, data in listener.heard(Line)}) == 2
 
 
+@pytest.mark.parametrize("fps", [1, 2, 10])
+def test_who_comes_in_at_the_line_is_counted_and_stays_in_the_zone_as_long_as_in_view(fps: float) -> None:
+    entrance = SimpleNamespace(name="entrance", start=[0.5, 1], end=[0.5, 0])
+    room = SimpleNamespace(name="room", polygon=[[0, 0], [1, 0], [1, 1], [0, 1]])
+    listener = Listener(report=Report(emotion=False, age=False, gender=False), places=Places([room], [entrance]))
+    comes = Person("Cem", place=lambda time: (280 + 120 * min(time, 2), 240), visible=lambda time: time < 5)
+    listener.watch(comes, seconds=12, fps=fps)
+    assert [data.direction for _, data in listener.heard(Line)] == ["in"]
+    (_, appeared), (_, gone) = listener.heard(Presence)
+    (_, entered), (_, left) = listener.heard(Zone)
+    assert entered.frame == appeared.frame
+    assert left.seconds == gone.seconds
+
+
 EMOTIONAL = re.compile("|".join(EMOTIONS))
 
 

@@ -20,8 +20,7 @@ ANN = Person("Ann", place=walk((100, 240), (100, 0)))
 def watch(*people: Person, seconds: float, places: Places, fps: float = 10) -> list[tuple[float, Crossing]]:
     tracker, told = Tracker(lost=1.0), []
     for faces, time in film(people, seconds, fps=fps):
-        present = [track for track in tracker.update(faces, time) if track.state != "tentative"]
-        told += [(time, found) for found in places.update(present, time, 640, 480)]
+        told += [(time, found) for found in places.update(tracker.update(faces, time), time, 640, 480)]
     return told
 
 
@@ -88,6 +87,19 @@ def test_a_line_counts_those_who_cross_it_by_their_direction() -> None:
     assert sorted(found.state for _, found in told) == ["entered", "entered", "left"]
     assert told[-1][1].count == 1
     assert all(found.is_line and found.place == "doorstep" for _, found in told)
+
+
+@pytest.mark.parametrize(("fps", "speed"), [(1, 100), (2, 150), (5, 180)])
+def test_who_is_first_seen_just_before_a_line_crosses_it_however_few_the_frames(fps: float, speed: float) -> None:
+    for stride in np.linspace(0, speed / fps, 10):
+        comes = ANN.but(place=walk((290 - stride, 240), (speed, 0)))
+        told = watch(comes, seconds=3, places=Places(lines=[DOORSTEP]), fps=fps)
+        assert [found.state for _, found in told] == ["entered"]
+
+
+def test_a_false_face_of_a_moment_crosses_nothing() -> None:
+    flits = ANN.but(place=walk((300, 240), (400, 0)), visible=between((0, 0.25)))
+    assert watch(flits, seconds=2, places=Places([LEFT_HALF], [DOORSTEP])) == []
 
 
 def test_who_turns_back_at_the_line_has_not_crossed_it() -> None:

@@ -231,7 +231,7 @@ class _Place:
         self._places = places
 
     def look(self, moment: _Moment) -> Iterator[Zone | Line]:
-        for found in self._places.update(moment.present, moment.time, moment.width, moment.height):
+        for found in self._places.update(moment.tracks, moment.time, moment.width, moment.height):
             box = tuple(round(edge, 1) for edge in found.track.box.tolist())
             where: dict[str, Any] = {"track": found.track.id, "box": box, "frame": moment.index}
             if found.is_line:

@@ -91,7 +91,7 @@ class _Polygon:
                 stay.differs = None
                 continue
             stay.differs = time if stay.differs is None else stay.differs
-            if time - stay.differs >= STEADY - 1e-6:
+            if track.state != "tentative" and time - stay.differs >= STEADY - 1e-6:
                 before, stay.inside = stay.since, not stay.inside
                 stay.since, stay.differs = stay.differs, None
                 yield self._say(track, "entered" if stay.inside else "left", 0 if stay.inside else stay.since - before)
@@ -123,6 +123,8 @@ class _Line:
                 continue
             side, before = self.sides.get(track.id, (float(np.sign(distance)), place / shape))
             before = before * shape  # a camera may change the size of its pictures
+            if side != np.sign(distance) and track.state == "tentative":
+                continue  # it is told once this is a person
             self.sides[track.id] = float(np.sign(distance)), place / shape
             if side == np.sign(distance):
                 continue
@@ -149,7 +151,11 @@ class Places:
         return len(self._places)
 
     def update(self, tracks: Sequence[Track], time: float, width: int, height: int) -> Iterator[Crossing]:
-        """What this frame changed. tracks: of people, lost ones among them; who is missing has left."""
+        """What this frame changed. tracks: all there are, lost ones among them; who is missing has left.
+
+        Nothing is told of those that are tentative, but where they were counts once they are people: where frames
+        are few, they have crossed a line by then.
+        """
         shape = np.array([width, height], np.float64)
         for place in self._places:
             yield from place.update(tracks, time, shape)
