@@ -164,6 +164,18 @@ def test_whoever_looks_like_a_lost_person_but_is_across_the_room_is_somebody_new
     assert [track.id for track in watch(Tracker(), [ann, double], 3)[-1]] == [1, 2]
 
 
+def test_whoever_looks_like_a_person_but_is_five_times_as_large_is_somebody_new() -> None:
+    """As what is taken for a face in a blurred background is, which looks like anybody."""
+    double = ANN.but(size=400, visible=between((1, 2)))
+    assert [track.id for track in watch(Tracker(), [ANN.but(visible=between((0, 1))), double], 2)[-1]] == [1, 2]
+
+
+@pytest.mark.parametrize("fps", [1, 2, 25])
+def test_who_comes_near_fast_stays_the_same(fps: float) -> None:
+    ann = ANN.but(size=lambda time: 25 * 2.5**time, place=lambda time: (320, 240 + 30 * time))
+    assert {track.id for tracks in watch(Tracker(), [ann], 4, fps=fps) for track in tracks} == {1}
+
+
 def test_whoever_steps_before_a_person_does_not_take_over_her_track() -> None:
     ann, bob = ANN.but(visible=between((0, 2))), BOB.but(visible=lambda time: time >= 2)
     frames = watch(Tracker(), [ann, bob], 3)

@@ -52,6 +52,7 @@ ACQUAINTED = 5  # faces that a track must have before it can do without those th
 REACH = 1.0  # sizes: how far from its place a track is looked for
 STRIDE = 2.0  # sizes/s: by how much that grows while it is unseen
 FARTHEST = 4.0  # sizes: and to no more than this
+GROWTH = 2.0  # how many times as large, or as small, a face may look as it did; and so many times more a second unseen
 
 # Averages: after so many seconds an old face counts only e^-1 as much.
 FADES: Final = (2.0, 0.5, 10.0, 10.0)
@@ -357,7 +358,10 @@ class Tracker:
         overlap *= np.exp(unseen * (-2 / self._memory))[:, None]
         worth: Doubles = overlap + trust * (likeness * np.float32(2 * CONTRAST) - np.float32(CONTRAST))
         reach = np.minimum(REACH + STRIDE * unseen, FARTHEST)[:, None]
-        worth[(worth < self.iou) | (apart > reach)] = 0
+        # Blurred faces look alike: without this one track would gather a whole street of them.
+        ours, theirs = table["size"].sum(1)[:, None], fresh["size"].sum(1)
+        grown = np.maximum(ours / theirs, theirs / ours)
+        worth[(worth < self.iou) | (apart > reach) | (grown > GROWTH * (1 + unseen)[:, None])] = 0
         self._judge_claims(worth, cosine, trust)
         return worth
 
