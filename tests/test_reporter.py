@@ -493,6 +493,19 @@ def test_an_expression_that_nobody_could_name_is_not_told_over_and_over() -> Non
     assert len(Listener().watch(ann, seconds=60, fps=10).heard(Emotion)) <= 4
 
 
+@pytest.mark.parametrize("fps", [10, 30])
+def test_who_is_missed_in_a_frame_now_and_then_is_described_all_the_same(fps: float) -> None:
+    random = np.random.default_rng(0)
+    ann = ANN.but(
+        visible=lambda _: random.uniform() > 0.3,
+        emotion=lambda time: "happy" if time >= 3 else "neutral",
+        attributes=lambda time: {"Eyeglasses": 0.9 if time >= 3 else 0.1},
+    )
+    listener = Listener().watch(ann, seconds=9, fps=fps)
+    assert [data.emotion for _, data in listener.heard(Emotion)] == ["neutral", "happy"]
+    assert [round(data.attributes["Eyeglasses"]) for _, data in listener.heard(Attributes)] == [0, 1]
+
+
 def test_nothing_lasts_while_it_is_out_of_sight() -> None:
     """She puts on glasses and laughs, and is hidden before either can be believed."""
     hidden = between((5.4, 7))

@@ -56,6 +56,7 @@ PATIENCE = 3.0  # s: of silence, or of doubt, after which something is said in a
 BAND = 0.1  # probability: how far past 0.5 an attribute must be to change
 AGING = 5.0  # years: by how much an age must be off to change, and at least the half of its range
 LEAD = 0.1  # probability: by how much a new emotion or ethnicity must beat the old
+BLINK = 0.5  # s: unseen for less than this, as in a frame in which the network misses a face, nobody is out of sight
 
 # Crowd and mood.
 EVERYTHING: Final = Policy()
@@ -504,8 +505,8 @@ class _Attributes:
         aged = np.abs(age - told["age"]) > AGING
         differs = np.concatenate([traits != told["traits"], aged[:, None], beaten[:, None]], 1)
 
-        seen = tracks.rows >= 0
-        told["since"][:] = np.where(differs & seen[:, None], np.minimum(told["since"], moment.time), inf)
+        seen, there = tracks.rows >= 0, moment.time - tracks.last_seen < BLINK
+        told["since"][:] = np.where(differs & there[:, None], np.minimum(told["since"], moment.time), inf)
         # For how long it has differed from what was said; what was not, from nothing.
         since = np.where(told["said"], told["since"].min(1), tracks.first_seen)
         due = seen & (moment.time - since >= settle)
@@ -580,12 +581,11 @@ class _Emotion:
         # else two that are much alike would hinder each other for ever.
         held = chances[everyone, coming]
         stays = (coming >= 0) & (held >= hurdle) & (strength < held + LEAD)
-        seen = tracks.rows >= 0
         candidate = np.where(stays, coming, np.where(strength >= hurdle, strongest, -1))
-        candidate[~seen] = -1
+        candidate[moment.time - tracks.last_seen >= BLINK] = -1
         told["since"][candidate != coming] = moment.time
         told["next"][:] = candidate
-        due = (candidate >= 0) & (moment.time - told["since"] >= self._settle)
+        due = (candidate >= 0) & (tracks.rows >= 0) & (moment.time - told["since"] >= self._settle)
         for row in due.nonzero()[0].tolist():
             before, now = int(said[row]), int(candidate[row])
             said[row], told["next"][row] = now, -1
