@@ -216,6 +216,8 @@ def test_who_comes_in_at_the_line_is_counted_and_stays_in_the_zone_as_long_as_in
     (_, entered), (_, left) = listener.heard(Zone)
     assert entered.frame == appeared.frame
     assert left.seconds == gone.seconds
+    of_cem = [event.data for _, event in listener.events if getattr(event.data, "track", None) == appeared.track]
+    assert (of_cem[0], of_cem[-1]) == (appeared, gone), "nothing is told of who has left"
 
 
 EMOTIONAL = re.compile("|".join(EMOTIONS))

@@ -142,10 +142,11 @@ class Reporter:
         """
         height, width = frame.image.shape[:2]
         moment = _Moment(tracks, tracks.believed(), faces, frame.time, frame.index, width, height)
+        said = [data for topic in self._topics for data in topic.look(moment)]
+        said.sort(key=lambda data: isinstance(data, Presence) and data.state == "left")  # whoever listens forgets them
         return [
             Event(stream=self.stream, time=frame.utc, captured=frame.captured, data=self._declared(data))
-            for topic in self._topics
-            for data in topic.look(moment)
+            for data in said
         ]
 
     def _declared(self, data: Said) -> Said:
