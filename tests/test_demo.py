@@ -194,14 +194,19 @@ def test_ctrl_c_while_the_crowd_is_composed_leaves_nothing(tmp_path: Path, demos
 def test_a_video_of_ones_own_through_a_broker_of_ones_own_ends_with_the_video(
     tmp_path: Path, clip: Path, demos: list[Demo]
 ) -> None:
-    with Broker(tmp_path / "broker") as broker, broker.subscribe("onelook/demo/#") as reader:
-        demos.append(demo := Demo(tmp_path, clip, "--broker", f"127.0.0.1:{broker.port}"))
+    reads = ("reader", "secret")
+    with (
+        Broker(tmp_path / "broker", users={"me": "se:cret", reads[0]: reads[1]}) as broker,
+        broker.subscribe("onelook/demo/#", user=reads) as reader,
+    ):
+        demos.append(demo := Demo(tmp_path, clip, "--broker", f"me:se%3Acret@127.0.0.1:{broker.port}"))
 
         assert demo.process.wait(PATIENCE) == 0, demo.err
 
         reader.wait("stream/presence")
         assert reader.on("demo/status")[-2].event["data"]["state"] == "offline"
         assert "stream is offline: it has come to its end" in demo.out
+        assert re.search(r"events: .*\d+ presence", demo.out)
         assert demo.err.count("WARNING") == 0
         last = {r.topic: r.payload for r in reader.received if r.retain}
         assert len(last) >= 3
@@ -209,15 +214,9 @@ def test_a_video_of_ones_own_through_a_broker_of_ones_own_ends_with_the_video(
         assert demo.leftovers() == []
 
 
-def test_a_broker_that_asks_for_a_password_gets_it(tmp_path: Path, clip: Path, demos: list[Demo]) -> None:
+def test_a_broker_that_knows_another_password_is_told_as_such(tmp_path: Path, clip: Path, demos: list[Demo]) -> None:
     with Broker(tmp_path / "broker", users={"me": "se:cret"}) as broker:
-        (tmp_path / "right").mkdir()
-        demos.append(right := Demo(tmp_path / "right", clip, "--broker", f"me:se%3Acret@127.0.0.1:{broker.port}"))
-        assert right.process.wait(PATIENCE) == 0, right.err
-        assert re.search(r"events: .*\d+ presence", right.out)
-
-        (tmp_path / "wrong").mkdir()
-        demos.append(wrong := Demo(tmp_path / "wrong", clip, "--broker", f"me@127.0.0.1:{broker.port}",
+        demos.append(wrong := Demo(tmp_path, clip, "--broker", f"me@127.0.0.1:{broker.port}",
                                    first="import os; os.environ['ONELOOK_MQTT_PASSWORD'] = 'guess'"))
         assert wrong.process.wait(PATIENCE) == 78
     last = wrong.err.splitlines()[-1]
@@ -239,7 +238,9 @@ def test_a_single_picture_is_held_until_all_is_told_of_it(tmp_path: Path, demos:
     assert demo.process.wait(PATIENCE) == 0, demo.err
 
     assert re.search(r"person 1 looks (female|male)", demo.out), demo.out
-    assert "60 frames; " in demo.out
+    frames = re.search(r"(\d+) frames; ", demo.out)
+    assert frames
+    assert 30 <= int(frames[1]) <= 60, "five seconds of twelve a second; a busy machine leaves some out"
 
 
 def test_it_ends_by_itself_when_its_seconds_are_over(tmp_path: Path, clip: Path, demos: list[Demo]) -> None:
