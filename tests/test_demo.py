@@ -238,9 +238,7 @@ def test_a_single_picture_is_held_until_all_is_told_of_it(tmp_path: Path, demos:
     assert demo.process.wait(PATIENCE) == 0, demo.err
 
     assert re.search(r"person 1 looks (female|male)", demo.out), demo.out
-    frames = re.search(r"(\d+) frames; ", demo.out)
-    assert frames
-    assert 30 <= int(frames[1]) <= 60, "five seconds of twelve a second; a busy machine leaves some out"
+    assert "60 frames; " in demo.out
 
 
 def test_it_ends_by_itself_when_its_seconds_are_over(tmp_path: Path, clip: Path, demos: list[Demo]) -> None:
