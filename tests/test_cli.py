@@ -295,6 +295,26 @@ def test_no_config_at_all_is_told(tmp_path: Path) -> None:
     )
 
 
+SHUT = """
+import os
+
+def stat(path, *words, **options):
+    raise PermissionError(13, "Permission denied", path)
+
+from onelook import config
+from onelook.__main__ import _config_file
+os.stat = stat  # no mode stops root
+print(_config_file(None))
+"""
+
+
+def test_where_this_user_may_not_look_the_systems_config_is_taken_and_opening_it_will_tell() -> None:
+    """As in /home/me with `sudo -u onelook`; and of /etc/onelook, which is the service's."""
+    done = subprocess.run([sys.executable, "-c", SHUT], capture_output=True, text=True, timeout=180, check=False)
+
+    assert (done.stdout, done.stderr) == ("/etc/onelook/config.yaml\n", "")
+
+
 # --- the gallery ---------------------------------------------------------------------------------
 
 

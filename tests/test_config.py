@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from onelook.config import Config, ConfigError, Line, Section, Tls, Zone, load, stream_of
+from onelook.config import Config, ConfigError, Line, Section, Tls, Zone, load, may_exist, stream_of
 
 MANUAL = Path(__file__).resolve().parent.parent / "config.yaml"
 STREAM = "streams: [{name: door, url: rtsp://cam/1}]\n"
@@ -128,6 +129,18 @@ def test_what_people_write_without_quotes_is_understood(tmp_path: Path) -> None:
 ])  # fmt: skip
 def test_every_form_of_address_is_kept_as_it_is(tmp_path: Path, url: str) -> None:
     assert load(write(tmp_path, f"streams: [{{name: a, url: '{url}'}}]")).streams[0].url == url
+
+
+def test_what_lies_where_this_user_may_not_look_may_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert may_exist(tmp_path)
+    for name in ("nothing", "config.yaml/below", "no\0name"):
+        assert not may_exist(write(tmp_path, STREAM).parent / name)
+
+    def shut(_path: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", shut)  # no mode stops root
+    assert may_exist(tmp_path / "films")
 
 
 def test_paths_start_from_the_config_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -535,7 +535,9 @@ def test_the_ground_for_enrolling_is_kept_and_can_be_renewed(studio: Studio, gal
     assert [person.name for person in gallery.people()] == ["Ada"]
 
 
-def test_another_model_takes_over_from_the_photos_that_were_kept(studio: Studio, tmp_path: Path) -> None:
+def test_another_model_takes_over_from_the_photos_that_were_kept(
+    studio: Studio, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     class Mirrored(Painted):
         def __call__(self, image: Image) -> Faces:
             faces = super().__call__(image)
@@ -574,6 +576,13 @@ def test_another_model_takes_over_from_the_photos_that_were_kept(studio: Studio,
             migrate(tmp_path / "empty", Painted(), gallery, "b2" * 32)
         with pytest.raises(EnrollError, match=r"There is no folder .*nowhere\.$"):
             migrate(tmp_path / "nowhere", Painted(), gallery, "b2" * 32)
+
+        def shut(folder: Path) -> bool:
+            raise PermissionError(13, "Permission denied", str(folder))
+
+        monkeypatch.setattr(Path, "is_dir", shut)  # no mode stops root
+        with pytest.raises(EnrollError, match=r"The folder .*shut cannot be read: Permission denied\.$"):
+            migrate(tmp_path / "shut", Painted(), gallery, "b2" * 32)
 
 
 def test_the_same_model_may_look_at_the_photos_again(studio: Studio, gallery: Gallery) -> None:

@@ -221,6 +221,16 @@ def test_a_loop_that_stood_still_says_so_afterwards(
     assert "the loop stood still for" in caplog.text
 
 
+def test_an_outbox_that_cannot_be_opened_is_not_left_to_a_daemon(tmp_path: Path) -> None:
+    with Gallery.open(tmp_path / "gallery.db", tmp_path / "gallery.key", load_spec(shipped())[0].stamp) as gallery:
+        gallery.add("Ada", np.eye(1, 256, dtype=np.float32)[0], 0.9, "ada.jpg")
+    chosen = config.load(write_config(tmp_path, PICTURES, publish="mqtt", mqtt={"outbox": "outbox.db"}))
+    (tmp_path / "outbox.db").symlink_to("outbox.db")
+
+    with pytest.raises(OwnerError, match=r"The outbox .* cannot be opened: Too many levels of symbolic links"):
+        service.forget(chosen, "Ada")
+
+
 HOLDS = """
 import sqlite3, sys, time
 disk = sqlite3.connect(sys.argv[1], isolation_level=None)

@@ -137,12 +137,23 @@ def _source(url: str, info: ValidationInfo) -> str:
         return url
     path = _beside_config(Path(url), info)
     # A file may lie on a disk that is mounted later; but it must look like one, as 192.168.1.20 does not.
-    if not url or not (re.search(r"/$|\.[A-Za-z]\w*$", url) or path.exists()):
+    if not url or not (re.search(r"/$|\.[A-Za-z]\w*$", url) or may_exist(path)):
         raise ValueError(
             "is neither an address (rtsp://…, http://…, csi://0), a camera (/dev/video0, 0), "
             "nor a file or folder that exists"
         )
     return f"{path}/" if url.endswith("/") else str(path)
+
+
+def may_exist(path: Path) -> bool:
+    """Whether it is there, or may be where this user may not look: opening it will tell."""
+    try:
+        path.stat()
+    except OSError as error:
+        return not isinstance(error, FileNotFoundError | NotADirectoryError)
+    except ValueError:  # no name can be so
+        return False
+    return True
 
 
 def _with_environment(url: str) -> str:

@@ -251,9 +251,9 @@ def migrate(
     gallery: opened without a model, so that it opens at all. All is stored at once, at the end. Raises EnrollError for
     the folder, GalleryError for the gallery.
     """
-    if not folder.is_dir():
-        raise EnrollError(f"There is no folder {folder}.")
     try:
+        if not folder.is_dir():
+            raise EnrollError(f"There is no folder {folder}.")
         photos = [file for file in sorted(folder.rglob("*")) if _is_picture(file)]
     except OSError as error:
         raise EnrollError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error

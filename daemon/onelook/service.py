@@ -27,7 +27,7 @@ from onelook import enroll as enrolment
 from onelook.capture import LatestFrames, frames, length, masked
 from onelook.cohort import Cohort
 from onelook.commands import Commands
-from onelook.config import Config, Policy, Stream, stream_of
+from onelook.config import Config, Policy, Stream, may_exist, stream_of
 from onelook.control import PAUSED, Control
 from onelook.doctor import Finding, examine, unwritable
 from onelook.draw import Captions, drawn
@@ -396,7 +396,8 @@ def _unlike(model: FaceModel) -> float:
 def forget(config: Config, name: str) -> tuple[int, bool]:
     """Destroy all that is kept of a person; how many templates, and whether the outbox is done with too.
 
-    Where it is not, a daemon is using it, and sees to it within a second. Raises OwnerError.
+    Where it is not, a daemon is using it, and sees to it within a second. Raises OwnerError; also where the
+    gallery has forgotten them and the outbox cannot be opened.
     """
     alike = load(config.model.path or shipped())[0].threshold(MAYBE)
     with Gallery.open(config.gallery.path, config.gallery.key_file) as gallery:
@@ -412,12 +413,12 @@ def forget(config: Config, name: str) -> tuple[int, bool]:
 def _forget_waiting(config: Config, name: str) -> bool:
     """Destroy what waits for the broker about a person; false where a daemon has it in use, and must."""
     path = config.mqtt.outbox
-    if config.publish != "mqtt" or path is None or not path.exists():
+    if config.publish != "mqtt" or path is None or not may_exist(path):
         return True
     try:
         with Outbox(path) as outbox:
             outbox.forget(name)
-    except OwnerError:
+    except BusyError:
         return False
     return True
 

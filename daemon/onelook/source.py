@@ -30,6 +30,7 @@ import numpy as np
 from av.container import InputContainer
 from av.video.reformatter import VideoReformatter
 
+from onelook.config import may_exist
 from onelook.errors import OwnerError
 from onelook.picture import Image, PictureError, is_picture, read_picture
 
@@ -77,8 +78,8 @@ def is_live(url: str) -> bool:
 def exists(url: str) -> bool:
     """Whether there is a file or folder, or may be one where nobody may look."""
     try:
-        return Path(url.removeprefix("file://")).expanduser().exists()
-    except (OSError, RuntimeError):
+        return may_exist(Path(url.removeprefix("file://")).expanduser())
+    except RuntimeError:
         return True  # opening it will tell
 
 
