@@ -264,7 +264,10 @@ def _doctor(arguments: argparse.Namespace) -> int:
             if finding.advice:
                 _print(f"       -> {finding.advice}")
             sys.stdout.flush()
-    rows = [] if arguments.quick else measure(config.model)
+    try:
+        rows = [] if arguments.quick else measure(config.model)
+    except OwnerError:  # a finding has said why the network cannot be run
+        rows = []
     widths, heights = zip(*(f.picture or (inf, inf) for f in findings if f.check.startswith("camera ")), strict=True)
     suggestion = suggest(rows, len(config.streams), (max(widths), max(heights))) if rows else None
     ok = all(finding.state != "fault" for finding in findings)
