@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import re
 from pathlib import Path
 from typing import Any, get_args
@@ -218,11 +219,15 @@ def test_a_password_of_its_own_file_or_a_credential_is_taken_without_the_line_en
         assert mqtt.password.get_secret_value() == password
 
 
-def test_a_password_file_that_holds_no_text_is_refused(tmp_path: Path) -> None:
+def test_a_password_that_is_no_text_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "secret").write_bytes(b"\xff\xfe")
 
     with pytest.raises(ConfigError, match=r"mqtt.password_file: .*secret is not text in UTF-8"):
         load(write(tmp_path, STREAM + "mqtt: {password_file: secret}"))
+
+    monkeypatch.setenv("ONELOOK_MQTT_PASSWORD", os.fsdecode(b"w\xf6rd"))
+    with pytest.raises(ConfigError, match="ONELOOK_MQTT_PASSWORD: is not text in UTF-8"):
+        load(write(tmp_path, STREAM))
 
 
 def test_a_password_in_the_file_works_and_is_advised_against(

@@ -26,7 +26,7 @@ from broker import PATIENCE, free_port
 from daemon_process import Daemon, onelook, write_config
 from onelook import config, service
 from onelook.errors import BusyError, OwnerError
-from onelook.event import Event, Identity
+from onelook.event import Event, Identity, Status
 from onelook.face import Floats
 from onelook.gallery import Gallery, Note, Stranger
 from onelook.metrics import Metrics
@@ -229,6 +229,12 @@ def test_an_outbox_that_cannot_be_opened_is_not_left_to_a_daemon(tmp_path: Path)
 
     with pytest.raises(OwnerError, match=r"The outbox .* cannot be opened: Too many levels of symbolic links"):
         service.forget(chosen, "Ada")
+
+
+def test_the_reason_of_a_status_can_be_sent_whatever_a_path_is_written_in() -> None:
+    told = service._status("door", "offline", os.fsdecode(b"/srv/T\xfcr.mp4 has come to its end")).data
+    assert isinstance(told, Status)
+    assert told.reason == r"/srv/T\udcfcr.mp4 has come to its end"
 
 
 HOLDS = """

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edge_models.training.calibrate import Held, averaging, different, groups, thresholds
+from pydantic import ValidationError
 
 from onelook.face import Floats
 from onelook.model import shipped
@@ -28,6 +29,14 @@ def spec() -> ModelSpec:
 
 def bar(spec: ModelSpec, far: float, size: float = 100, people: int = 1, agreement: float = 1) -> float:
     return float(spec.similarities(far, np.array([size], np.float32), people, agreement)[0])
+
+
+def test_a_description_by_which_no_input_has_a_size_is_refused(spec: ModelSpec) -> None:
+    told = spec.model_dump(mode="json")
+    assert ModelSpec.model_validate(told) == spec
+    told["patches"][0]["stride"] = 0
+    with pytest.raises(ValidationError, match="greater than 0"):
+        ModelSpec.model_validate(told)
 
 
 def test_a_rate_and_a_size_that_were_calibrated_give_their_threshold(spec: ModelSpec) -> None:

@@ -582,6 +582,8 @@ def _read(path: Path) -> str:
 
 def _with_password(config: Config, path: Path) -> Config:
     if word := os.environ.get(PASSWORD_VARIABLE):  # set to nothing is not set, as in an environment file's `NAME=`
+        if any("\ud800" <= letter <= "\udfff" for letter in word):  # what is no UTF-8, to Python
+            raise ConfigError(path, [Fault(PASSWORD_VARIABLE, "is not text in UTF-8")])
         mqtt = config.mqtt.model_copy(update={"password": SecretStr(word), "password_file": None})
         return config.model_copy(update={"mqtt": mqtt})
     if config.mqtt.password is not None:

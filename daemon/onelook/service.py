@@ -678,6 +678,8 @@ def _wait(
 
 
 def _status(stream: str, state: Literal["online", "offline"], reason: str | None) -> Event:
+    if reason is not None:  # a path in it may be in an older encoding than events are
+        reason = reason.encode(errors="backslashreplace").decode()
     return Event(stream=stream, time=datetime.now(UTC), data=Status(state=state, reason=reason))
 
 

@@ -45,7 +45,7 @@ class Patch(_Part):
     """A size that the file holds as a constant and that follows the input's size."""
 
     offset: int = Field(description="Byte where two little-endian int32, height and width, lie.")
-    stride: int = Field(description="Input pixels a cell of the layer's output.")
+    stride: int = Field(gt=0, description="Input pixels a cell of the layer's output.")
 
 
 class Map(_Part):
