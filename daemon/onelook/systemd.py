@@ -26,12 +26,12 @@ def notify(state: str) -> bool:
         return False
     if address.startswith("@"):  # Linux's abstract names begin with a zero byte
         address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK) as sender:
             sender.sendto(state.encode(), address)
-        except OSError as error:
-            log.debug("the service manager does not listen: %s", error)
-            return False
+    except OSError as error:  # or that no more files may be open
+        log.debug("the service manager does not listen: %s", error)
+        return False
     return True
 
 
