@@ -17,6 +17,7 @@
 # config, and switched to at once; if it does not turn ready, the link goes back. Where the owner has to mend something
 # first, it stays built: a gallery of another network is only its own command's to migrate.
 set -eu
+PATH=$PATH:/usr/local/sbin:/usr/sbin:/sbin  # `su` leaves those out
 umask 022  # what is installed is for the service's user to read, whatever root's own files are
 
 root=$(cd "$(dirname "$0")/.." && pwd)
@@ -105,7 +106,7 @@ keep() { # a copy of a file, to be put back; or its absence
 # --- which Python, which runtime -------------------------------------------------------------
 
 lock=$root/requirements/runtime.lock
-machine=$(uname -m) pythons="python3.13 python3.12 python3.11 python3"
+machine=$(uname -m) pythons="python3.13 python3.12 python3.11 python3 /usr/bin/python3"
 none="there is no Python 3.11 to 3.13 with venv: apt install python3-venv"
 debians='' pip_options='' venv_options=''
 case $machine in
@@ -113,7 +114,7 @@ case $machine in
   armv7l)
     # The only runtime for 32 bits, and it has wheels for 3.11 alone. Of what else is locked, PyPI has no 32-bit wheels
     # of these: they come from Debian, older, and are seen in the environment.
-    lock=$root/requirements/tflite-runtime.lock pythons="python3.11"
+    lock=$root/requirements/tflite-runtime.lock pythons="python3.11 /usr/bin/python3.11"
     none="the only TFLite runtime for 32 bits is for Python 3.11: Raspberry Pi OS Bookworm, or any 64-bit system"
     debians="python3-numpy python3-opencv python3-pil python3-yaml python3-cffi-backend"
     pip_options=--no-deps venv_options=--system-site-packages ;;
@@ -125,13 +126,14 @@ from_apt() {
   change env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120 install -y --no-install-recommends \
     "$@" </dev/null >/dev/null
 }
-usable() { # new enough, not too new, and able to make environments
-  "$1" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null
+usable() { # new enough, not too new, able to make environments, and in nobody's home, which the service does not see
+  "$1" -c 'import sys, venv, ensurepip
+sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13) or sys.base_prefix.startswith(("/root/", "/home/")))' 2>/dev/null
 }
 choose() { for one in $pythons; do if usable "$one"; then python=$(command -v "$one"); return 0; fi; done; return 1; }
 if ! choose; then
   want=python3-venv
-  if ! python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+  if [ -x /usr/bin/python3 ] && ! /usr/bin/python3 -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
     want="python3.11 python3.11-venv"  # Ubuntu 22.04 and JetPack 6 have it beside their own 3.10
   fi
   # shellcheck disable=SC2086 # two names

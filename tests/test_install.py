@@ -26,7 +26,7 @@ COMMANDS = "mqtt:\n  commands: [ping]\n"
 INSIDE = """
 set -eu
 umask "$1"
-for place in etc opt run var/lib usr/local/bin; do mount --bind "$2/$place" "/$place"; done
+for place in etc opt run var/lib usr/local/bin usr/local/sbin; do mount --bind "$2/$place" "/$place"; done
 shift 2
 exec sh "$@"
 """
@@ -86,7 +86,7 @@ class Machine:
 
     def __init__(self, place: Path, *, systemd: int = 252, booted: bool = True) -> None:
         self.place, self.notes = place / "machine", place / "notes"
-        for folder in ("opt", "run", "var/lib", "usr/local/bin"):
+        for folder in ("opt", "run", "var/lib", "usr/local/bin", "usr/local/sbin"):
             (self.place / folder).mkdir(parents=True)
         subprocess.run(["cp", "-a", "/etc", self.place / "etc"], capture_output=True, check=False)  # what may be read
         for python in Path("/usr/local/bin").glob("python*"):
@@ -95,13 +95,13 @@ class Machine:
         self.bin = place / "bin"
         self.bin.mkdir()
         for name in ("useradd", "usermod", "userdel", "groupdel", "apt-get", "journalctl"):
-            self._stand_in(name, f'echo "$@" >> "$NOTES/{name}"\n')
+            self.stand_in(name, f'echo "$@" >> "$NOTES/{name}"\n')
         # Of the same number as root, which is all that a namespace knows.
         with (self.place / "etc/passwd").open("a") as users, (self.place / "etc/group").open("a") as groups:
             users.write("onelook:x:0:0::/var/lib/onelook:/usr/sbin/nologin\n")
             groups.write("onelook:x:0:\n")
-        self._stand_in("setpriv", 'echo "$@" >> "$NOTES/setpriv"\nshift 3\nexec "$@"\n')
-        self._stand_in("systemctl", f"""echo "$@" >> "$NOTES/systemctl"
+        self.stand_in("setpriv", 'echo "$@" >> "$NOTES/setpriv"\nshift 3\nexec "$@"\n')
+        self.stand_in("systemctl", f"""echo "$@" >> "$NOTES/systemctl"
 case "$*" in
   --version) echo "systemd {systemd} (stand-in)" ;;
   *ActiveState*) echo active ;;
@@ -112,9 +112,9 @@ case "$*" in
 esac
 """)
         (self.notes / "enabled").write_text("enabled\n")
-        self._stand_in("systemd-creds", 'for last; do :; done\ncp "$3" "$last"\n')
+        self.stand_in("systemd-creds", 'for last; do :; done\ncp "$3" "$last"\n')
         (self.notes / "systemd.py").write_text(SYSTEMD)
-        self._stand_in("python3.13", PYTHON.removeprefix("#!/bin/sh\n"))
+        self.stand_in("python3.13", PYTHON.removeprefix("#!/bin/sh\n"))
         onelook = self.notes / "onelook"
         onelook.write_text(
             f'#!/bin/sh\nPYTHONPATH={REPOSITORY / "daemon"} exec {sys.executable} -m onelook "$@"\n')
@@ -122,7 +122,7 @@ esac
         if booted:
             (self.place / "run/systemd/system").mkdir(parents=True)
 
-    def _stand_in(self, name: str, script: str) -> None:
+    def stand_in(self, name: str, script: str) -> None:
         (self.bin / name).write_text(f"#!/bin/sh\n{script}")
         (self.bin / name).chmod(0o755)
 
@@ -134,8 +134,10 @@ esac
     def install(self, *options: str | Path, umask: str = "022") -> subprocess.CompletedProcess[str]:
         return self.run("install.sh", *options, umask=umask)
 
-    def run(self, script: str, *options: str | Path, umask: str = "022") -> subprocess.CompletedProcess[str]:
-        environment = {"PATH": f"{self.bin}:{os.environ['PATH']}", "NOTES": str(self.notes), "HOME": "/nowhere"}
+    def run(
+        self, script: str, *options: str | Path, umask: str = "022", path: str = os.environ["PATH"]
+    ) -> subprocess.CompletedProcess[str]:
+        environment = {"PATH": f"{self.bin}:{path}", "NOTES": str(self.notes), "HOME": "/nowhere"}
         command = [*UNSHARE, "sh", "-c", INSIDE, "sh", umask, self.place,
                    REPOSITORY / "deploy" / script, *options]
         return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=180, check=False,
@@ -278,6 +280,19 @@ def test_what_root_keeps_for_itself_does_not_keep_the_service_from_its_program(m
     assert (release / "README.md").stat().st_mode & 0o777 == 0o644
 
 
+def test_it_finds_its_tools_after_su_and_no_python_that_the_service_could_not_see(machine: Machine) -> None:
+    (machine.bin / "usermod").rename(machine.place / "usr/local/sbin/usermod")
+    (machine.bin / "python3.13").rename(machine.bin / "python3.12")
+    machine.stand_in("python3.13", f'''exec "{sys.executable}" "$1" "import sys; sys.base_prefix = '/home/me/conda'
+$2"\n''')
+
+    done = machine.run("install.sh", path="/usr/local/bin:/usr/bin:/bin")
+
+    assert done.returncode == 0, done.stderr
+    assert "onelook" in machine.noted("usermod")
+    assert f"with {machine.bin}/python3.12 in " in done.stdout
+
+
 def test_an_upgrade_does_not_enable_a_service_that_its_owner_disabled(machine: Machine) -> None:
     assert machine.install().returncode == 0
     assert "enable --quiet onelook.service" in machine.noted("systemctl")
@@ -406,8 +421,8 @@ def test_the_config_is_no_more_a_packages_that_was_removed(machine: Machine) -> 
     info = machine.place / "var/lib/dpkg/info"
     info.mkdir(parents=True)
     shutil.copy(REPOSITORY / "deploy/debian/postrm", info / "onelook.postrm")
-    machine._stand_in("dpkg-query", "printf 'deinstall ok config-files'\n")
-    machine._stand_in("dpkg", 'echo "$@" >> "$NOTES/dpkg"\nrm /etc/onelook/config.yaml\n')
+    machine.stand_in("dpkg-query", "printf 'deinstall ok config-files'\n")
+    machine.stand_in("dpkg", 'echo "$@" >> "$NOTES/dpkg"\nrm /etc/onelook/config.yaml\n')
 
     done = machine.install()
 
