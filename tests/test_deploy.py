@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -122,7 +123,7 @@ def test_the_dockerfile_has_no_lint() -> None:
     assert done.returncode == 0, done.stdout
 
 
-@pytest.mark.parametrize("host", [None, "127.0.0.2", "0.0.0.0"])  # noqa: S104 - a test
+@pytest.mark.parametrize("host", [None, "127.0.0.2", "0.0.0.0", "[::1]"])  # noqa: S104 - a test
 def test_the_containers_health_is_asked_for_where_the_config_has_the_page(tmp_path: Path, host: str | None) -> None:
     lines = (DEPLOY / "Dockerfile").read_text().replace("\\\n", "")
     (check,) = re.findall(r"(?m)^HEALTHCHECK .*? CMD (\[.*\])$", lines)
@@ -135,7 +136,13 @@ def test_the_containers_health_is_asked_for_where_the_config_has_the_page(tmp_pa
 
     named = {} if host is None else {"host": host}
     well = True
-    with Metrics(CollectorRegistry()).serve(host or "127.0.0.1", 0, healthy=lambda: well, ready=lambda: True) as url:
+    where = (host or "127.0.0.1").strip("[]")
+    try:
+        with socket.socket(socket.AF_INET6 if ":" in where else socket.AF_INET) as probe:
+            probe.bind((where, 0))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with Metrics(CollectorRegistry()).serve(where, 0, healthy=lambda: well, ready=lambda: True) as url:
         port = int(url.rpartition(":")[2].strip("/"))
         assert healthy(port=port, **named)
         well = False
