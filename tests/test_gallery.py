@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -670,6 +671,17 @@ def test_of_more_strangers_than_asked_for_the_oldest_go_however_many_went_before
         for number in range(4):
             gallery.keep_stranger(stranger(120 + number), most=8)
         assert len(gallery.strangers()) == 8
+
+
+def test_strangers_that_come_are_no_news_of_who_is_enrolled(two: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with open_gallery(two) as watching, open_gallery(two) as other, caplog.at_level(logging.INFO, "onelook.gallery"):
+        caplog.clear()
+        other.keep_stranger(stranger(50))
+        assert watching.refresh(1)
+        assert caplog.messages == []
+        other.add("Cleo", face(3), 1, "c")
+        assert watching.refresh(2)
+        assert caplog.messages == ["gallery: 3 people, 5 templates"]
 
 
 def test_who_is_forgotten_is_forgotten_as_a_stranger_too(two: Path) -> None:

@@ -850,11 +850,13 @@ class Gallery:
         if (len(names), len(kept), len(memory.notes)) != (len(people), len(rows), len(notes)):
             raise self._damaged("rows are there that cannot be found")
         self._refuse_other_models(memory)
-        before = self._memory
+        before, first = self._memory, self._version is None
         self._recall(memory)
         self._version = version
         self._tell_forgotten(before)
-        log.info("gallery: %d people, %d templates", len(memory.people), len(memory.rows))
+        if first or memory.numbers != before.numbers or memory.rows.keys() != before.rows.keys():
+            # Not each time that a stranger was written down.
+            log.info("gallery: %d people, %d templates", len(memory.people), len(memory.rows))
 
     def _refuse_other_models(self, memory: _Memory) -> None:
         if self.model_sha is None:
