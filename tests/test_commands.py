@@ -207,7 +207,8 @@ def test_a_person_is_enrolled_and_forgotten(house: House) -> None:
     listed = onelook("gallery", "list", "--json", "--config", house.daemon.config)
     assert [person["name"] for person in json.loads(listed.stdout)] == ["Eileen Collins"]
 
-    assert house.data("forget", name="Eileen Collins")["templates"] == 1
+    # Told as it is kept, and as it stands in events.
+    assert house.data("forget", name=" Eileen Collins ") == {"name": "Eileen Collins", "templates": 1}
     assert house.error("forget", name="Eileen Collins") == "Nobody named Eileen Collins is enrolled."
 
 
@@ -293,6 +294,8 @@ def test_photos_that_cannot_be_used_are_told_one_by_one(house: House) -> None:
         ("forget", b"", "The request is not understood: name: field required."),
         ("enroll", b'{"name": "Ada", "photos": []}', "The request is not understood: photos: list should have"),
         ("enroll", b'{"name": "Ada", "photos": ["a"]}', "The request is not understood: photos.0: "),
+        ("enroll", b'{"name": "Ada", "photos": ["data:image/jpeg;base64,AAAA"]}',
+         "The request is not understood: photos.0: should be base64 and nothing else, without data:"),
     ],
 )
 def test_what_cannot_be_done_is_told_in_a_sentence(house: House, name: str, payload: bytes, sentence: str) -> None:

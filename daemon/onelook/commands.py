@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from typing import Annotated, Any, Literal
 
-from pydantic import AwareDatetime, Base64Bytes, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AwareDatetime, Base64Bytes, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import PydanticCustomError
 
 from onelook.errors import OwnerError
 from onelook.event import Attributes, Box, Emotion, Identity
@@ -37,6 +39,18 @@ Purpose = Annotated[str | None, Field(max_length=1000, description="What the tem
 Consent = Annotated[
     str | None, Field(max_length=1000, description="How and when the person agreed; the policy may ask for it.")
 ]
+
+
+def _base64_alone(text: object) -> object:
+    """What else stands in it would be passed over, and no picture come of the rest."""
+    if isinstance(text, str) and not _BASE64.fullmatch(text):
+        raise PydanticCustomError("base64", "should be base64 and nothing else, without data:… before it")
+    return text
+
+
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]*={0,2}\s*")
+
+Photo = Annotated[Base64Bytes, BeforeValidator(_base64_alone)]
 
 
 class Part(BaseModel):
@@ -111,7 +125,7 @@ class Enroll(Part):
     """Remember a person's face."""
 
     name: Name = Field(description="As it shall stand in events.")
-    photos: list[Base64Bytes] = Field(
+    photos: list[Photo] = Field(
         min_length=1, max_length=10, description="Pictures of that person alone: JPEG, PNG or WebP files in base64."
     )
     purpose: Purpose = None

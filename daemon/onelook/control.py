@@ -42,7 +42,7 @@ from onelook.config import Stream
 from onelook.enroll import Verdict
 from onelook.errors import OwnerError
 from onelook.event import Attributes, Emotion, Event, Identity
-from onelook.gallery import Note
+from onelook.gallery import Note, clean_name
 from onelook.pipeline import Pipeline
 from onelook.strangers import Cluster
 
@@ -170,6 +170,7 @@ class Control:
 
     def enroll(self, asked: Enroll) -> Enrolled:
         """Enrol the faces on the photos. Raises OwnerError where none can be used."""
+        name = clean_name(asked.name)
         with ExitStack() as house:
             try:
                 folder = house.enter_context(TemporaryDirectory(prefix="onelook-"))
@@ -179,22 +180,23 @@ class Control:
                     photos[-1].write_bytes(content)
             except OSError as error:
                 raise OwnerError(f"There is no room to lay the photos down: {error.strerror}.") from None
-            verdicts = self._enroll(asked.name, photos, Note(purpose=asked.purpose, consent=asked.consent))
+            verdicts = self._enroll(name, photos, Note(purpose=asked.purpose, consent=asked.consent))
         told = [
             PhotoVerdict(photo=number, accepted=verdict.accepted, reason=verdict.reason)
             for number, verdict in enumerate(verdicts, 1)
         ]
         if not any(verdict.accepted for verdict in told):
             reasons = "; ".join(f"photo {verdict.photo} {verdict.reason}" for verdict in told)
-            raise OwnerError(f"{asked.name} is not enrolled: {reasons}.")
-        return Enrolled(name=asked.name, photos=told)
+            raise OwnerError(f"{name} is not enrolled: {reasons}.")
+        return Enrolled(name=name, photos=told)
 
     def forget(self, asked: Forget) -> Forgotten:
         """Destroy what is kept of a person. Raises OwnerError where nothing is."""
-        templates = self._forget(asked.name)
+        name = clean_name(asked.name)
+        templates = self._forget(name)
         if not templates:
-            raise OwnerError(f"Nobody named {asked.name} is enrolled.")
-        return Forgotten(name=asked.name, templates=templates)
+            raise OwnerError(f"Nobody named {name} is enrolled.")
+        return Forgotten(name=name, templates=templates)
 
     def unknown(self, _asked: ListUnknown) -> Unknown:
         """Whom nobody knows."""
@@ -210,8 +212,8 @@ class Control:
 
     def name(self, asked: GiveName) -> Named:
         """Enrol one of them. Raises OwnerError where that cannot be."""
-        note = Note(purpose=asked.purpose, consent=asked.consent)
-        return Named(name=asked.name, templates=self._name(asked.cluster, asked.name, note))
+        name, note = clean_name(asked.name), Note(purpose=asked.purpose, consent=asked.consent)
+        return Named(name=name, templates=self._name(asked.cluster, name, note))
 
     def _remember(self) -> None:
         if self._file is None:
