@@ -81,7 +81,7 @@ class Attributes(TrackData):
 class Emotion(TrackData):
     """The facial expression, whenever the strongest one changes for long enough."""
 
-    emotion: str
+    emotion: str = Field(description="The one that lasted; at this moment another may be stronger by less than 0.1.")
     confidence: Ratio
     previous: str | None = None
     distribution: dict[str, Ratio]
