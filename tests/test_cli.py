@@ -332,7 +332,7 @@ def test_a_person_can_be_forgotten(gallery_config: Path) -> None:
     assert done.returncode == 0
     assert done.stdout == "Ada is forgotten, and 2 templates destroyed\n"
 
-    done = onelook("gallery", "forget", "Grace", "--json", "--config", gallery_config)
+    done = onelook("gallery", "forget", "Grace ", "--json", "--config", gallery_config)
     assert json.loads(done.stdout) == {"name": "Grace", "templates": 1, "outbox": True}
 
     assert onelook("gallery", "list", "--config", gallery_config).stdout == "nobody is enrolled\n"
@@ -531,6 +531,11 @@ def test_a_replay_does_not_write_over_the_recording(tmp_path: Path) -> None:
         assert done.returncode == 78
         assert "would be written over: give --draw another file." in done.stderr
     assert (picture.read_bytes(), config.read_text()) == (before, STREAM)
+
+    done = onelook("replay", picture, "--draw", tmp_path / "out.JPG")
+    assert done.returncode == 78
+    assert done.stderr.endswith("is called like a picture, and a video is written: give --draw another name.\n")
+    assert not (tmp_path / "out.JPG").exists()
 
 
 def test_a_single_picture_is_replayed_for_as_long_as_it_takes_to_count_whom_it_shows(tmp_path: Path) -> None:

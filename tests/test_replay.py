@@ -262,10 +262,13 @@ def test_into_a_closed_pipe_it_ends_quietly(folder: Path) -> None:
 ])  # fmt: skip
 def test_a_source_that_cannot_be_read_is_told_with_a_sentence(tmp_path: Path, source: str, sentence: str) -> None:
     (tmp_path / "text.mp4").write_text("no video at all" * 100)
+    till = {"name": "till", "polygon": [[0, 0], [1, 0], [1, 1]]}
+    config = write_config(tmp_path, {"name": "door", "url": "a.mp4", "zones": [till]}, {"name": "yard", "url": "b.mp4"})
 
-    done = onelook("replay", source, "--draw", "out.mp4", cwd=tmp_path)
+    done = onelook("replay", source, "--draw", "out.mp4", "--config", config, cwd=tmp_path)
 
     assert done.returncode == 78
+    assert ("No zones and lines are told of: the config has 2 streams" in done.stderr) is (source != "rstp://cam/1")
     assert sentence in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
     assert done.stdout == ""

@@ -199,6 +199,11 @@ def test_where_people_are_only_counted_nothing_is_kept_to_know_them_by(
         "gallery.unknown_days does nothing, because the policy has identity aggregate.",
         "report.visitors does nothing, because the policy has identity aggregate.",
     ])
+    spoken = {"publish": "stdout", "mqtt": config.Mqtt(commands=["ping"], home_assistant=True)}
+    assert service._idle(settings.model_copy(update=spoken))[-2:] == [
+        "mqtt.commands does nothing, because publish is stdout.",
+        "mqtt.home_assistant does nothing, because publish is stdout.",
+    ]
 
 
 def test_a_loop_that_stood_still_says_so_afterwards(

@@ -140,7 +140,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     replay.add_argument(
         "source", metavar="SOURCE",
-        help="video file, folder of pictures (a second each), one picture (held for five) or a stream's URL",
+        help="video file, folder of pictures (a film of one camera, a second each), one picture (held for five), or a "
+        "stream's URL",
     )
     replay.add_argument("--draw", type=Path, metavar="OUT.mp4", help="write it with the faces drawn in")
     replay.add_argument("--config", type=Path, metavar="FILE", help="default: every default, nobody enrolled")
@@ -311,8 +312,10 @@ def _enroll(arguments: argparse.Namespace) -> None:
     config = _config(arguments.config)
     from onelook import service
     from onelook.enroll import folder_people
+    from onelook.gallery import clean_name
 
-    people = {arguments.name: arguments.photos} if arguments.folder is None else folder_people(arguments.folder)
+    folder = arguments.folder
+    people = {clean_name(arguments.name): arguments.photos} if folder is None else folder_people(folder)
     told = service.enroll(config, people, note=_note(arguments), dry_run=arguments.dry_run)
     if arguments.json:
         rows = [
@@ -378,12 +381,14 @@ def _gallery_list(arguments: argparse.Namespace) -> None:
 def _gallery_forget(arguments: argparse.Namespace) -> None:
     config = _config(arguments.config)
     from onelook import service
+    from onelook.gallery import clean_name
 
-    removed, done = service.forget(config, arguments.name)
+    name = clean_name(arguments.name)
+    removed, done = service.forget(config, name)
     if arguments.json:
-        _print_json({"name": arguments.name, "templates": removed, "outbox": done})
+        _print_json({"name": name, "templates": removed, "outbox": done})
         return
-    _print(f"{arguments.name} is forgotten, and {removed} template{'s' * (removed > 1)} destroyed")
+    _print(f"{name} is forgotten, and {removed} template{'s' * (removed > 1)} destroyed")
     if not done:
         _print("the daemon that runs here destroys what waits for its broker within a second")
 
@@ -465,12 +470,14 @@ def _write_pictures(folder: Path, found: Sequence[Cluster]) -> None:
 def _gallery_name(arguments: argparse.Namespace) -> None:
     config = _config(arguments.config)
     from onelook import service
+    from onelook.gallery import clean_name
 
-    count = service.name_unknown(config, arguments.cluster, arguments.name, note=_note(arguments))
+    name = clean_name(arguments.name)
+    count = service.name_unknown(config, arguments.cluster, name, note=_note(arguments))
     if arguments.json:
-        _print_json({"name": arguments.name, "templates": count})
+        _print_json({"name": name, "templates": count})
     else:
-        _print(f"{arguments.name} is enrolled from {count} track{'s' * (count > 1)}")
+        _print(f"{name} is enrolled from {count} track{'s' * (count > 1)}")
 
 
 def _gallery_migrate(arguments: argparse.Namespace) -> None:

@@ -221,13 +221,17 @@ def check(config: Config) -> list[str]:
 
 
 def _idle(config: Config) -> list[str]:
-    """The keys that have to do with unknown people and do nothing, as it is not found out who is one."""
-    level = config.policy.level("identity")
-    if level == "on" and config.report.identity:
-        return []
-    why = "report.identity is false" if level == "on" else f"the policy has identity {level}"
-    asked = {"gallery.unknown_days": config.gallery.unknown_days > 0, "report.visitors": config.report.visitors}
-    return [f"{key} does nothing, because {why}." for key, on in asked.items() if on]
+    """The keys that do nothing, as it is not found out who is unknown, or as there is no broker."""
+    level, mqtt = config.policy.level("identity"), config.mqtt
+    idle: list[tuple[str, bool, str]] = []
+    if level != "on" or not config.report.identity:
+        why = "report.identity is false" if level == "on" else f"the policy has identity {level}"
+        idle += [("gallery.unknown_days", config.gallery.unknown_days > 0, why),
+                 ("report.visitors", config.report.visitors, why)]
+    if config.publish != "mqtt":
+        why = f"publish is {config.publish}"
+        idle += [("mqtt.commands", bool(mqtt.commands), why), ("mqtt.home_assistant", mqtt.home_assistant, why)]
+    return [f"{key} does nothing, because {why}." for key, on, why in idle if on]
 
 
 def _kept(config: Config) -> dict[str, Path]:
@@ -259,12 +263,17 @@ def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO
     """
     if draw is not None and (_same_file(source, draw) or (_same_file(source, draw.parent) and is_picture(draw))):
         raise OwnerError(f"{draw} is of the recording itself, and would be written over: give --draw another file.")
+    if draw is not None and is_picture(draw):
+        raise OwnerError(f"{draw} is called like a picture, and a video is written: give --draw another name.")
     chosen = config or Config(streams=[stream_of(source)])
     model = _model(chosen)
     started = datetime.fromtimestamp(0, UTC)  # a recording does not say when it was made
     closed = Flag()
     # A recording from one of the config's streams has its zones and lines, if there is no doubt which.
     stream = chosen.streams[0].model_copy(update={"name": "replay"} | ({} if len(chosen.streams) == 1 else NOWHERE))
+    if len(chosen.streams) > 1 and any(each.zones or each.lines for each in chosen.streams):
+        log.warning("No zones and lines are told of: the config has %d streams, and it is not known of which the "
+                    "recording is.", len(chosen.streams))
     with ExitStack() as house:
         publisher = house.enter_context(LinesPublisher(out, chosen.device, closed.set))
         if config is None:
