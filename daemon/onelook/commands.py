@@ -48,7 +48,7 @@ def _base64_alone(text: object) -> object:
     return text
 
 
-_BASE64 = re.compile(r"[A-Za-z0-9+/\s]*={0,2}\s*")
+_BASE64 = re.compile(r"[A-Za-z0-9+/\s]*+(?:=\s*+){0,2}")
 
 Photo = Annotated[Base64Bytes, BeforeValidator(_base64_alone)]
 

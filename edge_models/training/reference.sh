@@ -43,7 +43,8 @@
 #      with the ranges of a frame that tell it best, which `export` finds since, and 0.9.2 with faces read by four points to a
 #      sample where samples lie further apart than cells, as all of the above would be learnt now)
 #   O  emotion's own reading of the trunk, all else as it was: 1,800 steps of 1,024 of what N's trunk gives of 220,000 faces of FER2013
-#      and RAF-DB, kept in two halves with the seeds 1 and 2, 2e-3 falling to nothing (fourteenth.csv; this is 0.9.3)
+#      and RAF-DB, kept in two halves with the seeds 1 and 2, 2e-3 falling to nothing (fourteenth.csv; this is 0.9.3, and 0.9.4 with
+#      the scales of int8 that `export` learns since)
 # Run from nothing it is fourteen calls; the weights will be as good but not the same. Between C's two halves the head was tried with
 # 12x12 points in the place of 14x14, which costs three quarters: after 1.2 million faces more the embedding's loss was still
 # 0.03 above, and it was dropped. After J the looks alone were learnt on, from what the trunk gives of 800,000 faces: their losses
@@ -107,10 +108,8 @@ for task in "together detection identity looks emotion" detection identity looks
     "$RAW/nonfaces" --threads 1 --plans people --rate 2e-3 --warm 200 --steps 1200 --decay 400 --tasks ${task#together }
   cp "$RUNS/alone-$name/log.csv" "edge_models/checkpoints/log/tasks/$name.csv"
 done
-python -m edge_models.training.export "$RUNS/looks" "$RUNS/before" --faces "$DATA"/{faces,fer}.npz --scenes "$DATA/scenes"  # 0.9.2
-python -m edge_models.training.cohort "$RUNS/before" --data "$DATA"/{faces,fairface}.npz
-python -m edge_models.training.export "$RUNS/emotions" edge_models/onelook --before "$RUNS/before/model.tflite" --faces \
-  "$DATA"/{faces,fer}.npz --scenes "$DATA/scenes"  # 0.9.3: its boxes, embeddings and cohort are those of before, to the bit
+python -m edge_models.training.export "$RUNS/emotions" edge_models/onelook --faces "$DATA"/{faces,fer}.npz --scenes "$DATA/scenes"
+python -m edge_models.training.cohort edge_models/onelook --data "$DATA"/{faces,fairface2,fairface3}.npz
 python -m edge_models.training.calibrate edge_models/onelook --data "$DATA"/{faces,fairface}.npz --expressions "$DATA/fer.npz" \
   --scenes "$DATA"/{scenes2test,scenestest}
 [ -f "$DATA/reference_detections.json" ] || python -m edge_models.training.consensus "$RAW/testdata" \

@@ -85,8 +85,9 @@ def rate_at(top: float, risen: float, left: float) -> float:
     return top * min(1.0, risen)
 
 
-def on_grid(landmarks: Tensor, map_side: int) -> Tensor:
+def on_grid(landmarks: Tensor, map_side: int | Tensor) -> Tensor:
     """`onelook.align.grid` for torch: (K, 5, 2) pixels -> (K, 2 GRID, 2 GRID, 2) for grid_sample, four points to a sample.
+    map_side: in cells; or width and height (2,).
 
     Of a small face all four are the sample's own.
     """
