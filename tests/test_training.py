@@ -326,3 +326,137 @@ def test_int8_is_learnt_to_lie_nearer_to_float_which_stays_as_it_is() -> None:
 
     held = within(torch.tensor([-1.0, -0.1, 0.0, 0.5, 9.0]), torch.tensor([-1.0, 1.55]))
     assert held.tolist() == pytest.approx([-1, -0.1, 0, 0.5, 1.55], abs=1e-6), "in hundredths, up to the end"
+
+
+def test_faces_are_read_in_training_as_by_the_daemon() -> None:
+    import torch  # noqa: PLC0415
+    from edge_models.training.network import GRID, MAP_STRIDE, REACH  # noqa: PLC0415
+    from edge_models.training.train import on_grid, sample  # noqa: PLC0415
+
+    random = np.random.default_rng(5)
+    around = align.TEMPLATE - align.TEMPLATE.mean(0)
+    where = np.stack([around * scale + (70, 66) + random.normal(0, 1, (5, 2)) for scale in (0.3, 0.45, 0.55, 1.0)])
+    features = random.uniform(0, 1, (32, 32, 6)).astype(np.float32)
+
+    read = sample(torch.from_numpy(features.transpose(2, 0, 1))[None], on_grid(torch.from_numpy(where).float(), 32),
+                  torch.zeros(4, dtype=torch.long)).permute(0, 2, 3, 1).numpy()
+
+    wanted = align.sample(features, align.grid(where.astype(np.float32), MAP_STRIDE, GRID, REACH))
+    np.testing.assert_allclose(read, wanted, atol=1 / 16)  # the daemon's points fall on 32nds of a cell
+    assert np.abs(read - wanted).mean() < 0.01
+
+
+def test_a_face_of_nobody_lies_between_the_two_that_it_is_made_of(tmp_path: Path) -> None:
+    from edge_models.training.mix import Packed, made, mixed  # noqa: PLC0415
+
+    dark, light = np.full((PATCH, PATCH, 3), 40, np.uint8), np.full((PATCH, PATCH, 3), 200, np.uint8)
+    in_one_light = 0
+    for seed in range(20):
+        patch, share = mixed(dark, light, np.random.default_rng(seed))
+        middle = patch[PATCH // 5 : -(PATCH // 5), PATCH // 5 : -(PATCH // 5)].mean()
+        in_one_light += bool((patch == 40).all())
+        assert (patch == 40).all() or middle == pytest.approx(40 * share + 200 * (1 - share), abs=1)
+    assert 0 < in_one_light < 20
+
+    packed = Packed([pack(tmp_path / "faces")])
+    table = np.load(tmp_path / "faces.npz")
+    assert len(packed.landmarks) == (table["split"] == "train").sum(), "none that is held out"
+    for patch, marks in made(packed, 5, np.random.default_rng(1)):
+        assert patch.shape == (PATCH, PATCH, 3)
+        assert (marks >= packed.landmarks.min(0) - 1e-3).all()
+        assert (marks <= packed.landmarks.max(0) + 1e-3).all()
+
+
+def test_a_network_whose_looks_did_not_read_the_embedding_describes_as_it_did() -> None:
+    import torch  # noqa: PLC0415
+    from edge_models.training.network import OneLook  # noqa: PLC0415
+
+    torch.manual_seed(1)
+    network = OneLook().eval()
+    faces = torch.randn(2, network.features, 14, 14).relu()
+    with torch.no_grad():
+        looks = network.looks(network.trunk(faces)).flatten(1)
+        assert torch.equal(network.describe(faces)[1], looks), "it starts by adding nothing"
+        earlier = {name: value for name, value in network.state_dict().items() if "from_embedding" not in name}
+        other = OneLook().eval()
+        other.load_earlier(earlier)
+        assert torch.equal(other.describe(faces)[1], looks)
+        del earlier["looks.3.bias"]
+        with pytest.raises(RuntimeError, match=r"looks\.3\.bias"):
+            other.load_earlier(earlier)
+
+
+@pytest.mark.timeout(300)
+def test_the_curve_is_laid_through_networks_of_one_make(tmp_path: Path) -> None:
+    import torch  # noqa: PLC0415
+    from edge_models.training.curve import FLOORS, reached  # noqa: PLC0415
+    from edge_models.training.network import OneLook  # noqa: PLC0415
+
+    assert reached([1, 2, 4], [0.4, 0.2, 0.1], 0.05) == pytest.approx(8)
+    assert reached([1, 2, 4], [0.1, 0.2, 0.4], 0.05) == np.inf
+
+    table = dict(np.load(pack(tmp_path / "faces")))
+    blob = (tmp_path / "faces.bin").read_bytes()
+    everybody = table | {"race7": np.zeros(24, np.int8)}
+    pairs = np.random.default_rng(1).integers(24, size=(2, 40))
+    lfw = {"offset": table["offset"], "length": table["length"], "landmarks": table["landmarks"], "first": pairs[0],
+           "second": pairs[1], "same": (pairs[0] % 2 == pairs[1] % 2).astype(np.int8),
+           "name": np.array([f"{('Grace', 'Eileen')[i % 2]}_{i:04d}.jpg" for i in range(24)])}
+    for name, columns in {"fairface": everybody, "fer": everybody, "lfw": lfw}.items():
+        np.savez(tmp_path / f"{name}.npz", **columns)
+        (tmp_path / f"{name}.bin").write_bytes(blob)
+    for seen in (1, 2, 4, 5):  # the last of another make, as if there were a newer one
+        torch.manual_seed(seen)
+        network = OneLook(3) if seen == 5 else OneLook(2, 48)
+        torch.save({"average": network.state_dict(), "seen": seen * 1_000_000, "step": 1}, tmp_path / f"{seen}.pt")
+
+    records = []
+    for chosen in ((1, 2, 4), (5,)):  # which is put beside what is there
+        finish("curve", tmp_path / "curve.json", *(tmp_path / f"{seen}.pt" for seen in chosen),
+               "--data", tmp_path, "--cache", tmp_path / "cache")
+        records.append(json.loads((tmp_path / "curve.json").read_text()))
+    first, record = records
+
+    made = [(row["seen"] // 1_000_000, row["deep"]) for row in record["networks"]]
+    assert made == [(1, 2), (2, 2), (4, 2), (5, 3)]
+    assert record["needed"] == first["needed"], "the line is of one make"
+    assert record["needed"].keys() == FLOORS.keys()
+    assert all(0 <= row[rate] <= 1 for row in record["networks"] for rate in FLOORS if rate != "age")
+
+
+def test_what_is_known_of_a_crowd_lies_where_it_is_seen_on_canvases_either_way_round(tmp_path: Path) -> None:
+    import torch  # noqa: PLC0415
+    from edge_models.training import data  # noqa: PLC0415
+
+    street, box = np.full((200, 300, 3), 128, np.uint8), (100, 60, 170, 140)
+    street[60:140, 100:170] = (40, 60, 40)
+    marks = [(116, 82), (152, 82), (134, 100), (120, 122), (148, 122)]
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (255, 0, 255)]
+    for (x, y), colour in zip(marks, colours, strict=True):
+        street[y - 5:y + 6, x - 5:x + 6] = colour
+    rows = []
+    for i in range(2):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), street[:, :, ::-1])
+        rows.append({"file": f"{i}.png", "width": 300, "height": 200,
+                     "faces": [{"box": box, "score": 1, "landmarks": marks}]})
+    (tmp_path / "labels.json").write_text(json.dumps(rows))
+
+    torch.manual_seed(0)
+    scenes = data.Scenes([tmp_path], None, tmp_path / "cache")
+    canvases, boxes, points, real = scenes.crowd(200, 96)
+    assert canvases.shape == (200, 3, 96, 96)
+    mirrored = checked = 0
+    for canvas, (x1, y1, x2, y2), five in zip(canvases[real[:, 0]], boxes[real], points[real], strict=True):
+        assert float((x2 - x1) / (y2 - y1)) == pytest.approx(70 / 80, rel=1e-4)
+        times = float(x2 - x1) / 70
+        assert ((five[:, 0] > x1) & (five[:, 0] < x2) & (five[:, 1] > y1) & (five[:, 1] < y2)).all()
+        assert five[0, 0] < five[1, 0], "left to right in the picture, whichever eye it is"
+        if times < 0.6 or five.min() < 0 or five.max() > 95:
+            continue
+        seen = [canvas[:, round(float(y)), round(float(x))] for x, y in five]
+        wanted = torch.tensor(colours) / 255
+        straight, other = ((torch.stack(seen) - wanted[order]).abs().max() for order in (range(5), [1, 0, 2, 4, 3]))
+        assert min(straight, other) < 0.05
+        mirrored, checked = mirrored + bool(other < straight), checked + 1
+    assert 0.3 * checked < mirrored < 0.7 * checked
+    assert checked > 50
