@@ -26,7 +26,7 @@ SMALLEST = 1 / 32
 LEAST = 1e-12
 """Of what is nothing, a layer's weights or all that it tells: so that its step is not."""
 RATE = 0.01
-PLACES, TRAITS, SCORES = 15.0, 0.05, 0.01
+PLACES, TRAITS, SCORES = 15.0, 0.05, 0.1
 """What squared errors weigh beside an embedding's cosine: of landmarks, in distances of the eyes, as many as tell that much
 of the embedding; of traits' and scores' logits."""
 BOXES = 0.05
