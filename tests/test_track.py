@@ -248,6 +248,15 @@ def test_nobody_leaves_while_nobody_was_looked_for() -> None:
     assert [track.id for track in tracker.update(*next(film([ANN], 1, start=11.2)))] == [1]  # he did leave
 
 
+def test_an_empty_room_has_nobody_to_excuse() -> None:
+    tracker = Tracker(lost=2.0)
+    tracker.excuse(6.0)  # before the first frame
+    watch(tracker, [ANN], 3, start=10)
+    for faces, time in film([], 2.3, start=13):
+        left = not tracker.update(faces, time)
+    assert left
+
+
 def test_a_camera_that_was_away_for_a_second_finds_its_people_again() -> None:
     tracker = Tracker(lost=2.0)
     watch(tracker, [ANN, BOB.but(place=(100, 100))], 3)

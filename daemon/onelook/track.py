@@ -262,7 +262,8 @@ class Tracker:
 
     def excuse(self, seconds: float) -> None:
         """For so long nobody was looked for: that nobody was seen then does not tell that anybody left."""
-        self._excuse += seconds
+        if len(self._table):  # else it would be held for the first who come, and before the first frame for ever
+            self._excuse += seconds
 
     def rescale(self, across: float, down: float) -> None:
         """Pictures are so many times as wide and as high from now on: whoever was there is where they were in them."""
