@@ -9,7 +9,7 @@ import sys
 import time
 from collections import Counter
 from datetime import UTC, datetime
-from errno import EIO
+from errno import EIO, EROFS
 from pathlib import Path
 from typing import Any, Self
 
@@ -44,6 +44,13 @@ class Clocks:
 def appeared(track: int, stream: str = "door") -> Event:
     data = Presence(track=track, box=(1.5, 2.25, 30.125, 40.0), frame=track, state="appeared", seconds=0.0)
     return Event(stream=stream, time=datetime.now(UTC), captured=12.5, data=data)
+
+
+def raised(error: Exception) -> Any:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    return fail
 
 
 def tracks(outbox: Outbox) -> list[int]:
@@ -553,6 +560,32 @@ def test_a_person_forgotten_while_the_disk_fails_is_gone_from_it_afterwards(tmp_
         outbox.expire()
         assert not outbox.failing
         assert b"Lovelace" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+
+
+def test_what_a_file_holds_that_could_not_be_read_at_the_start_is_destroyed_once_it_can(tmp_path: Path) -> None:
+    path, dropped = tmp_path / "outbox.db", Dropped()
+    with Outbox(path) as outbox:
+        outbox.put((identified("Ada Lovelace", 1), FOREVER), (identified("Bob", 2), FOREVER), (appeared(3), FOREVER))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "touch", raised(OSError(EROFS, "Read-only file system")))
+        outbox = Outbox(path, on_dropped=dropped)
+    with outbox:
+        outbox.forget("Ada Lovelace")
+        assert outbox.unread
+        outbox.expire()
+        assert not outbox.unread
+        assert [waiting.kind for waiting in outbox] == ["identity", "presence"]
+        assert b"Lovelace" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "touch", raised(OSError(EROFS, "Read-only file system")))
+        outbox = Outbox(path, on_dropped=dropped)
+    with outbox:
+        outbox.forbid({"identity"})
+        outbox.expire()
+        assert tracks(outbox) == [3]
+        assert len(outbox) == 1
+        assert b"Bob" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert dropped == {"forgotten": 2}
 
 
 def test_a_folder_that_is_gone_for_a_while_loses_nothing_and_ends_nobody(tmp_path: Path) -> None:

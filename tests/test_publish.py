@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta, timezone
+from errno import EROFS
 from pathlib import Path
 from typing import Any, Self
 
@@ -561,6 +562,28 @@ def test_what_is_refused_until_it_expires_holds_up_its_stream_no_longer(home: Ho
         wait_until(lambda: len(home.outbox) == 0, "nothing to wait any more")
     assert home.dropped == {"expired": 2}
     assert broker.tracks == [4]
+
+
+def test_what_an_earlier_run_left_is_told_although_the_disk_could_not_be_read_at_first(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "outbox.db"
+    with Outbox(path) as outbox:
+        outbox.put((seen(1), 60), (seen(2), 60), (seen(3, stream="yard"), 60))
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(EROFS, "Read-only file system")
+
+    with Quota(refusals=0) as broker, monkeypatch.context() as patch:
+        patch.setattr(Path, "touch", fail)
+        publisher = home.publisher(broker.port, path=path)
+        wait_until(home.is_up, "the connection")
+        publisher.publish(seen(4))
+        wait_until(lambda: broker.tracks == [4], "what happens now")
+        patch.undo()
+        wait_until(lambda: len(broker.tracks) == 4, "what waited", 5)
+        wait_until(lambda: len(home.outbox) == 0, "all to be acknowledged")
+    assert [track for track in broker.tracks if track != 3] == [4, 1, 2]
 
 
 def test_a_state_that_was_refused_does_not_come_after_a_newer_one(home: Home) -> None:

@@ -139,6 +139,7 @@ class Outbox:
         self._disk: sqlite3.Connection | None = None
         self._disk_fails = False
         self._read = path is None  # whether what the file held at the start is in the memory
+        self._doomed: list[Callable[[Waiting], bool]] = []  # what of it is to be destroyed before anybody is told
         self._untidy = False  # whether a name may be left in it that was to be destroyed
         self._failures = 0  # tries to write that nobody was told of yet
         self._unsynced = False
@@ -208,6 +209,12 @@ class Outbox:
         with self._lock:
             return self._disk_fails
 
+    @property
+    def unread(self) -> bool:
+        """Whether the file may hold events of an earlier run that could not be read yet; an `expire` brings them."""
+        with self._lock:
+            return not self._read
+
     def delete(self, numbers: Iterable[int]) -> None:
         """Forget events that were delivered; numbers that are gone already do no harm."""
         with self._lock:
@@ -245,27 +252,16 @@ class Outbox:
         if self._path is not None:
             with suppress(OSError):
                 _aside(self._path).unlink()
-        with self._lock:
-            about = [
-                waiting.number
-                for waiting in self._waiting.values()
-                if name in (getattr(waiting.event.data, "name", None), getattr(waiting.event.data, "previous", None))
-            ]
-            dropped = self._forget(about)
-            self._untidy = True
-            self._tidy()
-        self._tell("forgotten", dropped)
-        return dropped
+
+        def about(waiting: Waiting) -> bool:
+            data = waiting.event.data
+            return name in (getattr(data, "name", None), getattr(data, "previous", None))
+
+        return self._destroy(about, untidy=True)
 
     def forbid(self, kinds: Collection[str]) -> int:
         """Destroy what waits of kinds that are not to be told any more, as `forget` does; how many events."""
-        with self._lock:
-            dropped = self._forget([waiting.number for waiting in self._waiting.values() if waiting.kind in kinds])
-            if dropped:
-                self._untidy = True
-                self._tidy()
-        self._tell("forgotten", dropped)
-        return dropped
+        return self._destroy(lambda waiting: waiting.kind in kinds)
 
     def sync(self) -> None:
         """Have what was written reach the disk itself: from here on a power cut does not lose it.
@@ -314,6 +310,17 @@ class Outbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _destroy(self, doomed: Callable[[Waiting], bool], *, untidy: bool = False) -> int:
+        """Destroy those; how many. untidy: bytes may be left of some that are gone already."""
+        with self._lock:
+            dropped = self._forget([waiting.number for waiting in self._waiting.values() if doomed(waiting)])
+            if not self._read:
+                self._doomed.append(doomed)
+            self._untidy = self._untidy or untidy or dropped > 0
+            self._tidy()
+        self._tell("forgotten", dropped)
+        return dropped
+
     def _load(self, stored: list[_Row]) -> Counter[str]:
         """Take in what the file held; how many cannot be kept, and why."""
         gone: Counter[str] = Counter()
@@ -331,7 +338,13 @@ class Outbox:
                 gone["expired"] += 1
                 doomed.append((number,))
                 continue
-            self._add(Waiting(number, event.stream, event.kind, text, None, self._clock() + left, put, life))
+            waiting = Waiting(number, event.stream, event.kind, text, None, self._clock() + left, put, life)
+            if any(each(waiting) for each in self._doomed):
+                gone["forgotten"] += 1
+                doomed.append((number,))
+                self._untidy = True
+                continue
+            self._add(waiting)
         self._write(_DELETE, doomed)
         for kind in list(self._kinds):
             gone["full"] += self._make_room(kind)
@@ -425,6 +438,7 @@ class Outbox:
                     lane.clear()
                     lane.update(ordered)
             self._read = True
+            self._doomed.clear()
         rows = [self._row(w) for w in self._waiting.values()]
         try:
             # The journal may hold all the room that there is, and gives it back only so.

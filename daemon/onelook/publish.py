@@ -490,9 +490,12 @@ class MqttPublisher:
 
     def _sweep(self) -> None:
         self._swept = time.monotonic()
+        unread = self._outbox.unread
         self._outbox.expire()
         self._outbox.sync()
         with self._lock:
+            if unread and not self._outbox.unread:  # there may be older events now than were sent
+                self._held.update(dict.fromkeys(self._sent, 0))
             later, self._later = self._later, []
             for wired in later:
                 if wired.event is None:
