@@ -35,6 +35,7 @@ from onelook.outbox import Outbox
 from onelook.pipeline import Pipeline
 from onelook.publish import LinesPublisher
 from onelook.spec import load as load_spec
+from onelook.strangers import Guestbook
 
 PICTURES = {"name": "door", "url": f"{Path(service.__file__).parent}/portraits/"}
 """Two, and then the end."""
@@ -209,7 +210,12 @@ def test_where_people_are_only_counted_nothing_is_kept_to_know_them_by(
 def test_a_loop_that_stood_still_says_so_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    step, steps = Pipeline.step, []
+    step, write, steps, excused = Pipeline.step, Guestbook.write, [], []
+
+    def writes_slowly(book: Guestbook, *strangers: Any) -> None:
+        if not excused:
+            time.sleep(service.NOTICED)
+        write(book, *strangers)
 
     def hangs_once(pipeline: Pipeline, frame: Any) -> Any:
         steps.append(frame)
@@ -219,11 +225,15 @@ def test_a_loop_that_stood_still_says_so_afterwards(
 
     monkeypatch.setattr(service, "STUCK", 1.0)
     monkeypatch.setattr(Pipeline, "step", hangs_once)
+    monkeypatch.setattr(Pipeline, "excuse", lambda _, seconds: excused.append(seconds))
+    monkeypatch.setattr(Guestbook, "write", writes_slowly)
 
     with caplog.at_level(logging.WARNING, "onelook.service"):
         service.run(config.load(write_config(tmp_path, PICTURES)))
 
     assert "the loop stood still for" in caplog.text
+    assert excused  # of not having been seen, by a slow disk
+    assert min(excused) >= service.NOTICED
 
 
 def test_an_outbox_that_cannot_be_opened_is_not_left_to_a_daemon(tmp_path: Path) -> None:

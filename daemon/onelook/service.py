@@ -140,7 +140,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             pipeline = pipelines[frame.stream]
             with metrics.frame(frame.stream, frame.captured):
                 events = pipeline.step(frame)
-                with metrics.stage("publish"):
+                with metrics.stage("publish"), _excused(pipelines.values()):
                     publisher.publish(*events)
             note_down(pipeline.strangers, turned)
             control.hear(frame.stream, events)
@@ -153,9 +153,16 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
 
 
 def _obey(commands: Commands, control: Control, pipelines: Iterable[Pipeline], publisher: Publisher) -> None:
-    """Do what was asked over MQTT. Whoever was in view meanwhile has not left for that."""
+    """Do what was asked over MQTT."""
+    with _excused(pipelines):
+        commands.work(control.handlers, publisher.send)
+
+
+@contextmanager
+def _excused(pipelines: Iterable[Pipeline]) -> Iterator[None]:
+    """Around what keeps frames waiting, such as a write to a slow disk: whoever was in view has not left for that."""
     began = time.monotonic()
-    commands.work(control.handlers, publisher.send)
+    yield
     stood = time.monotonic() - began
     if stood >= NOTICED:  # mostly there is nothing to do, and an excuse holds for a while
         for pipeline in pipelines:
@@ -621,15 +628,19 @@ def _guestbook(
     )
     kept.on_forgotten.append(partial(_forget_alike, book, alike))
 
+    def write(strangers: Sequence[Stranger], now: float) -> None:
+        with _excused(pipelines):  # it may have to wait for whoever changes the gallery
+            book.write(strangers, now)
+
     def tidy(_strangers: Sequence[Stranger], now: float) -> None:
-        book.write((), now)
+        write((), now)
         kept.close()  # it was opened for this alone
 
     if gallery is None:
         yield tidy
         return
     try:
-        yield book.write
+        yield write
     finally:
         book.write([stranger for pipeline in pipelines for stranger in pipeline.end()], inf)
 
