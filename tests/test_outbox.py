@@ -2,6 +2,7 @@
 
 import os
 import resource
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -158,10 +159,25 @@ def test_what_is_not_to_be_told_any_more_is_destroyed(tmp_path: Path) -> None:
         outbox.put((identified("Ada Lovelace"), FOREVER), (appeared(2), FOREVER))
     with Outbox(tmp_path / "outbox.db", on_dropped=dropped) as outbox:
         assert outbox.forbid({"emotion"}) == 0
-        assert outbox.forbid({"identity", "emotion"}) == 1
+        assert outbox.forbid((), {"Ada Lovelace", "Ben"}) == 0
+        assert outbox.forbid((), {"Ben"}) == 1  # she was forgotten while nobody had the outbox
         assert tracks(outbox) == [2]
         assert b"Lovelace" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
-    assert dropped == {"forgotten": 1}
+        outbox.put((identified("Ben"), FOREVER))
+        assert outbox.forbid({"identity", "emotion"}) == 1
+        assert tracks(outbox) == [2]
+        assert b"Ben" not in b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert dropped == {"forgotten": 2}
+
+
+def test_what_was_delivered_before_a_kill_is_not_left_in_the_file(tmp_path: Path) -> None:
+    with Outbox(tmp_path / "outbox.db") as outbox:
+        outbox.delete(outbox.put((identified("Ada Lovelace"), FOREVER)))
+        for part in tmp_path.glob("outbox.db*"):  # as a kill leaves them
+            shutil.copy(part, tmp_path / part.name.replace("outbox", "killed"))
+    assert b"Lovelace" in (tmp_path / "killed.db-wal").read_bytes()
+    with Outbox(tmp_path / "killed.db"):
+        assert not any(b"Lovelace" in file.read_bytes() for file in tmp_path.iterdir())
 
 
 def test_a_full_outbox_gives_up_its_oldest(path: Path | None) -> None:

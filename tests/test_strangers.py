@@ -178,6 +178,19 @@ def test_of_who_is_forgotten_nothing_that_waits_is_stored(gallery: Gallery) -> N
     assert looks == [False, False]
 
 
+def test_who_is_forgotten_while_in_view_is_not_noticed_afterwards() -> None:
+    tracker, lookout, found = Tracker(), Lookout("door"), []
+    people = [ZOE, Person("Ben", place=(500, 240), visible=between((1, 6)))]
+    for index, (faces, time) in enumerate(film(people, 10)):
+        frame = Frame("door", index, PICTURE, time, BEGIN + timedelta(seconds=time))
+        tracks = tracker.update(faces, time)
+        if index == 40:  # until then she was known
+            lookout.forget(look_of("Zoe")[None].astype(np.float32), 0.5)
+        found += lookout.look(tracks, faces, frame, {track.id for track in tracks})
+    [ben] = found
+    assert float(ben.embedding @ look_of("Ben")) > 0.95
+
+
 def test_templates_do_not_outlive_their_time(gallery: Gallery) -> None:
     gallery.add("Zoe", look_of("Zoe"), 0.9, "zoe.jpg")
     Guestbook(gallery, lifetime=timedelta(days=1)).write([], 0.0)

@@ -252,16 +252,16 @@ class Outbox:
         if self._path is not None:
             with suppress(OSError):
                 _aside(self._path).unlink()
+        return self._destroy(lambda waiting: name in _named(waiting), untidy=True)
 
-        def about(waiting: Waiting) -> bool:
-            data = waiting.event.data
-            return name in (getattr(data, "name", None), getattr(data, "previous", None))
+    def forbid(self, kinds: Collection[str], enrolled: Collection[str] | None = None) -> int:
+        """Destroy what waits of kinds that are not to be told any more, as `forget` does; how many events.
 
-        return self._destroy(about, untidy=True)
-
-    def forbid(self, kinds: Collection[str]) -> int:
-        """Destroy what waits of kinds that are not to be told any more, as `forget` does; how many events."""
-        return self._destroy(lambda waiting: waiting.kind in kinds)
+        enrolled: what is about anybody else goes too; none: whoever it is about.
+        """
+        return self._destroy(
+            lambda waiting: waiting.kind in kinds or (enrolled is not None and not _named(waiting).issubset(enrolled))
+        )
 
     def sync(self) -> None:
         """Have what was written reach the disk itself: from here on a power cut does not lose it.
@@ -464,6 +464,14 @@ class Outbox:
         return gone
 
 
+def _named(waiting: Waiting) -> set[str]:
+    """The people whom it tells of."""
+    if waiting.kind != "identity":
+        return set()
+    data = waiting.event.data
+    return {name for name in (getattr(data, "name", None), getattr(data, "previous", None)) if name is not None}
+
+
 def _complain(error: Exception) -> None:
     log.warning("The outbox cannot be written (%s): events wait in memory only, trying again.", error)
 
@@ -513,6 +521,9 @@ def _connect(path: Path) -> tuple[sqlite3.Connection, list[_Row]]:
         # A commit outlives the process without waiting for the disk; `sync` makes it outlive a
         # power cut. FULL would stop the frame loop for tens of ms on an SD card, at each event.
         disk.execute("PRAGMA synchronous = NORMAL")
+        disk.execute("PRAGMA secure_delete = ON")
+        # A killed process leaves what it had delivered in the journal, names of people who were forgotten among it.
+        disk.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         [version] = disk.execute("PRAGMA user_version").fetchone()
         if version != _VERSION:  # nothing that is worth a minute of anybody's time
             with disk:

@@ -102,7 +102,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             config.device, config.mqtt.commands, prefix=config.mqtt.prefix,
             forbidden=[f"{config.mqtt.discovery_prefix}/"],
         )
-        publisher = house.enter_context(_publisher(config, metrics, stop, commands))
+        publisher = house.enter_context(_publisher(config, metrics, stop, commands, gallery))
         inbox = LatestFrames()
 
         def on_change(stream: str, is_up: bool, reason: str | None) -> None:
@@ -116,7 +116,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
             forget=partial(_forget_one, config, model, gallery),
             unknown=partial(_unknown_in, model, gallery), name=partial(_name_one, config, model, gallery),
             # Only while somebody can say so: or nobody could have it looked at again.
-            paused=config.mqtt.paused if "resume" in config.mqtt.commands else None,
+            paused=_kept(config).get("mqtt.paused"),
         ))
         note_down = house.enter_context(_guestbook(
             config, gallery, pipelines.values(), publisher, control, model.spec.threshold(MAYBE)))
@@ -360,7 +360,7 @@ def _tidy(config: Config, gallery: Gallery) -> None:
 def _may_enroll(policy: Policy, note: Note | None) -> None:
     if policy.level("identity") == "off":
         raise OwnerError("The policy has identity off: nobody is enrolled, as nobody is to be recognised.")
-    if policy.needs_consent and (note is None or not note.consent):
+    if policy.needs_consent and not (note and note.consent and note.consent.strip()):
         raise OwnerError(
             "The policy's preset written_consent lets nobody be enrolled without a note of how they agreed: "
             "give one, with --consent TEXT or, over MQTT, as `consent`."
@@ -577,6 +577,8 @@ def _pipeline(
     # Where the policy has people counted and no more, nothing is kept by which they could be known again.
     keeps = gallery is not None and config.gallery.unknown_days > 0 and config.policy.level("identity") == "on"
     lookout = Lookout(stream.name, crops=config.gallery.unknown_crops) if keeps else None
+    if gallery is not None and lookout is not None:
+        gallery.on_forgotten.append(partial(_forget_alike, lookout, model.spec.threshold(MAYBE)))
     return Pipeline(model, tracker, reporter, stage=stage, lookout=lookout)
 
 
@@ -605,7 +607,7 @@ def _forget_name(forget: Callable[[str], object], name: str, _templates: Sequenc
 
 
 def _forget_alike(
-    strangers: Visitors | Guestbook, alike: float, _name: str, templates: Sequence[Template]
+    strangers: Visitors | Guestbook | Lookout, alike: float, _name: str, templates: Sequence[Template]
 ) -> None:
     """Who was enrolled and is no more may have been taken for a stranger at times."""
     strangers.forget(np.stack([template.embedding for template in templates]), alike)
@@ -659,7 +661,9 @@ def _published(config: Config) -> set[str]:
 
 
 @contextmanager
-def _publisher(config: Config, metrics: Metrics, stop: Flag, commands: Commands) -> Iterator[Publisher]:
+def _publisher(
+    config: Config, metrics: Metrics, stop: Flag, commands: Commands, gallery: Gallery | None
+) -> Iterator[Publisher]:
     """The publisher that the config names, wired to the metrics."""
     if config.publish == "stdout":
         with LinesPublisher(sys.stdout, config.device, stop.set, on_published=metrics.published) as lines:
@@ -676,8 +680,12 @@ def _publisher(config: Config, metrics: Metrics, stop: Flag, commands: Commands)
     with _once_there(lambda: Outbox(
         config.mqtt.outbox, most=most, on_dropped=metrics.outbox_dropped, on_failed=metrics.outbox_failed
     ), stop) as outbox:
-        # What an earlier config let be found out, and this one does not, is not told any more.
-        outbox.forbid({kind for kind in ("identity", "attributes", "emotion") if config.policy.level(kind) != "on"})
+        # What an earlier config let be found out, and this one does not, is not told any more; nor of whom the gallery
+        # has forgotten meanwhile: whoever said so may have had another outbox, or been killed half-way.
+        outbox.forbid(
+            {kind for kind in ("identity", "attributes", "emotion") if config.policy.level(kind) != "on"},
+            None if gallery is None else {person.name for person in gallery.people()},
+        )
         metrics.outbox(lambda: len(outbox), lambda: outbox.failing)
         with MqttPublisher(
             config.mqtt, config.device, outbox, streams=streams, on_connected=metrics.mqtt_connected,

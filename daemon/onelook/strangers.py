@@ -150,6 +150,7 @@ class _Seen:
     unknown: bool = False
     best: float = 0.0
     crop: bytes | None = None
+    forgotten: bool = False
 
 
 class Lookout:
@@ -174,7 +175,7 @@ class Lookout:
             if seen is None:
                 lasted = frame.time - track.first_seen
                 seen = self._seen[track.id] = _Seen(frame.utc, lasted, track.embedding, track.quality)
-            seen.unknown = track.id in unknown
+            seen.unknown = track.id in unknown and not seen.forgotten
             if track.row is None:
                 continue
             seen.last, seen.lasted = frame.utc, frame.time - track.first_seen
@@ -187,6 +188,13 @@ class Lookout:
     def end(self) -> Iterator[Stranger]:
         """The strangers who are in view to the end."""
         yield from self._left(list(self._seen))
+
+    def forget(self, embeddings: Floats, alike: float) -> None:
+        """Do not notice whoever is in view and looks like any of `embeddings`, (N, D) of unit length: cosine of at
+        least `alike`. What was seen of them before they were forgotten is in the track's mean."""
+        for seen in self._seen.values():
+            if float((embeddings @ seen.embedding).max()) >= alike:
+                seen.forgotten, seen.unknown, seen.crop = True, False, None
 
     def _left(self, tracks: Iterable[int]) -> Iterator[Stranger]:
         for gone in map(self._seen.pop, tracks):
