@@ -391,7 +391,7 @@ def test_on_what_ground_somebody_is_enrolled_is_said_changed_and_taken_back(gall
     assert not (gallery_config.parent / "nobody.db").exists()
     lasting = gallery_config.read_text().replace("gallery: {", "gallery: {keep_days: 900, ")
     gallery_config.write_text(lasting + "policy: {presets: [written_consent]}\n")
-    done = onelook("gallery", "note", "Ada", "--consent", "", "--config", gallery_config)
+    done = onelook("gallery", "note", "Ada", "--consent", " ", "--config", gallery_config)
     assert (done.returncode, done.stdout) == (78, "")
     assert "run `onelook gallery forget Ada`" in done.stderr
 
@@ -438,7 +438,7 @@ def test_unknown_people_are_listed_and_named(gallery_config: Path) -> None:
     lasting = gallery_config.read_text().replace("gallery: {", "gallery: {keep_days: 900, ")
     gallery_config.write_text(lasting + "policy: {presets: [written_consent]}\n")
     name = ("gallery", "name", "u3", "Grace", "--config", gallery_config)
-    done = onelook(*name)
+    done = onelook(*name, "--consent", " ")
     assert (done.returncode, done.stdout) == (78, "")
     assert "give one, with --consent TEXT" in done.stderr
     done = onelook(*name, "--purpose", "the door", "--consent", "signed on paper", "--keep-days", "30")

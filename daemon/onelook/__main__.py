@@ -405,7 +405,7 @@ def _gallery_note(arguments: argparse.Namespace) -> None:
     config, note = _config(arguments.config), _note(arguments)
     from onelook.gallery import Gallery
 
-    if note is not None and note.consent == "" and config.policy.needs_consent:
+    if note is not None and note.consent is not None and not note.consent.strip() and config.policy.needs_consent:
         raise OwnerError(
             f"The policy's preset written_consent keeps nobody who does not agree: run `onelook gallery forget "
             f"{shlex.quote(arguments.name)}`, or say in --consent how they agreed."

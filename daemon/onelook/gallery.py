@@ -436,8 +436,8 @@ class Gallery:
                 raise GalleryError(f"Nobody named {name} is enrolled.")
             with self._sentences():
                 old = next((kept for whose, kept in memory.notes.values() if whose == person), Note())
-                purpose = old.purpose if note.purpose is None else note.purpose or None
-                consent = old.consent if note.consent is None else note.consent or None
+                purpose = old.purpose if note.purpose is None else note.purpose.strip() or None
+                consent = old.consent if note.consent is None else note.consent.strip() or None
                 until = old.until if note.until is None else note.until
                 note = Note(purpose, consent, None if until == NEVER else until)
                 db.execute("DELETE FROM note WHERE person = ?", (person,))
