@@ -27,6 +27,7 @@ from onelook import control
 from onelook.capture import LatestFrames
 from onelook.commands import COMMANDS, MOST_WAITING, Commands, Enroll, Pause, Pong, Resume
 from onelook.config import Stream, load
+from onelook.enroll import Verdict
 from onelook.errors import OwnerError
 from onelook.gallery import Gallery, Stranger
 from onelook.model import shipped
@@ -274,8 +275,22 @@ def test_where_there_is_no_room_for_photos_that_is_told(monkeypatch: pytest.Monk
         [], LatestFrames(), lambda *_: None, {}, enroll=nobody, forget=nobody, unknown=nobody, name=nobody
     )
 
+    def looked_at(_name: str, photos: list[Path], _note: object) -> Any:
+        monkeypatch.undo()
+        [photo] = photos
+        assert photo.read_bytes() == b"photo"
+        # Whoever kills the daemon now leaves no photo behind: no file of that name holds one.
+        assert [file for file in photo.parent.iterdir() if not file.is_symlink()] == []
+        assert "(deleted)" in str(photo.readlink().readlink())
+        return [Verdict(photo, True, "is enrolled")]
+
     with pytest.raises(OwnerError, match="There is no room to lay the photos down: No space left on device"):
         hands.enroll(Enroll(name="Ada", photos=[base64.b64encode(b"photo")]))
+    monkeypatch.undo()
+    hands = control.Control(
+        [], LatestFrames(), lambda *_: None, {}, enroll=looked_at, forget=nobody, unknown=nobody, name=nobody
+    )
+    assert hands.enroll(Enroll(name="Ada", photos=[base64.b64encode(b"photo")])).name == "Ada"
 
 
 def test_photos_that_cannot_be_used_are_told_one_by_one(house: House) -> None:

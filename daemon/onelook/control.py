@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from math import inf
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, TemporaryFile
 from types import TracebackType
 from typing import Any, Self
 
@@ -176,8 +176,11 @@ class Control:
                 folder = house.enter_context(TemporaryDirectory(prefix="onelook-"))
                 photos = []
                 for number, content in enumerate(asked.photos, 1):
+                    file = house.enter_context(TemporaryFile())  # nameless: it is gone with us, even if we are killed
+                    file.write(content)
+                    file.flush()
                     photos.append(Path(folder, f"photo-{number}"))
-                    photos[-1].write_bytes(content)
+                    photos[-1].symlink_to(f"/proc/self/fd/{file.fileno()}")
             except OSError as error:
                 raise OwnerError(f"There is no room to lay the photos down: {error.strerror}.") from None
             verdicts = self._enroll(name, photos, Note(purpose=asked.purpose, consent=asked.consent))
