@@ -433,6 +433,8 @@ def test_a_source_that_cannot_be_is_said(
         ("http://cam/mjpg?user=joe&password=secret&size=1", "http://cam/mjpg?user=joe&password=***&size=1"),
         ("rtsp://cam/user=joe&PWD=secret&channel=1", "rtsp://cam/user=joe&PWD=***&channel=1"),
         ("http://cam/?access_token=secret", "http://cam/?access_token=***"),
+        ("http://cam/v.cgi?loginuse=joe&loginpas=secret&s=1", "http://cam/v.cgi?loginuse=joe&loginpas=***&s=1"),
+        ("http://cam/mjpg?password=sec/ret&size=1", "http://cam/mjpg?password=***&size=1"),
         ("rtsp://10.0.0.5:554/main", "rtsp://10.0.0.5:554/main"),
         ("/home/joe/film.mp4", "/home/joe/film.mp4"),
     ],

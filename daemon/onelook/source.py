@@ -54,7 +54,7 @@ class CaptureError(OwnerError):
 def masked(url: str) -> str:
     """`url` as it may be shown: without the password, wherever cameras let it be written."""
     url = re.sub(r"(://[^/?#@:]*):.*@", r"\1:***@", url)  # greedy: a password may hold an unescaped @ or /
-    return re.sub(r"(?i)((?:pass|passwd|password|pwd|token|secret|auth|key)=)[^&#\s/]*", r"\1***", url)
+    return re.sub(r"(?i)((?:pass|passwd|password|pas|psw|pwd|pw|token|secret|auth|key)=)[^&#\s]*", r"\1***", url)
 
 
 class Shot(NamedTuple):
