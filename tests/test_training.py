@@ -298,6 +298,10 @@ def test_int8_is_learnt_to_lie_nearer_to_float_which_stays_as_it_is() -> None:
     torch.manual_seed(1)
     network = folded(OneLook().eval())
     network.quarter[0][0] = by_cells(network.quarter[0][0])
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Conv2d):
+                layer.weight *= 1.8  # its numbers are about as large as what is learnt makes them
     marks = torch.from_numpy(align.TEMPLATE)[None]
     frames = [(stored(torch.rand(1, 3, 128, 128)), marks) for _ in range(9)]
     one = (frames[0][0], *read_at(*frames[0]))
@@ -306,7 +310,7 @@ def test_int8_is_learnt_to_lie_nearer_to_float_which_stays_as_it_is() -> None:
         return Scales(Frame(network), Describe(network))
 
     def same(was: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> list[str]:
-        return [name for name in was if torch.allclose(now[name], was[name], atol=1e-4)]
+        return [name for name in was if torch.allclose(now[name], was[name], atol=1e-3)]
 
     at_first = scales()(*one, rounded=False)
     uneven = scales()
@@ -323,6 +327,8 @@ def test_int8_is_learnt_to_lie_nearer_to_float_which_stays_as_it_is() -> None:
     assert last < 0.6 * first
     assert len(even.ranges()) == len(even.held)
     assert same(at_first, scales()(*one, rounded=False)) == same(at_first, before)
+    even.shift()
+    assert not same(at_first, scales()(*one, rounded=False)), "which is for int8 alone"
 
     held = within(torch.tensor([-1.0, -0.1, 0.0, 0.5, 9.0]), torch.tensor([-1.0, 1.55]))
     assert held.tolist() == pytest.approx([-1, -0.1, 0, 0.5, 1.55], abs=1e-6), "in hundredths, up to the end"

@@ -533,11 +533,12 @@ training losses of the 200 steps before the one named, and what held-out faces o
 
 256 steps tell of every tensor, of all its channels alike. As all layers are convolutions, ReLU, adds and doubling, a channel can be
 divided by a factor where it is made and multiplied by it where it is read, and what the network computes in float is the same.
-Since 0.9.4 `export` learns these factors, and where each tensor's range ends, from 350 frames of training pictures, by what embeddings,
-landmarks, boxes and traits lose in int8 (`edge_models/training/scales.py`, 900 steps, eight minutes of two cores); ranges were set tensor by
-tensor before. Of the mean cosine of int8's embeddings to those in float, at 80 px, 0.9890 became {cosine}. Five settings were
-tried, and that taken by which held-out faces came out likest to float: small faces alone, or blurred ones alone, cut off what large clear ones
-reach.
+Since 0.9.4 `export` learns these factors, where each tensor's range ends, and by how much int8's biases take back what rounding moves a
+channel on the mean, from 350 frames of training pictures, by what embeddings, landmarks, boxes, scores and traits lose
+(`edge_models/training/scales.py`, 900 steps, eight minutes of two cores); ranges were set tensor by tensor before. The mean
+cosine of int8's embeddings to those in float, at 80 px, was 0.9890, without the biases it came to 0.9931, and is {cosine}. Of six
+settings that was taken by which held-out faces and crowds came out likest to float. Small faces alone, or blurred ones alone, cut off
+what large clear ones reach. What the rows above tell moves with any rounding by some tenths of a point, either way.
 
 ### Each task alone
 

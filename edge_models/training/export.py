@@ -7,7 +7,7 @@ same network unquantised, for parity) and OUT/model.json. The similarity thresho
 model.json are measured by `calibrate`, which reads and rewrites it.
 
 `--before` names the folder of the model shipped before: if the two tell the same embeddings in float, so that but rounding is
-between them, a gallery may hold the templates of both.
+between them, a gallery may hold the templates of both, and the cohort stays.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+import shutil
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import cv2
 import litert_torch
@@ -31,7 +33,7 @@ from edge_models.training.train import sample
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from onelook import align
+from onelook import align, cohort
 from onelook.spec import Detector, Labels, Map, ModelSpec, Threshold, Training, load
 
 WIDTH, HEIGHT = 640, 480
@@ -173,18 +175,14 @@ def main() -> None:
     print("int8 lies {:.4f} from float, and after learning {:.4f}".format(*learn(scales, frames, options.steps)))
     scales.bake()
 
-    converted = (
-        litert_torch.signature("frame", Frame(network).eval(),
-                               sample_kwargs={"image": torch.zeros(1, HEIGHT, WIDTH // CELL, CELL * 3)})
-        .signature("faces", Describe(network).eval(), sample_kwargs={
-            "aligned": torch.zeros(AT_ONCE, GRID, GRID, network.features)})
-        .convert()
-    )
-    whole = options.out / "float.tflite"
-    converted.export(str(whole))
-    quant = quantizer.Quantizer(str(whole))
-    quant.load_quantization_recipe(recipe.static_wi8_ai8())
-    small = quant.quantize(named(scales.ranges(), quant, network, *frames[0])).quantized_model
+    whole = converted(network, options.out / "float.tflite")
+    scales.shift()
+    with TemporaryDirectory() as scratch:
+        shifted = Path(scratch) / "shifted.tflite"
+        converted(network, shifted)
+        quant = quantizer.Quantizer(str(shifted))
+        quant.load_quantization_recipe(recipe.static_wi8_ai8())
+        small = quant.quantize(named(scales.ranges(), quant, network, *frames[0])).quantized_model
     (options.out / "model.tflite").write_bytes(small)
 
     earlier = load(options.before)[0].training.data if options.before else []  # what its other parts have learnt from
@@ -202,11 +200,24 @@ def main() -> None:
                           data=list(dict.fromkeys([*run["faces"], *run.get("scenes", []), *earlier]))),
         licence="Weights learned from research data (see MODEL_CARD.md): research and private use.",
     )
-    if options.before and same_embeddings((options.before / "float.tflite").read_bytes(), whole.read_bytes(), frames[:CHECKED]):
-        described = described.model_copy(update={"embeddings": load(options.before)[0].stamp})
-        print("embeddings are the same: the stamp is kept")
+    if options.before and same_embeddings((options.before / "float.tflite").read_bytes(), whole, frames[:CHECKED]):
+        before = load(options.before)[0]
+        described = described.model_copy(update={"embeddings": before.stamp, "cohort": before.cohort})
+        if before.cohort:
+            shutil.copyfile(options.before / cohort.FILE, options.out / cohort.FILE)
+        print("embeddings are the same: stamp and cohort are kept")
     (options.out / "model.json").write_text(described.model_dump_json(indent=1) + "\n")
     print(f"{len(small) / 1e6:.2f} MB, {len(described.patches)} size constants")
+
+
+def converted(network: OneLook, file: Path) -> bytes:
+    """Write both signatures into `file`, in float; returns what it holds."""
+    litert_torch.signature(
+        "frame", Frame(network).eval(), sample_kwargs={"image": torch.zeros(1, HEIGHT, WIDTH // CELL, CELL * 3)}
+    ).signature(
+        "faces", Describe(network).eval(), sample_kwargs={"aligned": torch.zeros(AT_ONCE, GRID, GRID, network.features)}
+    ).convert().export(str(file))
+    return file.read_bytes()
 
 
 def named(ranges: list[tuple[float, float]], quant: quantizer.Quantizer, network: OneLook, image: Tensor, marks: Tensor

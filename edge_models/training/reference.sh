@@ -108,8 +108,10 @@ for task in "together detection identity looks emotion" detection identity looks
     "$RAW/nonfaces" --threads 1 --plans people --rate 2e-3 --warm 200 --steps 1200 --decay 400 --tasks ${task#together }
   cp "$RUNS/alone-$name/log.csv" "edge_models/checkpoints/log/tasks/$name.csv"
 done
-python -m edge_models.training.export "$RUNS/emotions" edge_models/onelook --faces "$DATA"/{faces,fer}.npz --scenes "$DATA/scenes"
-python -m edge_models.training.cohort edge_models/onelook --data "$DATA"/{faces,fairface2,fairface3}.npz
+python -m edge_models.training.export "$RUNS/looks" "$RUNS/before" --faces "$DATA"/{faces,fer}.npz --scenes "$DATA/scenes"
+python -m edge_models.training.cohort "$RUNS/before" --data "$DATA"/{faces,fairface2,fairface3}.npz
+python -m edge_models.training.export "$RUNS/emotions" edge_models/onelook --before "$RUNS/before" --faces "$DATA"/{faces,fer}.npz \
+  --scenes "$DATA/scenes"  # its embeddings, and so their cohort, are those of before in float
 python -m edge_models.training.calibrate edge_models/onelook --data "$DATA"/{faces,fairface}.npz --expressions "$DATA/fer.npz" \
   --scenes "$DATA"/{scenes2test,scenestest}
 [ -f "$DATA/reference_detections.json" ] || python -m edge_models.training.consensus "$RAW/testdata" \

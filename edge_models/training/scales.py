@@ -5,6 +5,7 @@ is a convolution, ReLU, an add or a doubling, a channel may be divided by any fa
 where it is read (Nagel et al. 2019, who set the factors by the weights). And the range that is told need not reach as far as
 one number in many thousands does. Both are learned here (as Shao et al. 2024 do for language models) from what comes out at
 the end: embeddings, places, scores and traits as they are in float, of a network that rounds every tensor as TFLite does.
+So are shifts of the biases, in int8 alone, which take back by how much rounding moves a channel on the mean.
 """
 
 from __future__ import annotations
@@ -87,9 +88,12 @@ class Scales(nn.Module):
             layer, name = self._convolution(node), self._channels(node.name)
             if layer and name not in fixed:
                 self.factors[name] = nn.Parameter(torch.zeros(layer.out_channels))
+        self.shifts = nn.ParameterDict(
+            {node.name: torch.zeros(layer.out_channels) for node in self._steps if (layer := self._convolution(node))})
+        """What is added to the channels (C,) that a convolution makes, in int8."""
         self._reach: dict[str, Tensor] = {}
         """Least and largest number that each tensor was seen to hold: (2, C) of its channels; from `begin` on (2,)."""
-        self._ends = nn.ParameterDict()
+        self.ends = nn.ParameterDict()
         """Logarithms of what these are multiplied by (2,)."""
 
     def forward(self, image: Tensor, grid: Tensor, owner: Tensor, rounded: bool = True) -> dict[str, Tensor]:
@@ -101,7 +105,9 @@ class Scales(nn.Module):
                 out = next(given)
             elif layer := self._convolution(node):
                 weight, bias = self._weights(node, layer)
-                weight = nearest(weight, weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=LEAST) / 127) if rounded else weight
+                if rounded:
+                    weight = nearest(weight, weight.abs().amax((1, 2, 3), keepdim=True).clamp(min=LEAST) / 127)
+                    bias = bias + self.shifts[node.name]
                 out = functional.conv2d(read[0], weight, bias, layer.stride, layer.padding)
             elif node.op == "call_module":
                 out = self._layers[node.target](*read)
@@ -127,7 +133,7 @@ class Scales(nn.Module):
         for name, ends in self._reach.items():
             low, high = ends / self._divisor(name)
             self._reach[name] = torch.stack([low.min().clamp(max=0), high.max().clamp(min=LEAST)])
-            self._ends[name] = nn.Parameter(torch.zeros(2))
+            self.ends[name] = nn.Parameter(torch.zeros(2))
 
     def range(self, name: str) -> Tensor:
         """(2,) least and largest number that int8 tells of a tensor. The map has the range of what is read off it, so that
@@ -137,7 +143,7 @@ class Scales(nn.Module):
             return LOGITS
         if output == "features":
             name = next(node.name for node in self._steps if node.target is sample)
-        return self._reach[name] * self._ends[name].exp()
+        return self._reach[name] * self.ends[name].exp()
 
     @torch.no_grad()
     def seen(self, image: Tensor, grid: Tensor, owner: Tensor) -> list[list[float]]:
@@ -160,6 +166,13 @@ class Scales(nn.Module):
                 layer.bias.copy_(bias)
         for factor in self.factors.values():
             factor.zero_()
+
+    @torch.no_grad()
+    def shift(self) -> None:
+        """Write the shifts into the network's biases: of the network that int8 is made of."""
+        for node in self._steps:
+            if layer := self._convolution(node):
+                layer.bias += self.shifts[node.name]
 
     def _convolution(self, node: fx.Node) -> nn.Conv2d | None:
         layer = self._layers.get(str(node.target))
@@ -240,7 +253,8 @@ def learn(scales: Scales, frames: list[tuple[Tensor, Tensor]], steps: int) -> tu
         return float(torch.stack([apart(scales(*placed[i]), wanted[i]) for i in held]).mean())
 
     first = lost()
-    rate = torch.optim.Adam(scales.parameters(), lr=RATE)
+    rate = torch.optim.Adam([{"params": [*scales.factors.values(), *scales.ends.values()], "lr": RATE},
+                             {"params": scales.shifts.values(), "lr": RATE / 5}])
     fall = torch.optim.lr_scheduler.CosineAnnealingLR(rate, steps)
     order = torch.Generator().manual_seed(7)
     passes = -(-steps // len(learnt))
