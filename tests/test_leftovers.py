@@ -48,7 +48,7 @@ def configured(broker: Broker, *streams: str, **more: Any) -> Config:
 def as_the_daemon_does(config: Config) -> Any:
     """The publisher, wired as in a run."""
     metrics = Metrics(CollectorRegistry(), [stream.name for stream in config.streams])
-    return service._publisher(config, metrics, Flag(), Commands(config.device, []))
+    return service._publisher(config, metrics, Flag(), Commands(config.device, []), None)
 
 
 def kept(broker: Broker, name: str) -> dict[str, bytes]:
