@@ -26,7 +26,7 @@ from onelook import align, spec
 from onelook.cohort import NOBODY
 from onelook.decode import Found, Quantisation, sigmoid, softmax
 from onelook.face import Faces, Floats
-from onelook.model import FaceModel, Image, _interpreter, shipped
+from onelook.model import FaceModel, Image, Whom, _interpreter, shipped
 
 Stage: TypeAlias = Callable[[str], AbstractContextManager[object]]
 
@@ -144,14 +144,18 @@ class Cascade:
         self.batches = [job.batch for job in jobs.each]
         self._upright = np.empty((max(self.batches), SIDE, SIDE, 3), np.uint8)
 
-    def __call__(self, image: Image) -> Faces:
-        """Find and describe the faces of one RGB image (H, W, 3) uint8."""
+    def __call__(self, image: Image, whom: Whom | None = None) -> Faces:
+        """Find and describe the faces of one RGB image (H, W, 3) uint8; `whom` as of FaceModel."""
         with self._stage("frame"):
             found = self._detect(image)
         if self.given is not None:
             found = self.given
         with self._stage("faces"):
-            return self._describe(image, found)
+            if whom is None:
+                return self._describe(image, found)
+            chosen = np.flatnonzero(whom(found.boxes))
+            faces = self._describe(image, found.take(chosen))
+            return faces.among(chosen, found.boxes, found.scores, found.landmarks, align.sizes(found.landmarks))
 
     def _describe(self, image: Image, found: Found) -> Faces:
         count, at_once = len(found.scores), len(self._upright)

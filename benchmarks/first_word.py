@@ -99,7 +99,7 @@ def watch(model: FaceModel, gallery: Gallery, packed: Shaken, visitors: Sequence
     """One clip, as the daemon would see it under each rate."""
     defaults = Tracking()
     tracker = Tracker(confirm=defaults.confirm, lost=defaults.lost, iou=defaults.iou, strong=model.score,
-                      alike=model.spec.threshold(1e-2), smooth=())
+                      alike=model.spec.threshold(1e-2), describe=defaults.describe, smooth=())
     reporters = {
         far: Reporter("door", Report(far=far, presence=False, age=False, gender=False, emotion=False, crowd=False),
                       model.spec.labels, gallery.match, partial(model.spec.similarities, far))
@@ -110,7 +110,7 @@ def watch(model: FaceModel, gallery: Gallery, packed: Shaken, visitors: Sequence
     told: dict[tuple[float, int], set[str]] = {}
     for index, (image, middles) in enumerate(clip(packed, visitors, size, seconds)):
         time = index / FPS
-        faces = model(image)
+        faces = model(image, partial(tracker.asks_for, time=time))
         tracks = tracker.update(faces, time)
         first_seen = dict(zip(tracks.ids, tracks.first_seen.tolist(), strict=True))
         for track in tracks:

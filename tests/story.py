@@ -119,6 +119,16 @@ def faces_at(
     return Faces(**{name: np.array(value, np.float32) for name, value in values.items()})
 
 
+def described(faces: Faces, asked: NDArray[np.bool_]) -> Faces:
+    """What the model tells of them where it is asked to describe but some, (N,): of the others the place."""
+    places = ("boxes", "scores", "landmarks", "sizes")
+    return Faces(**{
+        name: values if name in places else np.where(asked.reshape(-1, *[1] * (values.ndim - 1)), values, np.float32(0))
+        for name in Faces.__slots__
+        for values in [getattr(faces, name)]
+    })
+
+
 def film(
     people: Sequence[Person], seconds: float, fps: float = 10, start: float = 0, seed: int = 0
 ) -> Iterator[tuple[Faces, float]]:

@@ -29,6 +29,7 @@ from benchmarks import (
     result,
     standin,
     tables,
+    turns,
 )
 from benchmarks.__main__ import joined, main
 from benchmarks.cascade import Cascade, OnePass, build
@@ -172,6 +173,17 @@ def test_a_cascade_says_the_same_one_by_one_and_in_batches() -> None:
         np.testing.assert_allclose(one.embeddings, many.embeddings, atol=1e-5)
         np.testing.assert_allclose(one.attributes, many.attributes, atol=1e-5)
         np.testing.assert_allclose(one.emotion, many.emotion, atol=1e-5)
+
+    some = batched(scene(SIZE, 9).image, lambda boxes: np.arange(len(boxes)) % 2 == 1)
+    assert some.described.tolist() == [False, True] * 4 + [False]
+    np.testing.assert_allclose(some.embeddings[1::2], many.embeddings[1::2], atol=1e-5)
+
+
+def test_a_crowd_takes_turns_before_the_one_pass() -> None:
+    told = turns.crowd({"onelook": build("onelook", threads=2, size=turns.SIZE)}, 24, 0, 2, machine.Apart(False, 2))
+
+    assert told["systems"]["onelook"]["all"]["described"] == 24
+    assert told["systems"]["onelook"]["turns"]["described"] == 16
 
 
 def test_a_cascade_cuts_a_face_out_upright() -> None:
@@ -338,7 +350,7 @@ def test_the_figures_shown_are_those_of_the_newest_result(name: str) -> None:
     assert tables.filled(text, run, whole=tables.DOCUMENTS[name]) == text, "run python -m benchmarks.tables"
 
 
-@pytest.mark.parametrize("benchmark", [first_word, event_latency])
+@pytest.mark.parametrize("benchmark", [first_word, event_latency, turns])
 def test_the_documents_say_what_was_measured(benchmark: ModuleType) -> None:
     kept = json.loads(benchmark.RESULT.read_text())
     text = benchmark.DOCS.read_text()

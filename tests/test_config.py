@@ -335,7 +335,7 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
     ("without its indentation", STREAM + "model:\nthreads: 2\n", [
         "config.yaml:3: threads: unknown key here; it belongs in model"]),
     ("of another program", STREAM + "tracking: {mqtt_topic: 3}\n", [
-        "config.yaml:2: tracking.mqtt_topic: unknown key; the keys here are confirm, lost, iou"]),
+        "config.yaml:2: tracking.mqtt_topic: unknown key; the keys here are confirm, lost, iou, describe"]),
     ("key that YAML takes for true", STREAM + "on: 1\n", [
         "config.yaml:2: on: unknown key; the keys here are device, publish, model, streams, tracking, report, "
         "policy, gallery, mqtt, metrics"]),
@@ -372,6 +372,8 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
     ("port too high", STREAM + "mqtt: {port: 70000}\nmetrics: {port: -1}\n", [
         "config.yaml:2: mqtt.port: must be at most 65535, not `70000`",
         "config.yaml:3: metrics.port: must be at least 0, not `-1`"]),
+    ("nobody described", STREAM + "tracking: {describe: 0}\n", [
+        "config.yaml:2: tracking.describe: must be at least 1, not `0`"]),
     ("no time at all", STREAM + "tracking: {lost: 0, confirm: .inf}\n", [
         "config.yaml:2: tracking.confirm: must be a number that can be counted to, not `.inf`",
         "config.yaml:2: tracking.lost: must be more than 0, not `0`"]),

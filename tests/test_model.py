@@ -140,6 +140,16 @@ def test_a_crowd_is_described_in_batches_as_it_would_be_one_by_one(crowd: Image)
         assert len(some) == most
         for each in fields(some):
             np.testing.assert_array_equal(getattr(some, each.name), getattr(everybody, each.name)[:most])
+    rows = np.arange(20) % 3 == 1
+    asked: list[NDArray[np.float32]] = []
+    some = FaceModel()(crowd, lambda boxes: asked.append(boxes) or rows)  # type: ignore[func-returns-value]
+    np.testing.assert_array_equal(asked[0], everybody.boxes)
+    np.testing.assert_array_equal(some.described, rows)
+    for each in fields(some):
+        whole, part = getattr(everybody, each.name), getattr(some, each.name)
+        places = each.name in ("boxes", "scores", "landmarks", "sizes")
+        np.testing.assert_array_equal(part[rows], whole[rows])
+        np.testing.assert_array_equal(part[~rows], whole[~rows] if places else np.zeros_like(whole[~rows]))
     few = FaceModel()
     few.spec = few.spec.model_copy(update={"faces_at_once": 7})
     np.testing.assert_array_equal(few(crowd).embeddings, everybody.embeddings)

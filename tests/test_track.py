@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from onelook.face import Faces
 from onelook.track import Track, Tracker
-from story import Person, between, faces_at, film, look_of, resembling, unit, walk
+from story import Person, between, described, faces_at, film, look_of, resembling, unit, walk
 
 ANN = Person("Ann")
 BOB = Person("Bob", male=0.9)
@@ -20,9 +20,13 @@ BOB = Person("Bob", male=0.9)
 
 def watch(
     tracker: Tracker, people: Sequence[Person], seconds: float, fps: float = 10, start: float = 0
-) -> list[list[Track]]:
-    """The tracks after each frame of the story."""
-    return [tracker.update(faces, time) for faces, time in film(people, seconds, fps=fps, start=start)]
+) -> list[Sequence[Track]]:
+    """The tracks after each frame of the story, in which those are described whom the tracker asks for."""
+    return [follow(tracker, faces, time) for faces, time in film(people, seconds, fps=fps, start=start)]
+
+
+def follow(tracker: Tracker, faces: Faces, time: float) -> Sequence[Track]:
+    return tracker.update(described(faces, tracker.asks_for(faces.boxes, time)), time)
 
 
 def whose(tracks: Sequence[Track], name: str) -> Track:
@@ -119,7 +123,7 @@ def test_kin_who_run_up_to_each_other_and_turn_back_are_hardly_ever_mixed_up() -
             time = index / fps
             hidden = 600 - 2 * far(time) < 34  # a detector finds one of two that overlap by 0.4: her, before him
             faces = faces_at([ann] if hidden else [ann, bob], time, random)
-            tracks = tracker.update(faces, time)
+            tracks = follow(tracker, faces, time)
             owners.append({round(track.score, 1): track.id for track in tracks if track.row is not None})
         kept.append(owners[-1] == owners[0])
     assert len(kept) - sum(kept) <= 2
@@ -405,11 +409,65 @@ def test_a_crowd_that_jostles_is_hardly_mixed_up() -> None:
     tracker = Tracker()
     owners: dict[int, list[int]] = {}
     for faces, time in film(people, 4):
-        for track in tracker.update(faces, time):
+        for track in follow(tracker, faces, time):
             if track.row is not None:
                 owners.setdefault(track.id, []).append(int(np.argmax(looks @ faces.embeddings[track.row])))
     assert len(owners) <= 63
     assert sum(len(set(whose)) > 1 for whose in owners.values()) == 0
+
+
+# --- whose looks are wanted ----------------------------------------------------------------------
+
+CROWD = [Person(f"p{i}", place=(100 + 150 * (i % 8), 100 + 150 * (i // 8))) for i in range(40)]
+
+
+def turns(people: Sequence[Person], tracker: Tracker, seconds: float, fps: float = 25) -> dict[float, set[str]]:
+    """Whom the tracker asked for, by the time of each frame."""
+    looks, asked = np.array([look_of(person.name) for person in people]), {}
+    for faces, time in film(people, seconds, fps=fps):
+        wanted = tracker.asks_for(faces.boxes, time)
+        asked[time] = {people[who].name for who in (faces.embeddings[wanted] @ looks.T).argmax(1).tolist()}
+        tracker.update(described(faces, wanted), time)
+    return asked
+
+
+def test_a_crowd_that_stays_takes_turns_to_be_described() -> None:
+    asked = turns(CROWD, Tracker(describe=16), 5)
+    assert all(len(names) == 40 for time, names in asked.items() if time < 0.3)  # nobody is known yet
+    assert all(len(names) == 16 for time, names in asked.items() if time > 0.4)
+    for person in CROWD:
+        times = [time for time, names in asked.items() if person.name in names]
+        assert max(np.diff(times)) <= 0.24  # 16 of 40 in each twenty-fifth of a second: every tenth
+
+
+def test_of_a_crowd_whoever_comes_or_is_near_another_is_described_at_every_frame() -> None:
+    comes = Person("Dan", place=(1400, 240), visible=lambda time: time >= 3)
+    near = [Person("Eve", place=(1400, 500)), Person("Fay", place=(1440, 500))]
+    asked = turns([*CROWD, comes, *near], Tracker(describe=16), 6)
+    assert all({"Eve", "Fay"} <= names for names in asked.values())
+    assert all("Dan" in names for time, names in asked.items() if 3 <= time < 3.3)
+    assert sum("Dan" in names for time, names in asked.items() if time >= 5) < 20
+    assert {len(names) for time, names in asked.items() if time > 1} == {16}
+
+
+def test_few_people_are_described_at_every_frame_and_in_a_slow_crowd_everybody_within_a_second() -> None:
+    assert all(len(names) == 16 for names in turns(CROWD[:16], Tracker(describe=16), 2).values())
+    assert all(len(names) == 40 for names in turns(CROWD, Tracker(describe=None), 2).values())
+    slow = turns(CROWD, Tracker(describe=16), 8, fps=2)
+    assert all(len(names) == 20 for time, names in slow.items() if time >= 3)
+
+
+def test_of_whom_is_not_described_nothing_is_learnt_but_the_place() -> None:
+    tracker, nobody = Tracker(), np.zeros(1, np.bool_)
+    watch(tracker, [ANN], 2)
+    [before] = tracker.update(*next(film([ANN], 1, start=2)))
+    moved = next(film([ANN.but(place=(330, 240), look=look_of("Bob"), age=60, emotion="happy")], 1, start=2.1))[0]
+    [after] = tracker.update(described(moved, nobody), 2.1)
+
+    assert (after.id, after.row) == (before.id, 0)
+    assert after.box[0] > before.box[0]
+    for name in ("embedding", "quality", "attributes", "age", "gender", "ethnicity", "emotion"):
+        assert np.array_equal(getattr(after, name), getattr(before, name))
 
 
 names = st.sampled_from(["Ann", "Bob", "Cem", "Dan"])
@@ -449,7 +507,7 @@ def test_whatever_is_seen_the_books_are_in_order(frames: list[tuple[float, list[
         steps_before += [max(clock - time, 0.0)] if time > -np.inf else []
         time_passed, time = clock > time, max(time, clock)
         faces = faces_at(people, clock, random)
-        tracks = tracker.update(faces, clock)
+        tracks = follow(tracker, faces, clock)
         ids = [track.id for track in tracks]
         assert ids == sorted(set(ids))
         assert not gone & set(ids)

@@ -296,6 +296,7 @@ class Tracking(Section):
     confirm: Seconds = 0.3
     lost: Seconds = 2.0
     iou: Ratio = 0.2
+    describe: Annotated[int, Field(ge=1)] | None = 16  # faces of a frame; null: all
 
 
 class Report(Section):

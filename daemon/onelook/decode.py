@@ -1,7 +1,7 @@
 """Decoding: the network's raw tensors become boxes and landmarks. numpy, and OpenCV's NMS."""
 
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import cv2
 import numpy as np
@@ -50,6 +50,10 @@ class Found:
     boxes: Floats
     scores: Floats
     landmarks: Floats
+
+    def take(self, rows: NDArray[np.intp]) -> Self:
+        """Those at `rows`."""
+        return type(self)(self.boxes[rows], self.scores[rows], self.landmarks[rows])
 
 
 @dataclass(frozen=True, slots=True)

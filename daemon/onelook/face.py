@@ -37,16 +37,32 @@ class Faces:
     emotion: Floats
     """(N, 7) probabilities."""
     quality: Floats
-    """(N,) 0 to 1: how far the embedding can be trusted; weighs votes."""
+    """(N,) 0 to 1: how far the embedding can be trusted; weighs votes. 0: nothing was asked but where it is."""
     sizes: Floats
     """(N,) side, in pixels of the network's input, of the 112 template laid over the face: what it saw of it."""
 
     def __len__(self) -> int:
         return len(self.scores)
 
+    @property
+    def described(self) -> NDArray[np.bool_]:
+        """(N,) whether more is told than the place: of the others embedding and traits are zero."""
+        described: NDArray[np.bool_] = self.quality > 0
+        return described
+
     def take(self, rows: NDArray[np.intp] | NDArray[np.bool_] | list[int]) -> Self:
         """The faces at `rows` (indices or a mask), in that order."""
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
+
+    def among(self, rows: NDArray[np.intp], boxes: Floats, scores: Floats, landmarks: Floats, sizes: Floats) -> Self:
+        """These faces at `rows` of N, of whose others only the place is told: as `described`."""
+        places = {"boxes": boxes, "scores": scores, "landmarks": landmarks, "sizes": sizes}
+        for name in self.__slots__:
+            if name not in places:
+                told = getattr(self, name)
+                places[name] = np.zeros((len(scores), *told.shape[1:]), told.dtype)
+                places[name][rows] = told
+        return type(self)(**places)
 
     @classmethod
     def none(cls, embedding_size: int = 256) -> Self:

@@ -23,6 +23,8 @@ from onelook.spec import Map
 
 Image: TypeAlias = NDArray[np.uint8]
 Stage: TypeAlias = Callable[[str], AbstractContextManager[object]]
+Whom: TypeAlias = Callable[[NDArray[np.float32]], NDArray[np.bool_]]
+"""Boxes (N, 4) of the faces found, x1, y1, x2, y2 in the image's pixels, to whether each is to be described (N,)."""
 
 RUNTIMES = ("ai_edge_litert.interpreter", "tflite_runtime.interpreter")
 """Tried in this order: the successor has the int8 kernels on every board."""
@@ -265,11 +267,12 @@ class FaceModel:
             struct.pack_into("<2i", changed, patch.offset, height // patch.stride, width // patch.stride)
         return bytes(changed)
 
-    def __call__(self, image: Image) -> Faces:
+    def __call__(self, image: Image, whom: Whom | None = None) -> Faces:
         """Find and describe the faces of one RGB image (H, W, 3) uint8.
 
         Larger images are scaled down to the network's input, keeping their shape; smaller
         ones are never enlarged. Boxes and landmarks come back in the image's own pixels.
+        whom: which of the faces found to describe; none: all. Of the others the place is told: see `Faces.described`.
         """
         with self._stage("preprocess"):
             scale = self._preprocess(image)
@@ -278,23 +281,20 @@ class FaceModel:
         with self._stage("decode"):
             found = self._decode(out)
         with self._stage("faces"):
-            if not self._describes:
-                return self._undescribed(found, scale)
-            embeddings, traits = self._describe(out, found.landmarks)
-        return self._read(found, embeddings, traits, scale)
+            chosen = self._chosen(found, whom, scale)
+            described = found if len(chosen) == len(found.scores) else found.take(chosen)
+            embeddings, traits = self._describe(out, described.landmarks)
+        faces = self._read(described, embeddings, traits, scale)
+        if described is found:
+            return faces
+        return faces.among(chosen, found.boxes / np.float32(scale), found.scores, found.landmarks / np.float32(scale),
+                           align.sizes(found.landmarks))
 
-    def _undescribed(self, found: Found, scale: float) -> Faces:
-        """Faces of which only the place is known."""
-        def zeros(*shape: int) -> NDArray[np.float32]:
-            return np.zeros((len(found.scores), *shape), np.float32)
-
-        traits = self.spec.traits
-        return Faces(
-            boxes=found.boxes / np.float32(scale), scores=found.scores, landmarks=found.landmarks / np.float32(scale),
-            embeddings=zeros(self.spec.embedding_size), attributes=zeros(traits["attributes"]), age=zeros(),
-            gender=zeros(), ethnicity=zeros(traits["ethnicity"]), emotion=zeros(traits["emotion"]), quality=zeros(),
-            sizes=align.sizes(found.landmarks),
-        )
+    def _chosen(self, found: Found, whom: Whom | None, scale: float) -> NDArray[np.intp]:
+        """Rows of those who are to be described."""
+        if not self._describes or whom is None:
+            return np.arange(len(found.scores) if self._describes else 0)
+        return np.flatnonzero(whom(found.boxes / np.float32(scale)))
 
     def _preprocess(self, image: Image) -> float:
         """Letterbox: the image in the top left corner of the network's input; gives the scale it was drawn at."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -61,7 +62,7 @@ class Pipeline:
         if self._size not in ((width, height), None):  # a camera was set to another resolution
             self._tracker.rescale(width / self._size[0], height / self._size[1])
         self._size = width, height
-        self.faces = self._model(frame.image)
+        self.faces = self._model(frame.image, partial(self._tracker.asks_for, time=frame.time))
         self._newest, self._ahead = replace(frame, image=NOTHING), None
         return self._follow(frame, self._stage)
 

@@ -373,9 +373,10 @@ class _Identity:
             self._means = _Columns(looks=np.zeros_like(moment.faces.embeddings[0]), seen=0.0)
         self._means.align(tracks)
         voters, rows, places = [], [], []
+        described = moment.faces.described.tolist()
         for place, (row, ballot) in enumerate(zip(tracks.rows.tolist(), ballots.values(), strict=True)):
             # Four fifths, so that a camera of ten frames a second need not be exact.
-            if row >= 0 and moment.time - ballot.voted >= 0.8 * VOTE:
+            if row >= 0 and described[row] and moment.time - ballot.voted >= 0.8 * VOTE:
                 voters.append(ballot)
                 rows.append(row)
                 places.append(place)
@@ -390,12 +391,11 @@ class _Identity:
         matches = self._match(means)
         agreement = lengths * np.array([match.agreement for match in matches], np.float32)
         bars = self._bar(moment.faces.sizes[rows], matches[0].enrolled, agreement).tolist()
-        for ballot, match, bar, vote, quality in zip(voters, matches, bars, votes, qualities, strict=True):
+        for ballot, match, bar, vote in zip(voters, matches, bars, votes, strict=True):
             verdict, clearness = self._judge(match, bar)
             ballot.voted = moment.time
-            if quality > 0:
-                weight = vote * min(max(clearness / CLEAR, 0.1), 1)
-                ballot.cast(verdict, weight, nan if match.name is None else match.similarity)
+            weight = vote * min(max(clearness / CLEAR, 0.1), 1)
+            ballot.cast(verdict, weight, nan if match.name is None else match.similarity)
 
     def _judge(self, match: Match, bar: float) -> tuple[Verdict, float]:
         """What the faces so far say, and how far it is from something else."""

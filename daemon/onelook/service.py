@@ -573,7 +573,7 @@ def _pipeline(
                         places=Places(stream.zones, stream.lines), visitors=visitors)
     tracking = config.tracking
     tracker = Tracker(confirm=tracking.confirm, lost=tracking.lost, iou=tracking.iou, strong=model.score,
-                      alike=model.spec.threshold(LIKELY), smooth=reporter.needs)
+                      alike=model.spec.threshold(LIKELY), describe=tracking.describe, smooth=reporter.needs)
     # Where the policy has people counted and no more, nothing is kept by which they could be known again.
     keeps = gallery is not None and config.gallery.unknown_days > 0 and config.policy.level("identity") == "on"
     lookout = Lookout(stream.name, crops=config.gallery.unknown_crops) if keeps else None

@@ -1,7 +1,8 @@
 """Track: one person followed from frame to frame; Tracker: faces become tracks.
 
     tracker = Tracker(confirm=0.3, lost=2.0, iou=0.2)
-    for faces, time in frames:
+    for image, time in frames:
+        faces = model(image, partial(tracker.asks_for, time=time))
         for track in tracker.update(faces, time):
             print(track.id, track.state, track.box)
 
@@ -10,6 +11,9 @@ and best both: places part people who look alike, looks part people whose ways c
 tracks may have one face, it goes to the one that it looks more like than like the other, however
 like that is; and while faces overlap nothing is learnt of looks, as each is seen through
 the other.
+
+In a crowd, to describe everybody costs more than to find them, and who stays in place with nobody near looks as a
+moment ago. `Tracker.asks_for` tells whose looks are wanted; who is not described is followed by place alone.
 """
 
 import math
@@ -53,6 +57,9 @@ REACH = 1.0  # sizes: how far from its place a track is looked for
 STRIDE = 2.0  # sizes/s: by how much that grows while it is unseen
 FARTHEST = 4.0  # sizes: and to no more than this
 GROWTH = 2.0  # how many times as large, or as small, a face may look as it did; and so many times more a second unseen
+SURE = 0.5  # overlap of boxes from which a face that nobody else is near to is the track's, whatever it looks like
+TURN = 1.0  # s: within which everybody's turn to be described comes
+SOON = 0.1, 0.1  # of its age, and s at least: how much sooner that of a young track comes
 
 # Averages: after so many seconds an old face counts only e^-1 as much.
 FADES: Final = (2.0, 0.5, 10.0, 10.0)
@@ -67,6 +74,8 @@ PACE: Final = {
 """What is averaged -> which of the fades."""
 RATES: Final = -1 / np.array([COAST, SIZING, *FADES])
 """1/s: by which all that fades does so."""
+TINY: Final = 1e-9
+"""Where nothing is averaged yet, so that it is not divided by nothing."""
 NUMBERS: Final = frozenset({"quality", "age", "age_squared", "gender"})
 """Those of them that are one number of a face."""
 
@@ -229,6 +238,7 @@ class Tracker:
         iou: float = 0.2,
         strong: float = 0.5,
         alike: float = 0.4,
+        describe: int | None = 16,
         smooth: Collection[Trait] = TRAITS,
     ) -> None:
         """Nobody yet.
@@ -240,6 +250,8 @@ class Tracker:
         iou: least overlap of boxes, or its worth in likeness, for a face to belong to a track.
         strong: least score of a face that may begin a track; weaker ones only continue one.
         alike: cosine at which two faces are surely one person; the gallery's threshold will do.
+        describe: faces whose looks are wanted in a frame, if there are as many: of more, those whose place tells
+        whose they are take turns. None: all of them.
         smooth: the traits to average; the others are never looked at.
         """
         self.confirm = confirm
@@ -247,6 +259,7 @@ class Tracker:
         self.iou = max(iou, 1e-6)
         self.strong = strong
         self.alike = alike
+        self.describe = inf if describe is None else describe
         self.smooth = frozenset(smooth)
         self._columns: dict[str, slice] = {}  # of each mean in the records'
         self._pace: Rows = np.arange(0)  # of each column, which of FADES
@@ -270,6 +283,20 @@ class Tracker:
         if len(self._table):
             for name in ("centre", "velocity", "size", "landmarks"):
                 self._table[name] *= np.asarray((across, down), self._table[name].dtype)
+
+    def asks_for(self, boxes: Floats, time: float) -> NDArray[np.bool_]:
+        """(N,) whether each of the faces in `boxes` (N, 4) is to be described, before `update` at the same `time`."""
+        table, asked = self._table, np.ones(len(boxes), np.bool_)
+        if len(boxes) <= self.describe or not len(table):
+            return asked
+        time = max(time, self._time)
+        tracks, faces = self._in_place(table, *_placed(boxes), time)
+        in_turn = math.ceil(len(faces) * (time - self._time) / TURN)
+        count = max(self.describe - (len(boxes) - len(faces)), in_turn)
+        fraction, least = SOON
+        due = (time - table["looked"][tracks]) / np.clip(fraction * (time - table["first"][tracks]), least, TURN)
+        asked[faces[np.argsort(-due, kind="stable")[count:]]] = False
+        return asked
 
     def update(self, faces: Faces, time: float) -> Tracks:
         """The tracks alive after this frame, oldest first, lost ones among them.
@@ -332,7 +359,7 @@ class Tracker:
         rows = np.full(len(table), -1, np.intp)
         if not len(table) or not len(fresh):
             return rows
-        worth = self._worth(table, fresh, time)
+        worth = self._worth(table, fresh, time, rows)
         strong = fresh["score"] >= self.strong
         everybody = np.arange(len(table))
         if strong.all():
@@ -343,10 +370,20 @@ class Tracker:
         _assign(worth[np.ix_(followed, weak)], followed, weak, rows)
         return rows
 
-    def _worth(self, table: Table, fresh: Table, time: float) -> Doubles:
+    def _in_place(self, table: Table, centres: Doubles, sizes: Doubles, time: float) -> tuple[Rows, Rows]:
+        """Tracks and faces, pair by pair, whose place alone tells that they belong together: the track was seen in the
+        frame before, and nobody else is near.
+        """
+        overlap, _ = _overlaps(_expected(table, time - table["last"]), table["size"], centres, sizes)
+        near = overlap > HIDING
+        alone = (overlap >= SURE) & (near.sum(1) == 1)[:, None] & (near.sum(0) == 1)
+        tracks, faces = (alone & (table["confirmed"] & (table["row"] >= 0))[:, None]).nonzero()
+        return tracks, faces
+
+    def _worth(self, table: Table, fresh: Table, time: float, rows: Rows) -> Doubles:
         """(tracks, faces) how well each face would continue each track; 0 where it cannot.
 
-        Notes which faces lie over more than one track.
+        Notes which faces lie over more than one track; writes into `rows` who is followed by place alone.
         """
         unseen = time - table["last"]
         overlap, apart = _overlaps(_expected(table, unseen), table["size"], fresh["centre"], fresh["size"])
@@ -363,6 +400,12 @@ class Tracker:
         ours, theirs = table["size"].sum(1)[:, None], fresh["size"].sum(1)
         grown = np.maximum(ours / theirs, theirs / ours)
         worth[(worth < self.iou) | (apart > reach) | (grown > GROWTH * (1 + unseen)[:, None])] = 0
+        undescribed = np.flatnonzero(fresh["looked"] < time)
+        if undescribed.size:
+            faces = fresh[undescribed]
+            tracks, its = self._in_place(table, faces["centre"], faces["size"], time)
+            rows[tracks] = undescribed[its]
+            worth[tracks] = worth[:, undescribed[its]] = 0
         self._judge_claims(worth, cosine, trust)
         return worth
 
@@ -426,7 +469,7 @@ class Tracker:
         mass, weight = table["mass"], faces["mass"]
         mass *= decays[:, 2:]
         mass += weight
-        share = (weight / mass).astype(np.float32)
+        share = (weight / np.maximum(mass, TINY)).astype(np.float32)
         share[hidden & (table["hits"] >= ACQUAINTED), IDENTITY] = 0
         means = table["means"]
         means += share.take(self._pace, 1) * (faces["means"] - means)
@@ -434,6 +477,7 @@ class Tracker:
 
         table["landmarks"] = faces["landmarks"]
         table["score"] = faces["score"]
+        table["looked"] = np.maximum(table["looked"], faces["looked"])
         table["last"] = time
         table["hits"] += 1
 
@@ -444,17 +488,17 @@ class Tracker:
         fresh = np.zeros(len(faces), self._record)
         if not len(faces):
             return fresh
-        low, high = faces.boxes[:, :2].astype(np.float64), faces.boxes[:, 2:]
+        described = faces.described
         fresh["row"] = np.arange(len(faces))
         fresh["hits"] = fresh["frames"] = 1
         fresh["first"] = fresh["last"] = time
-        fresh["centre"] = (low + high) / 2
-        fresh["size"] = np.maximum(high - low, 1)
+        fresh["looked"] = np.where(described, time, -inf)
+        fresh["centre"], fresh["size"] = _placed(faces.boxes)
         fresh["spread"] = ERROR**2, 0.0, HASTE**2
         fresh["landmarks"] = faces.landmarks
         fresh["score"] = faces.scores
         # How much each counts in an average; a little even when it is poor.
-        fresh["mass"] = np.maximum(faces.scores * faces.quality, 1e-3)[:, None]
+        fresh["mass"] = np.where(described, np.maximum(faces.scores * faces.quality, 1e-3), 0)[:, None]
         for name, values in self._each_look(faces).items():
             fresh["means"][:, self._columns[name]] = values
         return fresh
@@ -508,6 +552,7 @@ def _record(columns: int, embedding: int) -> np.dtype[np.void]:
         ("hits", np.int64),  # frames that it was seen in
         ("frames", np.int64),  # frames since it began
         ("first", np.float64),
+        ("looked", np.float64),  # when a face of it was described
         ("last", np.float64),  # the time that all below is of
         ("centre", np.float64, 2),
         ("velocity", np.float64, 2),
@@ -562,6 +607,12 @@ def _overlaps(centre: Doubles, size: Doubles, centres: Doubles, sizes: Doubles) 
     x, y = np.subtract.outer(centre[:, 0], centres[:, 0]), np.subtract.outer(centre[:, 1], centres[:, 1])
     apart = np.hypot(x, y) * (2 / (size[:, :1] + size[:, 1:]))
     return both / either, apart
+
+
+def _placed(boxes: Floats) -> tuple[Doubles, Doubles]:
+    """Centres and sizes, (N, 2) each, of boxes (N, 4)."""
+    low, high = boxes[:, :2].astype(np.float64), boxes[:, 2:]
+    return (low + high) / 2, np.maximum(high - low, 1)
 
 
 def _boxes(centre: Doubles, size: Doubles) -> Doubles:
