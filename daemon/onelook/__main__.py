@@ -147,6 +147,8 @@ def _parser() -> argparse.ArgumentParser:
     replay.add_argument("--config", type=Path, metavar="FILE", help="default: every default, nobody enrolled")
     replay.set_defaults(command=_replay)
 
+    _look_parser(commands, everywhere)
+
     enroll = commands.add_parser(
         "enroll", parents=[config, note, as_json, everywhere], help="teach the gallery a person's face"
     )
@@ -170,6 +172,22 @@ def _parser() -> argparse.ArgumentParser:
     forms.add_argument("--asyncapi", action="store_true", help="the AsyncAPI 3 document: topics, events and commands")
     schema.set_defaults(command=_schema)
     return parser
+
+
+def _look_parser(commands: argparse._SubParsersAction[_Parser], everywhere: _Parser) -> None:
+    look = commands.add_parser(
+        "look", parents=[everywhere], help="tell of each face on still pictures who it is and what it looks like"
+    )
+    look.add_argument("pictures", type=Path, nargs="+", metavar="PICTURE", help="or a folder of them")
+    look.add_argument("--draw", type=Path, metavar="DIR", help="write them there with the faces drawn in")
+    look.add_argument(
+        "--config", type=Path, metavar="FILE",
+        help=f"default: config.yaml here, else {SYSTEM_CONFIG}, else every default, and nobody enrolled",
+    )
+    forms = look.add_mutually_exclusive_group()
+    forms.add_argument("--json", action="store_true", help="print JSON, a line for each picture")
+    forms.add_argument("--csv", action="store_true", help="print CSV, a line for each face")
+    look.set_defaults(command=_look)
 
 
 def _gallery_parser(
@@ -300,6 +318,63 @@ def _replay(arguments: argparse.Namespace) -> None:
     from onelook import service
 
     service.replay(source, config=config, draw=arguments.draw, out=sys.stdout)
+
+
+def _look(arguments: argparse.Namespace) -> None:
+    from dataclasses import asdict
+    from itertools import chain
+
+    from onelook.config import may_exist
+    from onelook.picture import pictures_in
+
+    there = arguments.config or may_exist(Path("config.yaml")) or may_exist(SYSTEM_CONFIG)
+    config = _config(arguments.config) if there else None
+    try:
+        given = [pictures_in(path) if path.is_dir() else [path] for path in arguments.pictures]
+    except OSError as error:
+        raise OwnerError(f"{error.filename} cannot be read: {error.strerror}.") from None
+    pictures = list(chain.from_iterable(given))
+    if not pictures:
+        raise OwnerError(f"There are no pictures in {', '.join(map(str, arguments.pictures))}.")
+    from onelook import service
+
+    failed: list[str] = []
+    attributes = [] if config is None else config.report.attributes
+    if arguments.csv:
+        _print(_csv(["picture", "x1", "y1", "x2", "y2", *_COLUMNS, *attributes]))
+    for picture, told in service.look(pictures, config=config, draw=arguments.draw):
+        if isinstance(told, OwnerError):
+            failed.append(str(told))
+        elif arguments.json:
+            _print_json({"picture": str(picture), "faces": [asdict(sight) for sight in told]})
+        elif arguments.csv:
+            for sight in told:
+                told_of = [getattr(sight, column) for column in _COLUMNS]
+                _print(_csv([str(picture), *sight.box, *told_of, *(sight.attributes.get(name) for name in attributes)]))
+        else:
+            _print(f"{picture}: {len(told) or 'no'} face{'s' * (len(told) != 1)}")
+            for sight in told:
+                x1, y1, x2, y2 = map(round, sight.box)
+                _print(f"  {x1},{y1} {x2 - x1}x{y2 - y1}".ljust(22) + "  ".join(sight.words()))
+    if failed:
+        raise OwnerError("\n".join(failed))
+
+
+_COLUMNS = (
+    "score", "quality", "state", "name", "similarity", "age", "gender", "gender_confidence", "ethnicity",
+    "ethnicity_confidence", "emotion", "emotion_confidence",
+)
+"""Of `look --csv`, beside the picture, the box and the attributes asked for."""
+
+
+def _csv(cells: Sequence[object]) -> str:
+    """A line of CSV; none is an empty cell."""
+    import csv
+    from io import StringIO
+
+    line = StringIO()
+    csv.writer(line, lineterminator="").writerow(cells)
+    return line.getvalue()
 
 
 def _enroll(arguments: argparse.Namespace) -> None:

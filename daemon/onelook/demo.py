@@ -38,7 +38,7 @@ from onelook.draw import Captions, drawn
 from onelook.errors import OwnerError
 from onelook.event import Event
 from onelook.frame import Frame
-from onelook.picture import is_picture, read_picture
+from onelook.picture import is_picture, read_picture, write_picture
 from onelook.source import is_live
 from onelook.track import Track
 from onelook.video import VideoWriter
@@ -131,7 +131,7 @@ def demo(
             )
         if best.picture is not None:
             out = folder / "annotated.jpg"
-            _write(out, best.picture)
+            write_picture(out, best.picture)
             _say(f"Annotated picture: {out}")
 
 
@@ -161,14 +161,6 @@ def _held(picture: str, film: Path) -> str:
         for n in range(STILL * FPS):
             video.write(image, n / FPS)
     return str(film)
-
-
-def _write(path: Path, picture: Image) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(cv2.imencode(".jpg", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes())
-    except OSError as error:
-        raise OwnerError(f"The annotated picture {path} cannot be written: {error.strerror}.") from None
 
 
 def _say(text: str) -> None:

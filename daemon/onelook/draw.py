@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cache
 
 import cv2
@@ -46,44 +47,69 @@ class Captions:
     def lines(self, track: int) -> list[str]:
         """Up to two short lines about `track`: who it is, and what it looks like."""
         identity, looks, emotion = self._names.get(track), self._looks.get(track), self._emotions.get(track)
-        first, second = [identity.name or identity.state] if identity else [], []
+        second = []
         if looks and looks.age is not None:
-            doubt = "?" if looks.gender and (looks.gender_confidence or 0) < DOUBTFUL else ""
-            second.append(" ".join(filter(None, [(looks.gender or "") + doubt, f"{looks.age:.0f}"])))
+            second.append(sex_and_age(looks.gender, looks.gender_confidence, looks.age))
         if emotion:
             second.append(emotion.emotion)
-        return first + ([", ".join(second)] if second else [])
+        return [*([identity.name or identity.state] if identity else []), *([", ".join(second)] if second else [])]
 
     def colour(self, track: int) -> Colour:
         """Green for the known, amber for strangers, grey while unsure."""
         identity = self._names.get(track)
-        return {"known": KNOWN, "unknown": UNKNOWN}.get(identity.state if identity else "", UNSURE)
+        return colour(identity.state if identity else None)
+
+
+def colour(state: str | None) -> Colour:
+    """Of somebody of this state of identity: green for the known, amber for strangers, grey while unsure."""
+    return {"known": KNOWN, "unknown": UNKNOWN}.get(state or "", UNSURE)
+
+
+def sex_and_age(gender: str | None, confidence: float | None, age: float) -> str:
+    """In words, with a question mark where the gender is doubtful."""
+    doubt = "?" if gender and (confidence or 0) < DOUBTFUL else ""
+    return " ".join(filter(None, [(gender or "") + doubt, f"{age:.0f}"]))
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """What is drawn of one face."""
+
+    box: NDArray[np.floating]
+    """(4,) x1, y1, x2, y2 in the picture's pixels."""
+    landmarks: NDArray[np.floating]
+    """(5, 2)"""
+    lines: Sequence[str]
+    colour: Colour
 
 
 def drawn(image: Image, tracks: Sequence[Track], captions: Captions, zoom: int = 1) -> Image:
-    """A copy of `image` (H, W, 3) RGB, `zoom` times as large, with the tracks in view.
-
-    Each has its box, its landmarks and its captions; the nearest lie on top.
-    """
-    canvas = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC) if zoom > 1 else image.copy()
+    """A copy of `image` (H, W, 3) RGB, `zoom` times as large, with the tracks in view: box, landmarks and captions."""
     seen = [track for track in tracks if track.row is not None and track.state != "tentative"]
-    seen.sort(key=lambda track: float(track.box[3] - track.box[1]))
-    for track in seen:
-        colour = captions.colour(track.id)
-        x1, y1, x2, y2 = (round(float(v) * zoom) for v in track.box)
+    return labelled(image, [Label(track.box, track.landmarks, captions.lines(track.id), captions.colour(track.id))
+                            for track in seen], zoom)
+
+
+def labelled(image: Image, labels: Sequence[Label], zoom: int = 1) -> Image:
+    """A copy of `image` (H, W, 3) RGB, `zoom` times as large, with what is to be drawn; the nearest lie on top."""
+    canvas = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_CUBIC) if zoom > 1 else image.copy()
+    labels = sorted(labels, key=lambda label: float(label.box[3] - label.box[1]))
+    for label in labels:
+        x1, y1, x2, y2 = (round(float(v) * zoom) for v in label.box)
         thick = min(max(1, round((y2 - y1) / 70)), 5)
-        cv2.rectangle(canvas, (x1, y1), (x2, y2), colour, thick, cv2.LINE_AA)
-        for x, y in track.landmarks * zoom:
-            cv2.circle(canvas, (round(float(x)), round(float(y))), thick, colour, -1, cv2.LINE_AA)
+        cv2.rectangle(canvas, (x1, y1), (x2, y2), label.colour, thick, cv2.LINE_AA)
+        for x, y in label.landmarks * zoom:
+            cv2.circle(canvas, (round(float(x)), round(float(y))), thick, label.colour, -1, cv2.LINE_AA)
     paper = PIL.Image.fromarray(canvas)
     pen = ImageDraw.Draw(paper)
-    for track in filter(lambda track: captions.lines(track.id), seen):
-        _label(pen, track.box * zoom, captions.lines(track.id), captions.colour(track.id), paper.size)
+    for label in labels:
+        if label.lines:
+            _label(pen, label.box * zoom, label.lines, label.colour, paper.size)
     return np.array(paper)
 
 
 def _label(
-    pen: ImageDraw.ImageDraw, box: NDArray[np.float64], lines: Sequence[str], colour: Colour, size: tuple[int, int]
+    pen: ImageDraw.ImageDraw, box: NDArray[np.floating], lines: Sequence[str], colour: Colour, size: tuple[int, int]
 ) -> None:
     """Dark words on a coloured ground, under the box, or over it where the picture ends; within the picture."""
     x1, y1, x2, y2 = (float(v) for v in box)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias
 
+import cv2
 import numpy as np
 import PIL.Image
 from numpy.typing import NDArray
@@ -46,6 +48,14 @@ def is_picture(path: Path | str) -> bool:
     return Path(path).suffix.lower() in SUFFIXES
 
 
+def pictures_in(folder: Path) -> list[Path]:
+    """The files there that are called like pictures, 2 before 10. Raises OSError."""
+    def by_number(file: Path) -> list[int | str]:
+        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
+
+    return sorted(filter(is_picture, folder.iterdir()), key=by_number)
+
+
 def read_picture(path: Path | str) -> Image:
     """Any photograph as RGB uint8 (height, width, 3), upright as its EXIF says.
 
@@ -79,6 +89,15 @@ def read_picture(path: Path | str) -> Image:
     del picture  # Pillow keeps four bytes of a pixel: no more of them at once than must be
     turn = _UPRIGHT.get(orientation)
     return image if turn is None else np.ascontiguousarray(turn(image))
+
+
+def write_picture(path: Path, image: Image) -> None:
+    """An annotated picture as a JPEG, in a folder that is made where there is none. Raises OwnerError."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())
+    except OSError as error:
+        raise OwnerError(f"The annotated picture {path} cannot be written: {error.strerror}.") from None
 
 
 def _rgb(picture: PIL.Image.Image) -> Image:

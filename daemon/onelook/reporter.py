@@ -100,7 +100,7 @@ class Reporter:
         """
         self.stream = stream
         levels = {what: policy.level(what) for what in ("identity", "attributes", "emotion")}
-        report = _allowed(report, levels)
+        report = allowed(report, levels)
         self._identity = identity = _Identity(match, bar, visitors) if report.identity else None
         self._topics: list[_Topic] = []
         needs: set[Trait] = set()
@@ -248,6 +248,20 @@ UNKNOWN: Final[Verdict] = ("unknown", None)
 UNCERTAIN: Final[Verdict] = ("uncertain", None)
 
 
+def judge(match: Match, bar: float) -> tuple[Verdict, float]:
+    """Who a face is, as the gallery answers and `Bar` asks, and how far that is from something else."""
+    if match.name is None:
+        return UNKNOWN, inf
+    above = match.similarity - bar
+    if above < 0:
+        return UNKNOWN, -above
+    if match.margin < TWINS:
+        return UNCERTAIN, above
+    if above < NARROW:
+        return UNCERTAIN, NARROW - above
+    return ("known", match.name), min(above, match.margin)
+
+
 @dataclass(slots=True)
 class _Ballot:
     """The votes on who one track is, and what was said of it."""
@@ -392,23 +406,10 @@ class _Identity:
         agreement = lengths * np.array([match.agreement for match in matches], np.float32)
         bars = self._bar(moment.faces.sizes[rows], matches[0].enrolled, agreement).tolist()
         for ballot, match, bar, vote in zip(voters, matches, bars, votes, strict=True):
-            verdict, clearness = self._judge(match, bar)
+            verdict, clearness = judge(match, bar)
             ballot.voted = moment.time
             weight = vote * min(max(clearness / CLEAR, 0.1), 1)
             ballot.cast(verdict, weight, nan if match.name is None else match.similarity)
-
-    def _judge(self, match: Match, bar: float) -> tuple[Verdict, float]:
-        """What the faces so far say, and how far it is from something else."""
-        if match.name is None:
-            return UNKNOWN, inf
-        above = match.similarity - bar
-        if above < 0:
-            return UNKNOWN, -above
-        if match.margin < TWINS:
-            return UNCERTAIN, above
-        if above < NARROW:
-            return UNCERTAIN, NARROW - above
-        return ("known", match.name), min(above, match.margin)
 
     def _say(self, ballot: _Ballot, verdict: Verdict, where: dict[str, Any], visitor: str | None) -> Identity:
         state, name = verdict
@@ -475,7 +476,7 @@ class _Attributes:
 
     def __init__(self, report: Report, labels: Labels) -> None:
         self._report = report
-        self._asked = _find(report.attributes, labels.attributes)
+        self._asked = indices(report.attributes, labels.attributes)
         self._ethnicities = labels.ethnicity
         wanted: dict[Trait, bool] = {
             "attributes": bool(report.attributes),
@@ -692,7 +693,7 @@ def _valence(names: Sequence[str], chances: Floats) -> float:
     return round(min(max(pleased - displeased, -1.0), 1.0), 3)
 
 
-def _allowed(report: Report, levels: dict[str, str]) -> Report:
+def allowed(report: Report, levels: dict[str, str]) -> Report:
     """Of what the owner wants said, what the policy lets be found out."""
     change: dict[str, object] = {}
     if levels["identity"] == "off":
@@ -704,7 +705,7 @@ def _allowed(report: Report, levels: dict[str, str]) -> Report:
     return report.model_copy(update=change)
 
 
-def _find(asked: Sequence[str], names: Sequence[str]) -> list[int]:
+def indices(asked: Sequence[str], names: Sequence[str]) -> list[int]:
     """Where each name asked for stands among the names there are."""
     unknown = [name for name in asked if name not in names]
     if unknown:

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -30,7 +31,7 @@ from onelook.commands import Commands
 from onelook.config import Config, Policy, Stream, may_exist, stream_of
 from onelook.control import PAUSED, Control
 from onelook.doctor import Finding, examine, unwritable
-from onelook.draw import Captions, drawn
+from onelook.draw import Captions, drawn, labelled
 from onelook.errors import BusyError, OwnerError
 from onelook.event import Event, Status
 from onelook.face import Floats
@@ -42,10 +43,11 @@ from onelook.match import Match
 from onelook.metrics import Metrics, try_out
 from onelook.model import FaceModel, shipped
 from onelook.outbox import REASONS, Outbox
-from onelook.picture import is_picture
+from onelook.picture import PictureError, is_picture, read_picture, write_picture
 from onelook.pipeline import Matcher, Pipeline
 from onelook.publish import LinesPublisher, MqttPublisher, Publisher
 from onelook.reporter import Reporter
+from onelook.sight import Eye, Sight
 from onelook.source import exists, is_live
 from onelook.spec import load
 from onelook.strangers import Cluster, Guestbook, Lookout, clusters, name_cluster
@@ -62,6 +64,8 @@ StageMaker = Callable[[str], AbstractContextManager[object]]
 NOWHERE: dict[str, object] = {"zones": [], "lines": []}
 STILL = 5
 """Seconds for which a single picture is replayed, ten times a second: nobody is counted or known at first sight."""
+WHOLE = 1280
+"""Pixels, at least, of the network's input, either way, where a still picture is larger than that."""
 LIKELY = 1e-2
 """False accept rate at which two faces are taken for one person's where nobody is named by it."""
 MAYBE = 5e-2
@@ -299,6 +303,41 @@ def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO
                 writer.write(drawn(frame.image, pipeline.tracks, captions), frame.time)
             if closed.is_set():
                 break
+
+
+def look(
+    pictures: Iterable[Path], *, config: Config | None, draw: Path | None
+) -> Iterator[tuple[Path, list[Sight] | PictureError]]:
+    """What is seen on each of the still pictures, or why it cannot be read.
+
+    draw: a folder that they are written to, with it drawn in. Without a config: every default, and nobody enrolled.
+    Raises OwnerError where the config cannot be followed, or `draw` not be written to.
+    """
+    known, config = config is not None, config or Config(streams=[stream_of(".")])
+    near = _model(config)
+    width, height = (max(side, WHOLE) for side in near.size)
+    whole = _model(config.model_copy(update={"model": config.model.model_copy(
+        update={"input_width": width, "input_height": height})}))
+    called: Counter[str] = Counter()
+    with _gallery(config, near) if known else nullcontext() as gallery:
+        match: Matcher = _nobody if gallery is None else gallery.match
+        bar = partial(near.spec.similarities, config.report.far)
+        eye = Eye(whole, near, near.spec.labels, config.report, config.policy, match, bar)
+        for picture in pictures:
+            try:
+                image = read_picture(picture)
+            except PictureError as error:
+                yield picture, error
+                continue
+            sights = eye.see(image)
+            if draw is not None:
+                called[picture.stem] += 1
+                again = f"-{called[picture.stem]}" if called[picture.stem] > 1 else ""
+                drawing = draw / f"{picture.stem}{again}.jpg"
+                if _same_file(str(picture), drawing):
+                    raise OwnerError(f"{picture} would be written over: give --draw another folder.")
+                write_picture(drawing, labelled(image, [sight.label() for sight in sights]))
+            yield picture, sights
 
 
 def _held(shown: Iterable[Frame]) -> Iterator[Frame]:

@@ -32,7 +32,7 @@ from av.video.reformatter import VideoReformatter
 
 from onelook.config import may_exist
 from onelook.errors import OwnerError
-from onelook.picture import Image, PictureError, is_picture, read_picture
+from onelook.picture import Image, PictureError, is_picture, pictures_in, read_picture
 
 log = logging.getLogger(__name__)
 
@@ -217,15 +217,10 @@ def _video(path: Path) -> Iterator[tuple[Shot, float]]:
 def _pictures(path: Path, told: set[Path]) -> Iterator[tuple[Shot, float]]:
     """The pictures of a folder (or a single one), 2 before 10; the unreadable are told once and skipped."""
 
-    def by_number(file: Path) -> list[int | str]:
-        return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
-
-    files = [path]
-    if path.is_dir():
-        try:
-            files = sorted((f for f in path.iterdir() if is_picture(f)), key=by_number)
-        except OSError as error:
-            raise CaptureError(f"{path} cannot be read: {error.strerror}") from None
+    try:
+        files = pictures_in(path) if path.is_dir() else [path]
+    except OSError as error:
+        raise CaptureError(f"{path} cannot be read: {error.strerror}") from None
     for place, file in enumerate(files):
         try:
             image = read_picture(file)
