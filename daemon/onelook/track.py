@@ -58,8 +58,8 @@ STRIDE = 2.0  # sizes/s: by how much that grows while it is unseen
 FARTHEST = 4.0  # sizes: and to no more than this
 GROWTH = 2.0  # how many times as large, or as small, a face may look as it did; and so many times more a second unseen
 SURE = 0.5  # overlap of boxes from which a face that nobody else is near to is the track's, whatever it looks like
-TURN = 1.0  # s: within which everybody's turn to be described comes
-SOON = 0.1, 0.1  # of its age, and s at least: how much sooner that of a young track comes
+NEW = 3.0  # s: for which a track is described in every frame: it is found out who that is
+TURN = 1.0  # s: within which the turn of all others comes
 
 # Averages: after so many seconds an old face counts only e^-1 as much.
 FADES: Final = (2.0, 0.5, 10.0, 10.0)
@@ -293,9 +293,7 @@ class Tracker:
         tracks, faces = self._in_place(table, *_placed(boxes), time)
         in_turn = math.ceil(len(faces) * (time - self._time) / TURN)
         count = max(self.describe - (len(boxes) - len(faces)), in_turn)
-        fraction, least = SOON
-        due = (time - table["looked"][tracks]) / np.clip(fraction * (time - table["first"][tracks]), least, TURN)
-        asked[faces[np.argsort(-due, kind="stable")[count:]]] = False
+        asked[faces[table["looked"][tracks].argsort(kind="stable")[count:]]] = False
         return asked
 
     def update(self, faces: Faces, time: float) -> Tracks:
@@ -371,13 +369,15 @@ class Tracker:
         return rows
 
     def _in_place(self, table: Table, centres: Doubles, sizes: Doubles, time: float) -> tuple[Rows, Rows]:
-        """Tracks and faces, pair by pair, whose place alone tells that they belong together: the track was seen in the
-        frame before, and nobody else is near.
+        """Tracks and faces, pair by pair, whose place alone tells that they belong together.
+
+        The track is not new and was seen in the frame before, and nobody else is near.
         """
         overlap, _ = _overlaps(_expected(table, time - table["last"]), table["size"], centres, sizes)
         near = overlap > HIDING
         alone = (overlap >= SURE) & (near.sum(1) == 1)[:, None] & (near.sum(0) == 1)
-        tracks, faces = (alone & (table["confirmed"] & (table["row"] >= 0))[:, None]).nonzero()
+        known = table["confirmed"] & (table["row"] >= 0) & (time - table["first"] > NEW)
+        tracks, faces = (alone & known[:, None]).nonzero()
         return tracks, faces
 
     def _worth(self, table: Table, fresh: Table, time: float, rows: Rows) -> Doubles:
