@@ -113,8 +113,8 @@ def table(result: dict[str, Any]) -> str:
     """The result as Markdown."""
     lines = [
         f"{result['machine']['processor']}, {result['machine']['cores']} cores, {result['threads']} threads, "
-        f"network `{result['model'][:12]}`; {result['describe']} faces described in a frame where nobody is new or near "
-        f"another.", "",
+        f"network `{result['model'][:12]}`; {result['describe']} faces described in a frame where nobody is new, or "
+        f"near another.", "",
         "| faces | system | all described: ms (CPU) | in turns: ms (CPU) | described in a frame | share of the time |",
         "| --- | --- | --- | --- | --- | --- |",
     ]
