@@ -323,7 +323,10 @@ def test_the_page_can_only_be_read(metrics: Metrics) -> None:
     with page(metrics) as url:
         for path in ("", "healthz", "metrics"):
             assert get(url + path, "POST")[0] == 405
-        assert get(url + "healthz", "HEAD") == (200, "")
+        assert get(url + "healthz", "HEAD") == get(url + "metrics", "HEAD") == (200, "")
+        asked = urllib.request.Request(url + "metrics", method="HEAD")  # noqa: S310 - our own page
+        with urllib.request.urlopen(asked, timeout=60) as answer:  # noqa: S310
+            assert int(answer.headers["Content-Length"]) > 1000
 
 
 def test_it_listens_where_it_is_told_and_nowhere_else(metrics: Metrics) -> None:

@@ -377,16 +377,32 @@ def _pages(
     def absent() -> _Answer:
         return HTTPStatus.NOT_FOUND, b"there are /metrics, /healthz and /readyz\n"
 
+    def exposed(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        try:
+            return metrics(environ, start_response)
+        except (TypeError, ValueError):  # the client library trips over versions in Accept that are none
+            environ["HTTP_ACCEPT"] = ""
+            return metrics(environ, start_response)
+
+    def exposed_head(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """As to GET, without the body: the client library knows no HEAD."""
+        told: dict[str, list[tuple[str, str]]] = {}
+
+        def begin(status: str, headers: list[tuple[str, str]], *_: Any) -> Callable[[bytes], object]:
+            told[status] = headers
+            return bytes
+
+        length = sum(map(len, exposed(environ | {"REQUEST_METHOD": "GET"}, begin)))
+        for status, headers in told.items():
+            start_response(status, [*headers, ("Content-Length", str(length))])
+        return [b""]
+
     pages = {"/": lambda: (HTTPStatus.OK, _FRONT), "/healthz": health, "/readyz": readiness}
 
     def app(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
         if path == "/metrics":
-            try:
-                return metrics(environ, start_response)
-            except (TypeError, ValueError):  # the client library trips over versions in Accept that are none
-                environ["HTTP_ACCEPT"] = ""
-                return metrics(environ, start_response)
+            return (exposed_head if method == "HEAD" else exposed)(environ, start_response)
         if method in ("GET", "HEAD"):
             status, body = pages.get(path, absent)()
         else:
