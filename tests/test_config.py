@@ -302,6 +302,10 @@ BAD: list[tuple[str, str | bytes, list[str]]] = [
     ("endless number", STREAM + f"mqtt: {{port: {'9' * 5000}}}", [
         "config.yaml: holds a number or a nesting that no setting can have"]),
     ("endless nesting", "streams: " + "[" * 5000, ["config.yaml: holds a number or a nesting that no setting can have"]),
+    ("lists of lists that would fill the memory", "".join(
+        f"{here}: &{here} [{', '.join([f'*{before}'] * 10) if before else ''}]\n"
+        for before, here in zip(["", *"abcdefghijklmnop"], "abcdefghijklmnopq", strict=True)
+    ) + "streams: *q\n", ["config.yaml: holds a number or a nesting that no setting can have"]),
     ("list as a key", "? [a]\n: 1\n", ["config.yaml:1: is not YAML: found unhashable key"]),
     ("key twice", STREAM + "mqtt:\n  port: 1\n  host: a\n  port: 2\n", [
         "config.yaml:5: mqtt.port: stands here again, after line 3; keep one"]),

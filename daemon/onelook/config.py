@@ -39,6 +39,8 @@ log = logging.getLogger(__name__)
 PASSWORD_VARIABLE = "ONELOOK_MQTT_PASSWORD"  # noqa: S105 - the name of a variable, not a password
 CREDENTIAL = "mqtt-password"
 """Name of the systemd credential that holds the broker's password."""
+MOST = 100_000
+"""Values that a config may hold, those that an alias repeats among them: a thousand streams have fewer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -530,6 +532,8 @@ def load(path: str | os.PathLike[str]) -> Config:
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
+        if _unfolded(root, {}) > MOST:
+            raise ValueError  # noqa: TRY301 - as of all that no setting can have
         faults = list(_repeated_keys(root))  # before `<<` is unfolded, which may override on purpose
         data = loader.construct_document(root) if root is not None else None
         as_json = json.dumps(data)
@@ -670,6 +674,19 @@ _SYNTAX = {
     "<block end>": "the indentation does not fit the lines above",
     "found undefined alias": "{problem}; an `&name` must stand before its `*name`",
 }
+
+
+def _unfolded(node: yaml.Node | None, sizes: dict[int, int]) -> int:
+    """How many values there are once each alias stands for what it names; `sizes` are those of the nodes gone through.
+
+    A few lines of lists of ten aliases each can stand for more than any memory holds.
+    """
+    if id(node) not in sizes:
+        sizes[id(node)] = 1  # an anchor may hold itself
+        inner = node.value if isinstance(node, yaml.CollectionNode) else ()
+        parts = (part for each in inner for part in (each if isinstance(each, tuple) else (each,)))
+        sizes[id(node)] += sum(_unfolded(part, sizes) for part in parts)
+    return sizes[id(node)]
 
 
 def _repeated_keys(node: yaml.Node | None, path: str = "", above: tuple[int, ...] = ()) -> Iterator[Fault]:
