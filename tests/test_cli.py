@@ -277,6 +277,15 @@ def test_check_tells_programs_the_same(bad_config: Path) -> None:
     assert told["faults"][2]["message"] == "must be at most 65535, not `70000`"
 
 
+def test_doctor_tells_programs_of_a_config_that_it_cannot_take(bad_config: Path) -> None:
+    done = onelook("doctor", "--json", "--config", bad_config)
+
+    assert (done.returncode, done.stderr) == (78, "")
+    told = json.loads(done.stdout)
+    assert (told["ok"], len(told["findings"])) == (False, 3)
+    assert told["findings"][2]["message"] == f"{bad_config}:3: mqtt.port: must be at most 65535, not `70000`"
+
+
 def test_the_config_here_is_taken_unless_told_otherwise(bad_config: Path) -> None:
     done = onelook("check", cwd=bad_config.parent)
 

@@ -268,7 +268,19 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _doctor(arguments: argparse.Namespace) -> int:
-    config = _config(arguments.config)
+    try:
+        config = _config(arguments.config)
+    except OwnerError as error:
+        if not arguments.json:
+            raise
+        findings = [{"check": "config", "state": "fault", "message": line, "advice": "mend it first", "picture": None}
+                    for line in str(error).splitlines()]
+        _print_json({"ok": False, "findings": findings, "measured": [], "suggestion": None})
+        return OWNER
+    return _examine(arguments, config)
+
+
+def _examine(arguments: argparse.Namespace, config: Config) -> int:
     from dataclasses import asdict
     from math import inf
 
