@@ -223,6 +223,8 @@ def watched(seconds: float, *, burst: bool, threads: int) -> tuple[Look, str]:
 def measure(seconds: float, *, burst: bool, threads: int) -> dict[str, Any]:
     """Run it all for so long; the figures."""
     look, output = watched(seconds, burst=burst, threads=threads)
+    if not look.captured:
+        sys.exit("No frame was looked at: give it more --seconds, 10 or more")
     warm = sorted(look.captured)[len(look.captured) // 10]  # the first frames pay for what is loaded once
     spans: dict[str, list[float]] = {name: [] for name in ("total", "inference", "outside", *STAGES)}
     for line in output.splitlines():
@@ -239,6 +241,8 @@ def measure(seconds: float, *, burst: bool, threads: int) -> dict[str, Any]:
         stages["rest"] = outside - sum(stages[stage] for stage in STAGES if stage != "rest")
         for name, values in spans.items():
             values.append(stages[name])
+    if not spans["total"]:
+        sys.exit("No event was told: give it more --seconds, 10 or more")
     histogram("capture to callback", spans["total"])
     histogram("  of that, inference", spans["inference"])
     histogram("  of that, all else", spans["outside"])
