@@ -532,6 +532,30 @@ def test_a_file_damaged_in_use_is_set_aside_and_nothing_is_lost(tmp_path: Path) 
     assert path.with_name("outbox.db.broken").exists()
 
 
+def test_a_disk_that_fails_is_tried_for_a_tenth_of_the_time(tmp_path: Path) -> None:
+    clocks = Clocks()
+
+    class Slow(Failing):
+        def execute(self, *arguments: object) -> None:
+            clocks.wait(2.0)  # as a large outbox takes
+            super().execute(*arguments)
+
+    with clocks.outbox(tmp_path / "outbox.db") as outbox:
+        outbox._disk, disk = Failing(), outbox._disk  # type: ignore[assignment]
+        outbox.put((appeared(1), FOREVER))
+        outbox._disk = Slow()  # type: ignore[assignment]
+        began = clocks.since_boot
+        for _ in range(60):
+            outbox.expire()
+            clocks.wait(1.0)
+        tried = clocks.since_boot - began - 60
+        assert 6.0 <= tried <= 10.0
+        outbox._disk = disk
+        clocks.wait(20.0)
+        outbox.expire()
+        assert not outbox.failing
+
+
 def damage_free_page(path: Path) -> None:
     """As a memory card may: nothing is missed before it is to be written to."""
     raw = bytearray(path.read_bytes())

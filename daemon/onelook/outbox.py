@@ -138,6 +138,7 @@ class Outbox:
         self._soonest = inf  # no deadline is sooner
         self._disk: sqlite3.Connection | None = None
         self._disk_fails = False
+        self._again = -inf  # from when on it may be copied anew
         self._read = path is None  # whether what the file held at the start is in the memory
         self._doomed: list[Callable[[Waiting], bool]] = []  # what of it is to be destroyed before anybody is told
         self._untidy = False  # whether a name may be left in it that was to be destroyed
@@ -230,8 +231,12 @@ class Outbox:
         """Drop what has expired; how many. To be called every second or so."""
         gone: Counter[str] = Counter()
         with self._lock:
-            if self._disk_fails:
+            if self._disk_fails and self._clock() >= self._again:
+                began = self._clock()
                 gone = self._copy_all()
+                # A large outbox takes seconds to copy, and whoever puts an event waits meanwhile: let it be a tenth of
+                # the time. Of one that takes less than 0.1 s every try counts.
+                self._again = self._clock() + 9 * (self._clock() - began) - 1
             failures, self._failures = self._failures, 0
             now = self._clock()
             if now >= self._soonest:
