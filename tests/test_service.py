@@ -215,6 +215,15 @@ def test_where_people_are_only_counted_nothing_is_kept_to_know_them_by(
     ]
 
 
+def test_a_daemon_that_is_told_to_stop_looks_at_no_more_photos() -> None:
+    stop, photos = Flag(), [Path("1.jpg"), Path("2.jpg")]
+    looked_at = service._without_alarm(photos, stop)
+    assert next(looked_at) == photos[0]
+    stop.set()
+    with pytest.raises(OwnerError, match="told to stop, and has taken no photo"):
+        next(looked_at)
+
+
 def test_a_loop_that_stood_still_says_so_afterwards(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

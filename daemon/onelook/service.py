@@ -116,7 +116,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
 
         control = house.enter_context(Control(
             config.streams, inbox, on_change, pipelines,
-            enroll=partial(_enroll_one, config, model, gallery),
+            enroll=partial(_enroll_one, config, model, gallery, stop),
             forget=partial(_forget_one, config, model, gallery),
             unknown=partial(_unknown_in, model, gallery), name=partial(_name_one, config, model, gallery),
             # Only while somebody can say so: or nobody could have it looked at again.
@@ -407,7 +407,8 @@ def _may_enroll(policy: Policy, note: Note | None) -> None:
 
 
 def _enroll_one(
-    config: Config, model: FaceModel, gallery: Gallery | None, name: str, photos: Sequence[Path], note: Note
+    config: Config, model: FaceModel, gallery: Gallery | None, stop: Flag, name: str, photos: Sequence[Path],
+    note: Note,
 ) -> list[enrolment.Verdict]:
     """As `enroll`, in a daemon that runs."""
     _may_enroll(config.policy, note)
@@ -415,14 +416,19 @@ def _enroll_one(
         raise OwnerError("Nobody is recognised here, and so nobody enrolled.")
     gallery.expire(_lifetime(config))  # see `_tidy`
     return enrolment.enroll(
-        name, _without_alarm(photos), model, gallery, threshold=_alike(config, model, gallery, [name]),
+        name, _without_alarm(photos, stop), model, gallery, threshold=_alike(config, model, gallery, [name]),
         unlike=_unlike(model), note=note,
     )
 
 
-def _without_alarm(photos: Iterable[Path]) -> Iterator[Path]:
-    """The photos, each of which may take seconds on a small board while the loop waits: that is no hang."""
+def _without_alarm(photos: Iterable[Path], stop: Flag) -> Iterator[Path]:
+    """The photos, each of which may take seconds on a small board while the loop waits: that is no hang.
+
+    Raises OwnerError between two once `stop` is set: systemd waits no longer than for a few.
+    """
     for photo in photos:
+        if stop.is_set():
+            raise OwnerError("The daemon is told to stop, and has taken no photo; ask again once it is up.")
         systemd.notify("WATCHDOG=1")
         yield photo
 
