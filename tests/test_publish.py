@@ -24,6 +24,8 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from jsonschema import Draft202012Validator
 from jsonschema.exceptions import ValidationError
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.reasoncodes import ReasonCode
 from pydantic import SecretStr
 
 from broker import PATIENCE, Broker, Certificates, Received, free_port, wait_until
@@ -31,7 +33,17 @@ from onelook import config
 from onelook.errors import OwnerError
 from onelook.event import Attributes, Crowd, Emotion, Event, Identity, Presence, Status
 from onelook.outbox import Outbox
-from onelook.publish import CLOUDEVENT, LinesPublisher, Message, MqttPublisher, Publisher, message, tls_context
+from onelook.publish import (
+    CLOUDEVENT,
+    DENIED,
+    LinesPublisher,
+    Message,
+    MqttPublisher,
+    Publisher,
+    _Wired,
+    message,
+    tls_context,
+)
 from onelook.schema import events as schema
 from stopwatch import Stopwatch
 
@@ -904,6 +916,13 @@ def test_a_topic_denied_is_said_once_and_costs_only_itself(
         f"The broker refuses messages on onelook/pi/{topic} (Not authorized): let user 'pi' write there."
         for topic in ("status", "door/identity")
     ]
+
+
+def test_topics_that_askers_choose_and_the_broker_denies_are_not_remembered_for_ever() -> None:
+    publisher, denied = MqttPublisher(config.Mqtt(), "pi", Outbox()), ReasonCode(PacketTypes.PUBACK, identifier=0x87)
+    for number in range(DENIED + 5):
+        publisher._denial(_Wired(Message(f"onelook/pi/reply/{number}", b""), None, None, replayed=False), denied)
+    assert len(publisher._denied) == 5
 
 
 def test_two_devices_of_one_name_fight_without_flooding_the_log(

@@ -70,6 +70,9 @@ GOODBYE = 0.5
 QUIET = 60.0
 """Seconds before the same trouble is told again: two devices of one name push each other out every second."""
 
+DENIED = 1000
+"""Topics that are remembered as refused: more than ours are. Whoever asks for an answer may name another each time."""
+
 TOO_LARGE = 0x95
 FINAL = frozenset({0x87, 0x90, TOO_LARGE, 0x99})
 """Why a broker refuses a message for good: not authorized, topic name or payload invalid, too large."""
@@ -744,6 +747,8 @@ class MqttPublisher:
         final = code.value in FINAL
         topic = wired.said.topic
         if topic not in self._denied:
+            if len(self._denied) >= DENIED:
+                self._denied.clear()
             self._denied.add(topic)
             advice = f"let {self._who()} write there" if final else "trying again"
             if code.value == TOO_LARGE:
