@@ -323,8 +323,14 @@ else
 fi
 : > "$work/undo"
 # Those that run: what they run from is about to go.
+down() { [ -n "$dry" ] || systemctl list-units --plain --no-legend --state=failed 'onelook@*.service' | awk '{ print $1 }'; }
 if booted; then
   change systemctl try-restart 'onelook@*.service' || say "not every onelook@NAME turned ready: journalctl -u 'onelook@*'" >&2
+  for unit in $(down); do
+    name=${unit#onelook@} name=${name%.service}
+    say "onelook@$name is down: journalctl -u onelook@$name says why. A gallery of another network is migrated by" \
+      "onelook gallery migrate --config $config/$name.yaml FOLDER; then: systemctl start onelook@$name" >&2
+  done
 fi
 # A package that was removed before has the config on its list still, and dpkg would take it away when that is purged.
 # So it is purged now, and the config put back; nothing else goes, for its script heeds the link (one of old does not).

@@ -108,10 +108,13 @@ case "$*" in
   *StatusText*) echo "0 of 1 streams are up" ;;
   *ExecMainStatus*) cat "$NOTES/status" ;;
   is-enabled*) cat "$NOTES/enabled" ;;
+  try-restart*) [ ! -s "$NOTES/failed" ] ;;
+  list-units*--state=failed*) cat "$NOTES/failed" ;;
   start*) {sys.executable} "$NOTES/systemd.py" {systemd} || {{ echo $? > "$NOTES/status"; exit 1; }} ;;
 esac
 """)
         (self.notes / "enabled").write_text("enabled\n")
+        (self.notes / "failed").touch()
         self.stand_in("systemd-creds", 'for last; do :; done\ncp "$3" "$last"\n')
         (self.notes / "systemd.py").write_text(SYSTEMD)
         self.stand_in("python3.13", PYTHON.removeprefix("#!/bin/sh\n"))
@@ -171,6 +174,7 @@ def test_it_installs_and_starts(machine: Machine) -> None:
 
     assert done.returncode == 0, done.stderr
     assert "the service is ready" in done.stdout
+    assert "onelook@" not in done.stderr
     assert (machine.place / "opt/onelook").is_symlink()
     assert "restart onelook.service" in machine.noted("systemctl")
     assert not Path("/opt/onelook.d").exists()
@@ -307,16 +311,19 @@ def test_an_upgrade_does_not_enable_a_service_that_its_owner_disabled(machine: M
     assert [line for line in told if line.endswith("onelook.service") and line.startswith(("enable", "restart"))] == []
 
 
-def test_instances_that_run_leave_the_release_that_goes(machine: Machine) -> None:
+def test_instances_that_run_leave_the_release_that_goes_and_those_that_cannot_are_named(machine: Machine) -> None:
     machine.config(STREAM.format(url="rtsp://192.0.2.1/"))
     old = machine.place / "opt/onelook.d/0.0.1-before"
     old.mkdir(parents=True)
+    (machine.notes / "failed").write_text("onelook@yard-2.service loaded failed failed onelook yard-2: faces\n")
 
     done = machine.install()
 
     assert done.returncode == 0, done.stderr
     assert "try-restart onelook@*.service" in machine.noted("systemctl")
     assert not old.exists()
+    assert "onelook@yard-2 is down: journalctl -u onelook@yard-2 says why." in done.stderr
+    assert "onelook gallery migrate --config /etc/onelook/yard-2.yaml FOLDER" in done.stderr
 
 
 def test_a_release_that_still_runs_stays(machine: Machine) -> None:
