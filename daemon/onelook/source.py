@@ -52,9 +52,16 @@ class CaptureError(OwnerError):
 
 
 def masked(url: str) -> str:
-    """`url` as it may be shown: without the password, wherever cameras let it be written."""
-    url = re.sub(r"(://[^/?#@:]*):.*@", r"\1:***@", url)  # greedy: a password may hold an unescaped @ or /
-    return re.sub(r"(?i)((?:pass|passwd|password|pas|psw|pwd|pw|token|secret|auth|key)=)[^&#\s]*", r"\1***", url)
+    """`url` as it may be shown: without the password, wherever cameras let it be written.
+
+    What is a token of the path nobody can tell from the name of a camera: it stays.
+    """
+    url = re.sub(r"(://[^/?#:]*):.*@", r"\1:***@", url)  # greedy: a password may hold an unescaped @ or /
+    url = re.sub(r"://[^/?#:]+@", "://***@", url)  # a user alone is a token more often than a name
+    return re.sub(
+        r"(?i)((?:pass|passwd|password|pas|psw|pwd|pw|token|secret|auth|key|jwt|sig|signature|session|sid)=)[^&#\s]*",
+        r"\1***", url,
+    )
 
 
 class Shot(NamedTuple):
