@@ -91,6 +91,7 @@ def test_every_metric_is_zero_before_anything_has_happened(metrics: Metrics) -> 
         "onelook_tracks": streams,
         "onelook_stream_up": streams,
         "onelook_stream_paused": streams,
+        "onelook_stream_ended": streams,
         "onelook_frame_age_seconds_count": {labels()},
         "onelook_event_age_seconds_count": {labels()},
         "onelook_stage_seconds_count": stages,
@@ -165,9 +166,13 @@ def test_a_stream_that_is_paused_is_not_merely_down(metrics: Metrics) -> None:
     metrics.stream_up("door", False, paused=True)
     samples = scrape(metrics)
     assert (samples["onelook_stream_up"][door], samples["onelook_stream_paused"][door]) == (0, 1)
+    assert samples["onelook_stream_ended"][door] == 0
 
     metrics.stream_up("door", False)  # resumed, and not there yet
     assert scrape(metrics)["onelook_stream_paused"][door] == 0
+
+    metrics.stream_up("door", False, ended=True)
+    assert scrape(metrics)["onelook_stream_ended"][door] == 1
 
 
 def test_a_broker_that_there_is_not_to_be_is_not_told_as_away() -> None:

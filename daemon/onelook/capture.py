@@ -35,6 +35,9 @@ RETOLD = 60.0
 """Seconds after which a stream that is down tells its reason anew, if it is another by then: at boot the network was
 not there, and now the password is refused."""
 
+ENDED = "has come to its end"
+"""The last words of the reason that a file's or folder's status gives once all of it was shown."""
+
 Clock: TypeAlias = Callable[[float | None], tuple[float, datetime]]
 """Position of a shot -> its monotonic time and its UTC."""
 
@@ -201,7 +204,7 @@ class Capture:
                 self._say(up=False, reason=str(error))
             else:
                 if not self._stop.is_set():
-                    end = f"{masked(self.stream.url)} has come to its end"
+                    end = f"{masked(self.stream.url)} {ENDED}"
                     self._say(up=False, reason=end, level=logging.INFO)  # as a file must: nothing is wrong
                 return
             pause = min(2 * pause, longest)

@@ -151,6 +151,7 @@ class Metrics:
         self._events = cache(counter("events", "Events that the broker took.", "type").labels)
         self._up = cache(gauge("stream_up", "1 while the stream delivers frames.", "stream").labels)
         self._paused = cache(gauge("stream_paused", "1 while the stream is paused by command.", "stream").labels)
+        self._ended = cache(gauge("stream_ended", "1 once a file or folder has come to its end.", "stream").labels)
         self._connected = Gauge(
             "onelook_mqtt_connected", "1 while the broker is connected.", registry=registry if broker else None
         )
@@ -163,7 +164,7 @@ class Metrics:
         gauge("time_seconds", "This machine's clock, since the epoch.").set_function(time.time)
 
         for stream in streams:
-            for metric in (self._frames, self._dropped, self._faces, self._tracks, self._up, self._paused):
+            for metric in (self._frames, self._dropped, self._faces, self._tracks, self._up, self._paused, self._ended):
                 metric(stream)
         self._stages = {
             name: partial(_Span, clock, stage_seconds.labels(name), stage_cpu.labels(name))
@@ -203,10 +204,11 @@ class Metrics:
         self._faces(stream).set(faces)
         self._tracks(stream).set(tracks)
 
-    def stream_up(self, stream: str, up: bool, *, paused: bool = False) -> None:
-        """The stream delivers frames, or no longer, or shall not; a lost stream shows no faces."""
+    def stream_up(self, stream: str, up: bool, *, paused: bool = False, ended: bool = False) -> None:
+        """The stream delivers frames, or no longer, or shall not, or has no more; a lost stream shows no faces."""
         self._up(stream).set(up)
         self._paused(stream).set(paused)
+        self._ended(stream).set(ended)
         if not up:
             self.seen(stream, faces=0, tracks=0)
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from onelook import __version__, systemd
 from onelook import enroll as enrolment
-from onelook.capture import LatestFrames, frames, length, masked
+from onelook.capture import ENDED, LatestFrames, frames, length, masked
 from onelook.cohort import Cohort
 from onelook.commands import Commands
 from onelook.config import Config, Policy, Stream, may_exist, stream_of
@@ -111,7 +111,7 @@ def run(config: Config, *, stop: Flag | None = None, watch: Watch | None = None)
 
         def on_change(stream: str, is_up: bool, reason: str | None) -> None:
             (up.add if is_up else up.discard)(stream)
-            metrics.stream_up(stream, is_up, paused=reason == PAUSED)
+            metrics.stream_up(stream, is_up, paused=reason == PAUSED, ended=(reason or "").endswith(ENDED))
             publisher.publish(_status(stream, "online" if is_up else "offline", reason))
 
         control = house.enter_context(Control(
