@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from datetime import UTC, datetime
-from errno import EIO, EROFS
+from errno import EACCES, EIO, EROFS
 from pathlib import Path
 from typing import Any, Self
 
@@ -343,6 +343,10 @@ def test_a_folder_that_is_missing_is_made_or_told(tmp_path: Path) -> None:
 def test_a_damaged_file_is_set_aside_and_the_daemon_starts(tmp_path: Path) -> None:
     path = tmp_path / "outbox.db"
     path.write_bytes(b"this is no database, and long enough to be sure of it " * 100)
+    with pytest.MonkeyPatch.context() as hands:
+        hands.setattr(Path, "replace", raised(PermissionError(EACCES, "Permission denied")))
+        with pytest.raises(OwnerError, match=r"is damaged .* and cannot be set aside: Permission denied"):
+            Outbox(path)
     with Outbox(path) as outbox:
         assert len(outbox) == 0
         outbox.put((appeared(1), FOREVER))

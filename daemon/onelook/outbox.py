@@ -498,7 +498,12 @@ def _open(path: Path, *, quiet: bool = False) -> tuple[sqlite3.Connection | None
             ) from None
         trouble = error
     except sqlite3.DatabaseError as error:
-        _set_aside(path, error)
+        try:
+            _set_aside(path, error)
+        except OSError as why:
+            raise OwnerError(
+                f"The outbox {path} is damaged ({error}) and cannot be set aside: {why.strerror}. Move it away."
+            ) from None
         return _open(path)
     if not quiet:
         _complain(trouble)
@@ -512,8 +517,8 @@ def _aside(path: Path) -> Path:
 def _set_aside(path: Path, error: Exception) -> None:
     """Nobody may be near to mend it: start anew, keep the damaged file for who looks into it."""
     aside = _aside(path)
-    log.warning("The outbox %s is damaged (%s): now %s; starting empty.", path, error, aside.name)
     path.replace(aside)
+    log.warning("The outbox %s is damaged (%s): now %s; starting empty.", path, error, aside.name)
     for journal in ("-wal", "-shm"):
         path.with_name(path.name + journal).unlink(missing_ok=True)
 
