@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from errno import ENOSPC
 from pathlib import Path
 from threading import Condition
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -240,6 +241,19 @@ def test_a_resumed_streams_frames_are_numbered_on(clip: Path) -> None:
     assert before == [0, 1, 2, 3, 4]
     assert len(after) == 5
     assert min(after) > 4, "a frame's number was given again"
+
+
+def test_cameras_that_are_paused_together_are_waited_for_together() -> None:
+    told: list[str] = []
+    hands = control.Control(
+        [Stream(name=name, url="0") for name in ("door", "yard")], LatestFrames(), lambda *_: None, {},
+        enroll=lambda *_: [], forget=len, unknown=list, name=lambda *_: 0,
+    )
+    hung: Any = SimpleNamespace(stop=lambda: told.append("stop"), __exit__=lambda *_: told.append("wait"),
+                                delivered=1, newest=1.0)
+    hands._captures = {"door": hung, "yard": hung}
+    assert hands.pause(Pause()).paused == ["door", "yard"]
+    assert told == ["stop", "stop", "wait", "wait"]
 
 
 def test_people_whom_nobody_knows_are_listed_and_named(house: House) -> None:

@@ -149,13 +149,15 @@ class Control:
 
     def pause(self, asked: Pause) -> Paused:
         """Let go of the cameras; who is paused already stays so."""
-        for name in self._meant(asked.stream):
-            if name in self._captures:
-                capture = self._captures.pop(name)
-                capture.__exit__(None, None, None)
-                self._delivered[name] = capture.delivered, capture.newest
-                self._inbox.register(name)  # it has not come to its end
-                self._changed(name, False, PAUSED)
+        meant = [name for name in self._meant(asked.stream) if name in self._captures]
+        for name in meant:
+            self._captures[name].stop()  # all of them before the first is waited for: the loop stands still meanwhile
+        for name in meant:
+            capture = self._captures.pop(name)
+            capture.__exit__(None, None, None)
+            self._delivered[name] = capture.delivered, capture.newest
+            self._inbox.register(name)  # it has not come to its end
+            self._changed(name, False, PAUSED)
         self._remember()
         return self._paused()
 
