@@ -1,6 +1,7 @@
 """Frames from real sources: an RTSP server, a web server, files, folders, pipes; and their failures."""
 
 import http.server
+import io
 import itertools
 import os
 import re
@@ -132,7 +133,7 @@ def test_a_camera_gives_fresh_rgb_frames(shared_camera: Camera, codec: str) -> N
     needs_gstreamer({"h264": "x264enc", "h265": "x265enc"}[codec])
     inbox, changes = LatestFrames(), Changes()
     with Capture(stream(shared_camera.at(codec)), inbox, changes):
-        seen = [take(inbox) for _ in range(15)]
+        seen = [take(inbox) for _ in range(120)]
         now, today = time.monotonic(), datetime.now(UTC)
         assert_no_backlog(inbox)
     last = seen[-1]
@@ -288,6 +289,30 @@ def test_mjpeg_gives_rgb_frames_and_comes_back_when_the_server_hangs_up(
         wait_until(lambda: changes.states[:3] == [True, False, True])
         assert_red_green_blue(take(inbox))
     assert changes[1][2] == f"{url}/video?pwd=*** has hung up"
+
+
+def test_hls_is_seen_as_it_happened_though_it_comes_in_pieces() -> None:
+    """Its pictures come some seconds at once, then none for as long: all would be new people, every time."""
+    pieces = io.BytesIO()
+    with av.open(pieces, "w", format="mpegts") as out:
+        video = out.add_stream("mpeg4", rate=200)
+        video.width, video.height, video.pix_fmt = 64, 64, "yuv420p"
+        for picture in [*(av.VideoFrame(64, 64, "yuv420p") for _ in range(120)), None]:
+            out.mux(video.encode(picture))
+    playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.6,\npiece.ts\n#EXT-X-ENDLIST\n"
+
+    def answer(request: http.server.BaseHTTPRequestHandler) -> None:
+        body = playlist.encode() if request.path.endswith(".m3u8") else pieces.getvalue()
+        request.send_response(200)
+        request.send_header("Content-Length", str(len(body)))
+        request.end_headers()
+        request.wfile.write(body)
+
+    times = []
+    with web_server(answer) as url, pytest.raises(CaptureError, match="has hung up"):
+        times.extend(frame.time for frame in frames(f"{url}/live.m3u8"))
+    assert len(times) > 50
+    assert times[-1] - times[0] == pytest.approx((len(times) - 1) / 200, abs=0.1)
 
 
 # --- what goes wrong, in one sentence ----------------------------------------------------------
@@ -767,17 +792,29 @@ def test_fps_thins_a_file_by_its_own_time(film: Path, fps: float, numbers: list[
     assert len(seen) == pytest.approx(3 * min(fps, 10), abs=1)
 
 
-def test_a_film_taken_lying_down_is_seen_upright(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("matrix", "seen"), [
+    ((0, 1, -1, 0), lambda image: np.rot90(image, -1)),
+    ((0, -1, 1, 0), np.rot90),
+    ((-1, 0, 0, -1), lambda image: np.rot90(image, 2)),
+    ((-1, 0, 0, 1), np.fliplr),  # as in a mirror
+    ((1, 0, 0, -1), np.flipud),
+    ((0, 1, 1, 0), lambda image: image.swapaxes(0, 1)),
+])  # fmt: skip
+def test_a_film_taken_lying_down_or_in_a_mirror_is_seen_upright(
+    matrix: tuple[int, int, int, int], seen: Callable[[np.ndarray], np.ndarray], tmp_path: Path
+) -> None:
     film = write_video(tmp_path / "film.mp4", count=1)
+    (plain,) = frames(str(film))
     data = bytearray(film.read_bytes())
     at = data.index(b"tkhd") + 4 + 40  # the display matrix in the track's header
-    one = 0x10000
-    data[at : at + 36] = struct.pack(">9i", 0, one, 0, -one, 0, 0, 240 * one, 0, 0x40000000)
+    a, b, c, d = (each * 0x10000 for each in matrix)
+    data[at : at + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
     film.write_bytes(data)
     (frame,) = frames(str(film))
-    assert frame.image.shape == (320, 240, 3)
-    _, oracle = cv2.VideoCapture(str(film)).read()
-    assert np.abs(frame.image.astype(int) - oracle[..., ::-1]).mean() < 3
+    assert (frame.image == seen(plain.image)).all()
+    if matrix == (0, 1, -1, 0):
+        _, oracle = cv2.VideoCapture(str(film)).read()
+        assert np.abs(frame.image.astype(int) - oracle[..., ::-1]).mean() < 3
 
 
 @pytest.mark.parametrize(("pixel", "width"), [("2/1", 320), ("8/9", 142), ("100/99", 160), ("255/1", 160)])

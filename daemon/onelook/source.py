@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import IO, Final, NamedTuple, cast
 
@@ -40,6 +41,8 @@ RESTARTED = 1.0
 """Seconds by which a recording's time must go back to be that of another, joined to it."""
 SQUARE = 0.02
 """Part by which a pixel may be wider or narrower than high and is taken for square: scaling takes time."""
+SEGMENT = 30.0
+"""Seconds that no piece of an HLS stream is longer than: what is due later has another clock."""
 PICTURE_SECONDS = 1.0
 """How long each picture of a folder stands for."""
 
@@ -117,7 +120,7 @@ def shots(
     source: Iterator[Shot]
     scheme = url.partition("://")[0].lower() if "://" in url else ""
     if scheme in {"rtsp", "rtsps", "http", "https"}:
-        source = _network(url, _OPTIONS[scheme[:4]], open_timeout, read_timeout)
+        source = _network(url, _OPTIONS[scheme[:4]], open_timeout, read_timeout, stop)
     elif scheme == "csi":
         source = _csi(url, fps, open_timeout, read_timeout, stop)
     elif url.isdecimal() or url.startswith("/dev/"):
@@ -149,7 +152,9 @@ _OPTIONS = {
 }
 
 
-def _network(url: str, options: dict[str, str], open_timeout: float, read_timeout: float) -> Iterator[Shot]:
+def _network(
+    url: str, options: dict[str, str], open_timeout: float, read_timeout: float, stop: threading.Event
+) -> Iterator[Shot]:
     began = time.monotonic()
     try:
         container = av.open(
@@ -163,8 +168,11 @@ def _network(url: str, options: dict[str, str], open_timeout: float, read_timeou
         if not container.streams.video:
             raise CaptureError(f"{masked(url)} has no video in it")
         video, converter, count = container.streams.video[0], VideoReformatter(), 0
+        pictures = _decoded(container, url, read_timeout)
+        if container.format.name == "hls":
+            pictures = _spread(pictures, stop)
         try:
-            for count, picture in enumerate(_decoded(container, url, read_timeout), 1):  # noqa: B007 - how many there were
+            for count, picture in enumerate(pictures, 1):  # noqa: B007 - how many there were
                 yield Shot(None, partial(_upright, picture, video, converter))
         except av.error.ExitError:
             raise CaptureError(f"{masked(url)} {_NO_PICTURE.format(read_timeout)}") from None
@@ -173,6 +181,19 @@ def _network(url: str, options: dict[str, str], open_timeout: float, read_timeou
         if count <= 1 and container.format.name.endswith(("image2", "_pipe")):  # FFmpeg's for JPEG and the like
             raise CaptureError(f"{masked(url)} is one picture and no video: give the address of the camera's video")
         raise CaptureError(f"{masked(url)} has hung up")
+
+
+def _spread(pictures: Iterator[av.VideoFrame], stop: threading.Event) -> Iterator[av.VideoFrame]:
+    """Each picture when it is due by its own time: HLS delivers some seconds of them at once, then none for as long."""
+    start = -inf
+    for picture in pictures:
+        if picture.pts is not None:
+            wait = start + picture.time - time.monotonic()
+            if 0 <= wait < SEGMENT:
+                stop.wait(wait)
+            else:  # the first, one that came too late, or another clock
+                start = time.monotonic() - picture.time
+        yield picture
 
 
 def _laps(name: str, loop: bool) -> Iterator[Shot]:
@@ -261,8 +282,13 @@ def _upright(picture: av.VideoFrame, video: av.VideoStream, converter: VideoRefo
         ratio = 1.0
     width = round(picture.width * ratio)
     image = cast(Image, converter.reformat(picture, width, format="rgb24", threads=1).to_ndarray())
-    if picture.rotation % 360:  # telephones film lying down
-        image = np.ascontiguousarray(np.rot90(image, picture.rotation // 90))
+    matrix = picture.side_data.get("DISPLAYMATRIX")
+    if matrix is not None:  # telephones film lying down, and themselves in a mirror
+        # Where a step to the right leads, and one down.
+        right, down = np.frombuffer(cast(bytes, matrix), np.int32).reshape(3, 3)[:2, :2]
+        if abs(right[1]) > abs(right[0]):
+            image, right, down = image.swapaxes(0, 1), down, right
+        image = np.ascontiguousarray(image[:: -1 if down[1] < 0 else 1, :: -1 if right[0] < 0 else 1])
     return image
 
 
