@@ -766,6 +766,11 @@ def test_a_new_key_opens_everything_and_the_old_one_nothing(two: Path) -> None:
     assert not any(piece[:16] in raw for piece in before)
     assert sorted(file.name for file in two.iterdir()) == ["gallery.db", "gallery.key", "gallery.key.old"]
     assert (two / "gallery.key.old").read_bytes() == old, "another gallery may have it"
+    between = (two / "gallery.key").read_bytes()
+    with open_gallery(two) as gallery:
+        gallery.rotate()
+    assert (two / "gallery.key.old").read_bytes() == between
+    assert (two / "gallery.key.old2").read_bytes() == old, "until the owner deletes it"
     with open_gallery(two) as gallery:
         assert [person.note.purpose for person in gallery.people()] == ["the door", None, None]
         assert len(gallery.strangers()) == 1

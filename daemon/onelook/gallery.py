@@ -24,6 +24,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import count as numbers
 from pathlib import Path
 from typing import Any, Self
 
@@ -723,8 +724,10 @@ class Gallery:
         try:
             if not self._coming_key().exists():
                 return  # another process was quicker
-            self.old_key.unlink(missing_ok=True)
-            if self.key_file.exists():
+            if self.key_file.exists() and not (self.old_key.exists() and self.old_key.samefile(self.key_file)):
+                if self.old_key.exists():  # of an earlier change: another gallery or a backup may have it
+                    others = (self.old_key.with_name(f"{self.old_key.name}{number}") for number in numbers(2))
+                    self.old_key.rename(next(file for file in others if not file.exists()))
                 self.old_key.hardlink_to(self.key_file)
             self._coming_key().replace(self.key_file)
             _keep_entry(self.key_file.parent)
