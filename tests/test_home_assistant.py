@@ -71,8 +71,15 @@ def test_every_stream_is_announced_with_its_entities(broker: Broker, protocol: s
 def test_what_is_not_published_is_not_announced() -> None:
     [said] = announcer("door", kinds={"crowd"}).greet()
     assert set(components(said.payload)) == {"door-status", "door-crowd"}
-    [said] = announcer("door", kinds={"emotion", "mood"}).greet()
-    assert set(components(said.payload)) == {"door-status", "door-mood"}  # the crowd's, where it is told
+
+
+def test_the_mood_stays_one_entity_whose_ever_it_is() -> None:
+    """It would be sensor.hall_door_mood_2 after `report.mood` was changed, and no automation would hear of it."""
+    [one], [crowd] = (announcer("door", kinds=kinds).greet() for kinds in ({"emotion"}, {"emotion", "mood"}))
+    assert set(components(one.payload)) == set(components(crowd.payload)) == {"door-status", "door-emotion"}
+    before, after = (components(said.payload)["door-emotion"] for said in (one, crowd))
+    assert before["unique_id"] == after["unique_id"]
+    assert (before["state_topic"], after["state_topic"]) == ("onelook/hall/door/emotion", "onelook/hall/door/mood")
 
 
 def test_it_is_announced_again_when_home_assistant_is_born(broker: Broker) -> None:

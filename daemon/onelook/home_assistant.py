@@ -54,7 +54,7 @@ class HomeAssistant:
         self._birth = f"{discovery}/status"
         self._config = f"{discovery}/device/{self._id}/config"
         self._components = {
-            f"{stream}-{entity}": self._component(stream, entity, component)
+            _key(stream, entity): self._component(stream, entity, component)
             for stream in streams
             for entity, component in _ENTITIES.items()
             if entity in {"status", *kinds} and not (entity == "emotion" and "mood" in kinds)
@@ -106,7 +106,7 @@ class HomeAssistant:
         about = {
             **component,
             "name": f"{stream} {component['name']}",
-            "unique_id": f"{self._id}-{stream}-{entity}",
+            "unique_id": f"{self._id}-{_key(stream, entity)}",
             "state_topic": topic,
         }
         if "json_attributes_template" in component:
@@ -163,6 +163,11 @@ _ENTITIES: dict[str, dict[str, Any]] = {
     },
 }
 """Kind of event, or the stream's status -> what Home Assistant makes of it."""
+
+
+def _key(stream: str, entity: str) -> str:
+    """What an entity is known by: the mood by one name whoever's it is, or it is called mood_2 once that changes."""
+    return f"{stream}-{'emotion' if entity == 'mood' else entity}"
 
 
 def _components(payload: bytes) -> dict[str, str] | None:

@@ -734,7 +734,8 @@ def _publisher(
         metrics.outbox(lambda: len(outbox), lambda: outbox.failing)
         with MqttPublisher(
             config.mqtt, config.device, outbox, streams=streams, on_connected=metrics.mqtt_connected,
-            on_published=metrics.published, correspondents=[leftovers, home_assistant, commands],
+            on_published=metrics.published,
+            correspondents=[home_assistant, leftovers, commands],  # entities go before the states that they read
         ) as publisher:
             yield publisher
 
