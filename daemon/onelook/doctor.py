@@ -379,7 +379,8 @@ def _camera_advice(trouble: str) -> str:
         ("nothing listens", "check the port, usually 554 for RTSP, and that the camera has started"),
         ("no answer", "check that the camera has power, and that this machine is in its network: ping it"),
         ("may not", _into_video()),
-        ("password", "check user and password; in a password write @ / : # ? % as %40 %2F %3A %23 %3F %25"),
+        ("password", "check user and password; in a password write @ / : # ? % as %40 %2F %3A %23 %3F %25; of a camera "
+                     "that can choose, ask for Basic or for Digest with MD5, and not with SHA-256"),
         ("no such file", "check the path; recordings belong in /srv, /media or /var/lib/onelook"),
     ):
         if word in trouble.lower():

@@ -282,14 +282,18 @@ def _upright(picture: av.VideoFrame, video: av.VideoStream, converter: VideoRefo
         ratio = 1.0
     width = round(picture.width * ratio)
     image = cast(Image, converter.reformat(picture, width, format="rgb24", threads=1).to_ndarray())
-    matrix = picture.side_data.get("DISPLAYMATRIX")
-    if matrix is not None:  # telephones film lying down, and themselves in a mirror
-        # Where a step to the right leads, and one down.
-        right, down = np.frombuffer(cast(bytes, matrix), np.int32).reshape(3, 3)[:2, :2]
-        if abs(right[1]) > abs(right[0]):
-            image, right, down = image.swapaxes(0, 1), down, right
-        image = np.ascontiguousarray(image[:: -1 if down[1] < 0 else 1, :: -1 if right[0] < 0 else 1])
+    if picture.rotation % 360:  # telephones film lying down, and some in a mirror
+        image = image[::-1] if _mirrored(picture) else image
+        image = np.ascontiguousarray(np.rot90(image, picture.rotation // 90))
     return image
+
+
+def _mirrored(picture: av.VideoFrame) -> bool:
+    try:
+        matrix = np.frombuffer(cast(bytes, picture.side_data.get("DISPLAYMATRIX")), np.int32).astype(float)
+    except ValueError:  # PyAV does not know all that FFmpeg puts beside a picture, such as EXIF
+        return False
+    return bool(matrix[0] * matrix[4] < matrix[1] * matrix[3])
 
 
 _NO_PICTURE = "has given no picture for {:g} s"
