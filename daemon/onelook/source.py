@@ -41,8 +41,8 @@ RESTARTED = 1.0
 """Seconds by which a recording's time must go back to be that of another, joined to it."""
 SQUARE = 0.02
 """Part by which a pixel may be wider or narrower than high and is taken for square: scaling takes time."""
-SEGMENT = 30.0
-"""Seconds that no piece of an HLS stream is longer than: what is due later has another clock."""
+JUMP = 3.0
+"""Seconds between two pictures of an HLS stream from which on the later has another clock: no camera is so slow."""
 PICTURE_SECONDS = 1.0
 """How long each picture of a folder stands for."""
 
@@ -189,7 +189,7 @@ def _spread(pictures: Iterator[av.VideoFrame], stop: threading.Event) -> Iterato
     for picture in pictures:
         if picture.pts is not None:
             wait = start + picture.time - time.monotonic()
-            if 0 <= wait < SEGMENT:
+            if 0 <= wait < JUMP:
                 stop.wait(wait)
             else:  # the first, one that came too late, or another clock
                 start = time.monotonic() - picture.time
