@@ -28,6 +28,7 @@ from story import (
     Person,
     Vector,
     between,
+    described,
     faces_at,
     film,
     look_of,
@@ -478,6 +479,16 @@ def test_an_emotion_is_told_when_it_has_lasted_and_so_is_the_next() -> None:
 def test_a_short_smile_is_not_told() -> None:
     ann = ANN.but(emotion=lambda time: "happy" if 3 <= time < 3.7 else "neutral")
     assert [data.emotion for _, data in Listener().watch(ann, seconds=10).heard(Emotion)] == ["neutral"]
+
+
+def test_in_a_crowd_what_was_seen_at_one_look_alone_has_not_lasted() -> None:
+    listener = Listener()
+    smiles = between((3, 3.1), (6, 10))
+    ann = ANN.but(emotion=lambda time: "happy" if smiles(time) else "neutral")
+    for faces, time in film([ann], 10):
+        looked_at = time < 2.5 or round(10 * time) % 12 == 6  # at 3.0, 4.2, 5.4, …
+        listener.see(described(faces, np.array([looked_at])), time)
+    assert [(round(time, 1), data.emotion) for time, data in listener.heard(Emotion)][1:] == [(7.8, "happy")]
 
 
 @pytest.mark.parametrize("fps", [3, 10, 30])

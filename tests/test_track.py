@@ -457,6 +457,15 @@ def test_few_people_are_described_at_every_frame_and_in_a_slow_crowd_everybody_w
     assert all(len(names) == 20 for time, names in slow.items() if time > 3)
 
 
+def test_whoever_stays_has_a_turn_within_a_second_while_others_keep_coming() -> None:
+    def comes(start: float, seat: int) -> Person:
+        return Person(f"q{start}", place=(100 + 150 * seat, 1000), visible=between((start, start + 5)))
+
+    asked = turns([*CROWD, *(comes(0.2 * i, i % 30) for i in range(50))], Tracker(describe=16), 10, fps=5)
+    for person in CROWD:
+        assert max(np.diff([time for time, names in asked.items() if person.name in names])) <= 1.0 + 1e-6
+
+
 def test_of_whom_is_not_described_nothing_is_learnt_but_the_place() -> None:
     tracker, nobody = Tracker(), np.zeros(1, np.bool_)
     watch(tracker, [ANN], 4)
@@ -496,7 +505,7 @@ steps = st.sampled_from([0.0, 0.001, 0.05, 0.2, 0.5, 1.9, 2.1, 30.0, -1.0])
 @given(st.lists(st.tuples(steps, seen_faces), max_size=20))
 def test_whatever_is_seen_the_books_are_in_order(frames: list[tuple[float, list[Person]]]) -> None:
     """Ids are used once, a face goes to one track, and a track lives through its states in order."""
-    random, tracker = np.random.default_rng(0), Tracker(confirm=0.3, lost=2.0)
+    random, tracker = np.random.default_rng(0), Tracker(confirm=0.3, lost=2.0, describe=2)
     clock, time = 0.0, -np.inf
     alive: dict[int, Track] = {}
     gone: set[int] = set()

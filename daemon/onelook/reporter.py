@@ -178,6 +178,12 @@ class _Moment:
     width: int
     height: int
 
+    @property
+    def described(self) -> NDArray[np.bool_]:
+        """(N,) whether the present were looked at in this frame: that nobody looked does not make anything last."""
+        described: NDArray[np.bool_] = np.append(self.faces.described, False)[self.present.rows]  # -1: not seen
+        return described
+
     def where(self, place: int, tracks: Tracks | None = None) -> dict[str, Any]:
         """What every event about one person carries: who is at that place among the present, or among `tracks`."""
         tracks = self.present if tracks is None else tracks
@@ -507,11 +513,11 @@ class _Attributes:
         aged = np.abs(age - told["age"]) > AGING
         differs = np.concatenate([traits != told["traits"], aged[:, None], beaten[:, None]], 1)
 
-        seen, there = tracks.rows >= 0, moment.time - tracks.last_seen < BLINK
+        there = moment.time - tracks.last_seen < BLINK
         told["since"][:] = np.where(differs & there[:, None], np.minimum(told["since"], moment.time), inf)
         # For how long it has differed from what was said; what was not, from nothing.
         since = np.where(told["said"], told["since"].min(1), tracks.first_seen)
-        due = seen & (moment.time - since >= settle)
+        due = moment.described & (moment.time - since >= settle)
         for row in due.nonzero()[0].tolist():
             if told["said"][row]:
                 told["traits"][row] = traits[row]
@@ -587,7 +593,7 @@ class _Emotion:
         candidate[moment.time - tracks.last_seen >= BLINK] = -1
         told["since"][candidate != coming] = moment.time
         told["next"][:] = candidate
-        due = (candidate >= 0) & (tracks.rows >= 0) & (moment.time - told["since"] >= self._settle)
+        due = (candidate >= 0) & moment.described & (moment.time - told["since"] >= self._settle)
         for row in due.nonzero()[0].tolist():
             before, now = int(said[row]), int(candidate[row])
             said[row], told["next"][row] = now, -1
