@@ -367,7 +367,7 @@ def _look(arguments: argparse.Namespace) -> None:
             _print(f"{picture}: {len(told) or 'no'} face{'s' * (len(told) != 1)}")
             for sight in told:
                 x1, y1, x2, y2 = map(round, sight.box)
-                _print(f"  {x1},{y1} {x2 - x1}x{y2 - y1}".ljust(22) + "  ".join(sight.words()))
+                _print((f"  {x1},{y1} {x2 - x1}x{y2 - y1}".ljust(22) + "  ".join(sight.words())).rstrip())
     if failed:
         raise OwnerError("\n".join(failed))
 

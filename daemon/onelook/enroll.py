@@ -451,7 +451,7 @@ def _again(image: Image, face: Faces, model: Model) -> Faces:
     faces = model(np.asarray(cv2.resize(view, (side, side), interpolation=cv2.INTER_AREA), np.uint8))
     faces.boxes[:] = faces.boxes / scale + np.concatenate([corner, corner])
     faces.landmarks[:] = faces.landmarks / scale + corner
-    overlap = _overlap(faces.boxes, box)
+    overlap = overlaps(faces.boxes, box)
     if not len(faces) or overlap.max() < 0.4:
         return face
     return faces.take([int(overlap.argmax())])
@@ -484,7 +484,7 @@ def _looks(image: Image, face: Faces, model: Model) -> list[Faces]:
     for picture, laid in _laid(looks, model.size):
         faces = model(picture)
         for number, x, y in laid:
-            overlap = _overlap(faces.boxes, np.array(places[number], np.float32) + np.array([x, y, x, y], np.float32))
+            overlap = overlaps(faces.boxes, np.array(places[number], np.float32) + np.array([x, y, x, y], np.float32))
             if len(faces) and overlap.max() >= 0.4:
                 told.append(faces.take([int(overlap.argmax())]))
     return told
@@ -537,8 +537,8 @@ def _side(box: Floats) -> int:
     return round(float(min(box[2:] - box[:2])))
 
 
-def _overlap(boxes: Floats, box: Floats) -> Floats:
-    """(N,) intersection over union."""
+def overlaps(boxes: Floats, box: Floats) -> Floats:
+    """(N,) intersection over union of boxes (N, 4) with a box (4,)."""
     low, high = np.maximum(boxes[:, :2], box[:2]), np.minimum(boxes[:, 2:], box[2:])
     both = np.prod(np.clip(high - low, 0, None), axis=1)
     each = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1)

@@ -54,6 +54,12 @@ class Faces:
         """The faces at `rows` (indices or a mask), in that order."""
         return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
 
+    def joined(self, others: Self) -> Self:
+        """These faces, and then the others."""
+        return type(self)(**{
+            f.name: np.concatenate([getattr(self, f.name), getattr(others, f.name)]) for f in fields(self)
+        })
+
     def among(self, rows: NDArray[np.intp], boxes: Floats, scores: Floats, landmarks: Floats, sizes: Floats) -> Self:
         """These faces at `rows` of N, of whose others only the place is told: as `described`."""
         places = {"boxes": boxes, "scores": scores, "landmarks": landmarks, "sizes": sizes}

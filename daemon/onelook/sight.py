@@ -5,7 +5,7 @@
         print(sight.box, sight.name, sight.age)
 
 A camera's people are seen again and again, and what is said of them is gathered; of a photo there is nothing more to
-come. So it is looked at as a whole with a larger input, that the small faces on it are found, and at each face from
+come. So it is looked at once more with a larger input, that the small faces on it are found too, and at each face from
 near, as a photo is by which somebody is enrolled.
 """
 
@@ -17,13 +17,17 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
+from onelook.align import TEMPLATE_SIZE
 from onelook.config import Policy, Report
 from onelook.draw import Label, colour, sex_and_age
-from onelook.enroll import Model, closely
+from onelook.enroll import Model, closely, overlaps
 from onelook.face import Faces, Floats
 from onelook.match import Match
 from onelook.picture import Image
 from onelook.reporter import Bar, Labels, allowed, indices, judge
+
+SAME = 0.3
+"""Overlap of boxes from which two looks at a picture have found one face."""
 
 Matcher: TypeAlias = Callable[[Floats], Sequence[Match]]
 
@@ -87,9 +91,14 @@ class Eye:
 
     def see(self, image: Image) -> list[Sight]:
         """The faces of an RGB picture (height, width, 3), from left to right."""
+        found = self._near(image)
         height, width = image.shape[:2]
-        fits = width <= self._near.size[0] and height <= self._near.size[1]
-        found = (self._near if fits else self._whole)(image)
+        if width > self._near.size[0] or height > self._near.size[1]:
+            more = self._whole(image)
+            new = more.sizes <= TEMPLATE_SIZE  # in what is larger than any that it learnt from, it sees others
+            for box in found.boxes:
+                new &= overlaps(more.boxes, box) < SAME
+            found = found.joined(more.take(new))
         order = np.argsort(found.boxes[:, 0], kind="stable")
         return [self._told(closely(image, found.take([row]), self._near)) for row in order.tolist()]
 
