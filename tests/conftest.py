@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from daemon_process import SAID
+from daemon_process import SAID, TOLD
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -58,6 +58,7 @@ def no_secret_is_logged() -> Iterator[None]:
     What goes straight to stdout or stderr is looked through below, as pytest has caught it.
     """
     began = _said()
+    TOLD.clear()
     ear, ours = _Ear(), logging.getLogger("onelook")
     level = ours.level
     logging.getLogger().addHandler(ear)
@@ -79,7 +80,7 @@ def no_secret_is_logged() -> Iterator[None]:
     for file, size in _said().items():
         if size != began.get(file):
             ear.heard.append(file.read_text(errors="replace"))
-    for text in ear.heard:
+    for text in (*ear.heard, *TOLD):
         assert not _told(text), f"a secret was logged: {text[:2000]}"
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
+import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -11,6 +15,7 @@ import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Self
 from urllib.error import HTTPError
 from urllib.request import urlopen
@@ -26,12 +31,58 @@ HERE = Path(__file__).resolve().parent
 DEVICE, PASSWORD, READER = "hall", "opensesame", ("reader", "letmesee")
 
 
+DOOR = """
+import gc, json, os, sys
+os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as `main` does, before numpy is loaded
+from onelook import doctor, schema, service
+from onelook.__main__ import main
+assert len(os.listdir("/proc/self/task")) == 1  # a fork has but the thread that forks
+gc.freeze()  # or each fork, as it ends, collects and so copies all of it
+for line in sys.stdin:
+    words, folder, environment, *files = json.loads(line)
+    if not (child := os.fork()):
+        for number, file in enumerate((os.devnull, *files)):
+            os.dup2(os.open(file, os.O_RDWR | os.O_CREAT), number)
+        os.chdir(folder)
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.exit(main(words))
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+"""
+TOLD: list[str] = []
+"""What each command has told; conftest looks into it for secrets."""
+
+
+@functools.cache
+def _door() -> subprocess.Popen[str]:
+    """A process that has loaded all that commands need, which takes most of a second, and forks for each of them."""
+    command = [sys.executable, "-c", DOOR]
+    door = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    atexit.register(door.communicate)  # at the end of its input it ends
+    return door
+
+
 def onelook(
     *arguments: str | Path, cwd: Path | None = None, seconds: float = 2 * PATIENCE
 ) -> subprocess.CompletedProcess[str]:
-    """One command, run to its end."""
-    command = [sys.executable, "-m", "onelook", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False, cwd=cwd)
+    """One command, run to its end in a process of its own."""
+    words, door = [*map(str, arguments)], _door()
+    assert door.stdin
+    assert door.stdout
+    with TemporaryDirectory() as folder:
+        out, err = Path(folder, "out"), Path(folder, "err")
+        asked = words, str(cwd or Path.cwd()), dict(os.environ), str(out), str(err)
+        door.stdin.write(json.dumps(asked) + "\n")
+        door.stdin.flush()
+        if not select.select([door.stdout], [], [], seconds)[0]:
+            os.killpg(door.pid, signal.SIGKILL)
+            door.wait()
+            _door.cache_clear()
+            raise subprocess.TimeoutExpired(words, seconds)
+        code = int(door.stdout.readline())
+        done = subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
+    TOLD.extend((done.stdout, done.stderr))
+    return done
 
 
 def write_config(folder: Path, *streams: dict[str, Any], broker: Broker | None = None, **sections: Any) -> Path:

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 
 import onelook as package
+from daemon_process import onelook
 from onelook import __version__
 from onelook.gallery import Gallery, Stranger
 from onelook.model import shipped
@@ -27,11 +28,6 @@ from onelook.spec import load
 Done = subprocess.CompletedProcess[str]
 COMMANDS = ("run", "check", "doctor", "replay", "enroll", "gallery", "demo", "schema")
 STREAM = "streams: [{name: door, url: rtsp://cam/1}]\n"
-
-
-def onelook(*arguments: str | Path, cwd: Path | None = None) -> Done:
-    command = [sys.executable, "-m", "onelook", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=180, check=False, cwd=cwd)
 
 
 def python(script: str, *arguments: str | Path, stderr: int = subprocess.PIPE, **environment: str) -> Done:

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from daemon_process import SAID
+from daemon_process import SAID, onelook
 
 def test_in_this_process():
     logging.getLogger("onelook.capture").debug("opening rtsp://me:%s@cam/live", "s3cr3t")
@@ -30,6 +30,9 @@ def test_by_a_library():
 
 def test_by_a_command():
     subprocess.run([sys.executable, "-c", "print('letmesee')", "onelook"], capture_output=True)
+
+def test_by_a_command_of_ours():
+    onelook("replay", "letmesee.mp4")
 
 def test_by_a_process_of_which_nobody_asks():
     os.write(2, b"s3cr3t\\n")
@@ -52,8 +55,8 @@ def test_a_password_in_a_log_fails_the_test(tmp_path: Path) -> None:
         command, cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False, env=environment
     )
 
-    assert "6 passed, 5 errors" in done.stdout, done.stdout
-    assert done.stdout.count("a secret was logged") >= 4
+    assert "7 passed, 6 errors" in done.stdout, done.stdout
+    assert done.stdout.count("a secret was logged") >= 5
     assert "a secret was printed" in done.stdout
 
 
