@@ -148,11 +148,11 @@ def test_a_camera_gives_fresh_rgb_frames(shared_camera: Camera, codec: str) -> N
 
 def test_a_camera_that_is_killed_comes_back_by_itself_and_says_so_once_each_way(camera: Camera) -> None:
     inbox, changes = LatestFrames(), Changes()
-    with Capture(stream(camera.url), inbox, changes):
+    with Capture(stream(camera.url, retry_max=0.2), inbox, changes):
         before = take(inbox)
         camera.kill()
         wait_until(lambda: changes.states == [True, False])
-        time.sleep(1)  # several retries, none of which may be told
+        time.sleep(0.5)  # several retries, none of which may be told
         assert changes.states == [True, False]
         camera.start()
         wait_until(lambda: changes.states == [True, False, True])
@@ -322,9 +322,9 @@ def test_hls_is_seen_as_it_happened_though_it_comes_in_pieces() -> None:
 def reason_for(url: str, **more: object) -> str:
     """What the daemon says about a stream that does not come up."""
     changes = Changes()
-    with Capture(stream(url, **more), LatestFrames(), changes):
+    with Capture(stream(url, retry_min=0.02, retry_max=0.04, **more), LatestFrames(), changes):
         wait_until(lambda: changes)
-        time.sleep(0.3)  # room for another try
+        time.sleep(0.15)  # room for another try
     assert changes.states == [False], "told once, however often it is tried"
     reason = changes[0][2]
     assert reason is not None

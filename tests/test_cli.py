@@ -367,7 +367,8 @@ def test_what_may_pass_by_itself_has_an_exit_code_of_its_own(gallery_config: Pat
     with closing(sqlite3.connect(gallery, isolation_level=None)) as other:
         other.execute("PRAGMA locking_mode = EXCLUSIVE")
         other.execute("BEGIN EXCLUSIVE")
-        done = onelook("gallery", "list", "--config", gallery_config)
+        impatient = "import onelook.gallery\nonelook.gallery.PATIENCE_MS = 100"
+        done = python(impatient, "gallery", "list", "--config", gallery_config)
     busy = f"The gallery {gallery} is being changed by another process: try again.\n"
     assert (done.returncode, done.stderr) == (75, busy)
     assert onelook("gallery", "list", "--config", gallery_config).returncode == 0

@@ -278,10 +278,11 @@ class Home:
 
 @pytest.fixture(autouse=True)
 def _soon_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Try to connect more often than the daemon does: these tests wait for it. And no word for each event."""
+    """Try to connect, and look after what waits, more often than the daemon does. And no word for each event."""
     caplog.set_level(logging.INFO, "onelook.publish")
     caplog.set_level(logging.WARNING, "onelook")
-    monkeypatch.setattr("onelook.publish.BACKOFF", (0.25, 0.5))
+    monkeypatch.setattr("onelook.publish.BACKOFF", (0.1, 0.2))
+    monkeypatch.setattr("onelook.publish.SWEEP", 0.2)
 
 
 @pytest.fixture
@@ -427,7 +428,7 @@ def test_a_missing_broker_neither_blocks_nor_kills(home: Home, caplog: pytest.Lo
         publisher.publish(seen(track))
     assert watch.seconds < 2.0
     wait_until(lambda: caplog.records, "a complaint")
-    time.sleep(1.5)  # and at least one more try
+    time.sleep(0.6)  # and at least one more try
     sentence = f"Cannot reach the broker at 127.0.0.1:{port} ([Errno 111] Connection refused)"
     assert caplog.messages == [f"{sentence}: events wait, trying again."]
     assert home.leave() < 1.5
@@ -439,7 +440,7 @@ def test_events_made_while_the_broker_is_away_arrive_once_in_order_and_marked(
 ) -> None:
     caplog.set_level(logging.INFO, "onelook")
     with broker.subscribe() as reader:
-        publisher = home.publisher(broker, path=home.folder / "outbox.db", expiry=60, replay_rate=50)
+        publisher = home.publisher(broker, path=home.folder / "outbox.db", expiry=60, replay_rate=150)
         wait_until(home.is_up, "the connection")
         publisher.publish(crowd(1))
         publisher.publish(seen(0))
@@ -566,10 +567,10 @@ def test_what_follows_an_event_that_was_refused_waits_behind_it(
 
 def test_what_is_refused_until_it_expires_holds_up_its_stream_no_longer(home: Home) -> None:
     with Quota(refusals=1000, ending="/door/identity") as broker:
-        publisher = home.publisher(broker.port, expiry=4)
+        publisher = home.publisher(broker.port, expiry=2)
         wait_until(home.is_up, "the connection")
         publisher.publish(seen(0), seen(1))
-        time.sleep(2.5)
+        time.sleep(0.7)
         publisher.publish(event(EVERY_KIND[0]))
         wait_until(lambda: len(home.outbox) == 0, "nothing to wait any more")
     assert home.dropped == {"expired": 2}
@@ -827,8 +828,8 @@ def test_an_untrusted_broker_gets_nothing_and_the_owner_a_sentence(
         tls = config.Tls(ca_file=other.ca)
         home.publisher(broker, tls=tls, username="pi", password=SecretStr("s3cret"))
         wait_until(lambda: caplog.records, "a complaint")
-        time.sleep(1.3)
-        assert len(caplog.messages) == 1
+        time.sleep(0.6)
+        assert len(caplog.messages) == 1  # however often it tries
         place = f"127.0.0.1:{broker.port}"
         assert caplog.messages[0].startswith(f"The certificate of the broker at {place} is not trusted: ")
         assert "mqtt.tls.ca_file" in caplog.messages[0]
@@ -857,7 +858,7 @@ def test_refused_then_let_in(
             publisher = home.publisher(broker, protocol=protocol, username="pi", password=password)
             publisher.publish(seen(1))
             wait_until(lambda: caplog.records, "a complaint")
-            time.sleep(1.3)
+            time.sleep(0.6)
             assert len(caplog.messages) == 1  # however often it tries
             assert "check mqtt.username and its password" in caplog.messages[0]
             assert home.connected == []  # a refusal is not a connection

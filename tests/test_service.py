@@ -54,7 +54,7 @@ def test_a_slow_start_is_no_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         said.append(options["healthy"]())
         return serve(metrics, *arguments, **options)
 
-    monkeypatch.setattr(service, "STUCK", 2.0)
+    monkeypatch.setattr(service, "STUCK", 1.0)
     monkeypatch.setattr(service, "_model", slowly)
     monkeypatch.setattr(Metrics, "serve", watched)
 
