@@ -34,7 +34,7 @@ DEVICE, PASSWORD, READER = "hall", "opensesame", ("reader", "letmesee")
 DOOR = """
 import gc, json, os, sys
 os.environ["OPENBLAS_NUM_THREADS"] = "1"  # as `main` does, before numpy is loaded
-from onelook import doctor, schema, service
+from onelook import demo, doctor, schema, service
 from onelook.__main__ import main
 assert len(os.listdir("/proc/self/task")) == 1  # a fork has but the thread that forks
 gc.freeze()  # or each fork, as it ends, collects and so copies all of it

@@ -1,5 +1,6 @@
 """People in made-up seconds: what the tests of tracker and reporter let happen before the camera."""
 
+import functools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -33,9 +34,12 @@ def unit(vector: Vector) -> Vector:
     return np.asarray(vector / np.linalg.norm(vector))
 
 
+@functools.cache
 def look_of(name: str) -> Vector:
-    """What somebody of this name looks like to a recogniser: always the same unit vector (SIZE,)."""
-    return unit(np.random.default_rng(zlib.crc32(name.encode())).normal(size=SIZE))
+    """What somebody of this name looks like to a recogniser: always the same unit vector (SIZE,), not to be changed."""
+    look = unit(np.random.default_rng(zlib.crc32(name.encode())).normal(size=SIZE))
+    look.flags.writeable = False
+    return look
 
 
 def resembling(name: str, similarity: float) -> Vector:

@@ -536,18 +536,10 @@ def test_every_operator_is_cut_out_whole_and_counted_once() -> None:
         assert layer.seconds > 0
 
 
-def test_what_does_not_exist_is_told_in_a_sentence() -> None:
-    done = subprocess.run([sys.executable, "-m", "benchmarks", "speed"], capture_output=True, text=True, timeout=180,
-                          check=False, cwd=REPOSITORY)
-
-    assert done.returncode == 78
-    assert done.stderr.splitlines()[-1] == (
-        "There is no part named speed; there are latency, growth, memory, daemon, accuracy.")
-
-
 @pytest.mark.parametrize(
     ("given", "code", "told"),
     [
+        (["speed"], 78, "There is no part named speed; there are latency, growth, memory, daemon, accuracy."),
         (["--data", "/nope"], 78, "There is none of lfw.npz, faces.npz, fer.npz in /nope."),
         (["--pictures", "/nope"], 78, "There is no voc/training.xml in /nope."),
         (["--systems", ""], 78, "There is no system left to measure: name some in --systems."),

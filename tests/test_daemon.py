@@ -23,7 +23,7 @@ from clip import EILEEN, write_h264, write_mp4
 from daemon_process import DEVICE, READER, Daemon, Manager, locked_broker, onelook, write_config
 from onelook.gallery import Gallery
 from onelook.model import shipped
-from rtsp_camera import camera
+from rtsp_camera import Camera, camera
 
 RETRY = {"open_timeout": 20, "read_timeout": PATIENCE, "retry_min": 0.2, "retry_max": 0.5}
 EVENTS = {"presence", "identity", "attributes", "emotion"}
@@ -35,6 +35,13 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_mp4(folder / "clip.mp4")
     write_h264(folder / "clip.h264")
     return folder
+
+
+@pytest.fixture(scope="module")
+def lens(clips: Path) -> Iterator[Camera]:
+    """A camera that no test may hurt."""
+    with camera(clips / "clip.h264") as one:
+        yield one
 
 
 @pytest.fixture
@@ -72,10 +79,9 @@ class House:
 
 
 @pytest.fixture(scope="module")
-def house(clips: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+def house(clips: Path, lens: Camera, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     folder = tmp_path_factory.mktemp("house")
     with (
-        camera(clips / "clip.h264") as lens,
         locked_broker(folder / "broker") as broker,
         broker.subscribe("onelook/#", user=READER) as reader,
         Manager(folder) as manager,
@@ -229,10 +235,9 @@ def test_the_manager_hears_ready_and_then_a_beating_heart(house: House) -> None:
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_told_to_stop_it_ends_in_order_within_two_seconds(
-    tmp_path: Path, broker: Broker, clips: Path, how: signal.Signals
+    tmp_path: Path, broker: Broker, lens: Camera, how: signal.Signals
 ) -> None:
     with (
-        camera(clips / "clip.h264") as lens,
         broker.subscribe("onelook/#", user=READER) as reader,
         Manager(tmp_path) as manager,
         Daemon(

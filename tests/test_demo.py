@@ -23,6 +23,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 
 from broker import PATIENCE, Broker, free_port, wait_until
 from clip import write_mp4
+from daemon_process import onelook
 from onelook.demo import FPS, PORTRAITS, _held, in_words, walkers
 
 pytestmark = pytest.mark.timeout(600)  # the crowd's film takes its time
@@ -276,9 +277,11 @@ def test_without_the_extra_it_says_which(tmp_path: Path, clip: Path, demos: list
     (["/dev/video77"], "No frame came from /dev/video77."),  # whatever the seconds: it is not waited for either
 ])  # fmt: skip
 def test_what_it_cannot_use_is_told_with_a_sentence(
-    tmp_path: Path, demos: list[Demo], clip: Path, arguments: list[str], sentence: str
+    tmp_path: Path, clip: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: str
 ) -> None:
     port = free_port()
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
     (tmp_path / "unreadable.mp4").write_bytes(b"no film")
     (tmp_path / "empty").mkdir()
     given = [word.format(port=port) for word in arguments]
@@ -287,13 +290,12 @@ def test_what_it_cannot_use_is_told_with_a_sentence(
     else:
         pytest.importorskip("amqtt", reason="the demo's own broker needs onelook[demo]")
         given += ["--seconds", "4" if "://" in given[0] else "60"]
-    demos.append(demo := Demo(tmp_path, *given))
+    done = onelook("demo", *given, cwd=tmp_path)
 
-    assert demo.process.wait(PATIENCE) == 78, demo.out + demo.err
-
-    assert sentence.format(port=port) in demo.err.splitlines()[-1]
-    assert "Traceback" not in demo.err
-    assert demo.leftovers() == []
+    assert done.returncode == 78, done.stdout + done.stderr
+    assert sentence.format(port=port) in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert list((tmp_path / "tmp").iterdir()) == []
 
 
 @pytest.mark.parametrize(("kind", "data", "words"), [
