@@ -111,6 +111,198 @@ def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_mp4(tmp_path_factory.mktemp("clip") / "clip.mp4")
 
 
+def test_who_is_paused_stays_so_over_a_kill_and_a_restart(clip: Path, tmp_path: Path) -> None:
+    users = {DEVICE: PASSWORD, READER[0]: READER[1], ASKER[0]: ASKER[1]}
+    streams = [{"name": name, "url": str(clip), "loop": True, "fps": 5} for name in ("door", "yard")]
+    with (
+        Broker(tmp_path / "broker", users, ACL) as broker,
+        broker.subscribe("onelook/#", user=READER) as reader,
+        Asker(broker) as asker,
+    ):
+        config = write_config(tmp_path, *streams, broker=broker)
+        on = config.read_text().replace("mqtt:\n", "mqtt:\n  commands: [pause, resume]\n")
+        config.write_text(on)
+        with Daemon(config):
+            reader.wait_for(f"onelook/{DEVICE}/status", "online")
+            assert asker.ask("pause", stream="yard")["data"] == {"paused": ["yard"]}
+        reader.received.clear()
+        with Daemon(config) as daemon:  # the one before was killed
+            daemon.wait(lambda: daemon.value("onelook_frames_total", stream="door") > 3, "the door to be looked at")
+            assert daemon.value("onelook_frames_total", stream="yard") == 0
+            wait_until(lambda: any(r.event["data"]["reason"] == "paused" for r in reader.on("yard/status")), "it told")
+            assert asker.ask("resume")["data"] == {"paused": []}
+        # What nobody can take back any more does not hold for ever.
+        (tmp_path / "paused.json").write_text('["yard", "an old stream"]')
+        config.write_text(on.replace("[pause, resume]", "[]"))
+        with Daemon(config) as daemon:
+            daemon.wait(lambda: daemon.value("onelook_frames_total", stream="yard") > 0, "the yard to be looked at")
+        (tmp_path / "paused.json").write_text("neither JSON nor anything")
+        config.write_text(on)
+        reader.received.clear()
+        with Daemon(config) as daemon:
+            wait_until(lambda: "Which streams were paused cannot be read from" in daemon.log, "it to be told")
+            reader.wait_for(f"onelook/{DEVICE}/status", "online")  # who is not yet there answers nobody
+            # What nobody knows looks at nobody.
+            assert asker.ask("resume", stream="yard")["data"] == {"paused": ["door"]}
+            daemon.wait(lambda: daemon.value("onelook_frames_total", stream="yard") > 0, "the yard to be looked at")
+            assert daemon.value("onelook_frames_total", stream="door") == 0
+
+
+# --- off unless it is safe ---------------------------------------------------------------------
+
+
+def test_without_a_word_in_the_config_nothing_is_answered(clip: Path, tmp_path: Path) -> None:
+    users = {DEVICE: PASSWORD, READER[0]: READER[1], ASKER[0]: ASKER[1]}
+    with Broker(tmp_path / "broker", users, ACL) as broker, broker.subscribe("onelook/#", user=READER) as reader:
+        config = write_config(tmp_path, {"name": "door", "url": str(clip), "loop": True, "fps": 2}, broker=broker)
+        with Daemon(config), Asker(broker) as asker:
+            reader.wait_for(f"onelook/{DEVICE}/status", "online")
+            asker.send("ping")
+            time.sleep(1.5)
+            assert asker.answers == {}
+            assert f"Sending PUBLISH to onelook-{DEVICE}" not in broker.log
+
+
+def check(folder: Path, mqtt: str) -> str:
+    """What `onelook check` would say of the broker's section."""
+    file = folder / "config.yaml"
+    file.write_text(f"streams: [{{name: door, url: /dev/video0}}]\nmqtt: {mqtt}\n")
+    try:
+        MqttPublisher(load(file).mqtt, "pi", Outbox())
+    except OwnerError as error:
+        return str(error)
+    return "ok"
+
+
+@pytest.mark.parametrize(
+    ("mqtt", "told"),
+    [
+        ("{commands: [ping]}", "mqtt.commands: a broker that does not ask who we are"),
+        ("{commands: [ping], tls: {}}", "mqtt.commands: a broker that does not ask who we are"),
+        ("{commands: [ping], username: hall}", "mqtt.commands: a broker that does not ask"),
+        ("{commands: [ping], password: ''}", "mqtt.password: is empty"),
+        ('{commands: [ping], protocol: "3.1.1"}', "needs protocol 5"),
+        ("{commands: [dance]}", "must be ping, snapshot"),
+        ("{commands: [ping], username: hall, password: secret}", "ok"),
+    ],
+)
+def test_commands_without_a_password_or_certificate_are_refused(tmp_path: Path, mqtt: str, told: str) -> None:
+    assert told in check(tmp_path, mqtt)
+
+
+def test_a_client_certificate_is_as_good_as_a_password(tmp_path: Path) -> None:
+    papers = Certificates(tmp_path / "papers")
+    tls = f"{{ca_file: {papers.ca}, cert_file: {papers.client}, key_file: {papers.client_key}}}"
+    assert check(tmp_path, f"{{commands: [ping], tls: {tls}}}") == "ok"
+
+
+def test_the_command_line_says_so_too(tmp_path: Path) -> None:
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        "streams: [{name: door, url: /dev/video0}]\ngallery: {path: g.db, key_file: g.key}\n"
+        "mqtt: {commands: [ping], outbox: null}\n"
+    )
+    for command in ("check", "run"):
+        done = onelook(command, "--config", config)
+        assert done.returncode == 78, done.stderr
+        assert "mqtt.commands: a broker that does not ask who we are" in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+# --- without a broker -------------------------------------------------------------------------
+
+
+def heard(name: str, payload: bytes = b"{}", *, retained: bool = False, to: str | None = "r") -> Heard:
+    return Heard(f"onelook/pi/command/{name}", payload, retained, to, b"x")
+
+
+def test_a_command_that_is_off_is_told_which_key_turns_it_on() -> None:
+    commands = Commands("pi", ["ping"])
+    [answer] = commands.hear(heard("forget", b'{"name": "Ada"}'))
+    assert json.loads(answer.payload)["error"] == "The command forget is off; mqtt.commands says which are on."
+
+
+def test_with_all_off_it_says_nothing_even_where_others_asked_to_hear() -> None:
+    assert Commands("pi", []).hear(heard("status")) == []
+
+
+def test_what_is_retained_is_never_obeyed() -> None:
+    commands, sent = Commands("pi", list(COMMANDS)), list[Message]()
+    assert commands.hear(heard("pause", retained=True)) == []
+    commands.work({}, sent.append)  # would miss its handler
+    assert not sent
+
+
+def test_who_asks_for_too_much_at_once_is_told_to_come_back() -> None:
+    commands = Commands("pi", ["ping"])
+    for _ in range(MOST_WAITING):
+        assert commands.hear(heard("ping")) == []
+    [answer] = commands.hear(heard("ping"))
+    assert "ask again later" in json.loads(answer.payload)["error"]
+
+
+def test_one_request_is_obeyed_at_a_time_for_frames_wait_meanwhile() -> None:
+    commands, sent = Commands("pi", ["ping"]), list[Message]()
+    for _ in range(3):
+        commands.hear(heard("ping"))
+    handlers = {"ping": lambda _asked: Pong(version="1", seconds=1)}
+
+    commands.work(handlers, sent.append)
+    assert len(sent) == 1
+    for _ in range(5):
+        commands.work(handlers, sent.append)
+    assert len(sent) == 3
+
+
+def test_a_bug_of_ours_in_a_command_is_answered_and_logged_and_the_frame_loop_goes_on(
+    caplog: pytest.LogCaptureFixture
+) -> None:
+    commands, sent = Commands("pi", ["pause", "ping"]), list[Message]()
+    handlers = {"pause": lambda _asked: 1 // 0, "ping": lambda _asked: Pong(version="1", seconds=1)}
+    commands.hear(heard("pause"))
+    commands.hear(heard("ping"))
+
+    for _ in range(2):
+        commands.work(handlers, sent.append)
+
+    bug, pong = (json.loads(said.payload) for said in sent)
+    assert bug == {"ok": False, "command": "pause", "error": "A bug of onelook's kept it from being done: see its log."}
+    assert pong["ok"] is True
+    [record] = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert record.message == "a bug of onelook's, in the command pause"
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_who_wants_no_answer_gets_none() -> None:
+    commands, sent = Commands("pi", ["pause"]), list[Message]()
+
+    def fails(_asked: object) -> Any:
+        raise OwnerError("There is no such stream.")
+
+    assert commands.hear(heard("pause", to=None)) == []
+    commands.work({"pause": fails}, sent.append)
+    assert sent == []
+
+
+def test_every_command_has_its_schemas() -> None:
+    Draft202012Validator.check_schema(schema())
+    for name in COMMANDS:
+        for what in ("Request", "Answer"):
+            assert f"{name.capitalize()}{what}" in schema()["$defs"]
+    photo = base64.b64encode(GRACE.read_bytes()).decode()
+    request = {"$ref": "#/$defs/EnrollRequest", "$defs": schema()["$defs"]}
+    Draft202012Validator(request).validate({"name": "Grace", "photos": [photo]})
+    assert not Draft202012Validator(request).is_valid({"name": "Grace"})
+
+
+def test_every_command_is_in_the_manual() -> None:
+    manual = (Path(__file__).parent.parent / "docs" / "events.md").read_text()
+    assert [name for name in COMMANDS if f"`{name}`" not in manual] == []
+
+
+# --- a house that is watched, after all else: it works on until the last of these ------------------
+
+
 class House:
     def __init__(self, daemon: Daemon, asker: Asker, reader: Subscriber) -> None:
         self.daemon, self.asker, self.reader = daemon, asker, reader
@@ -356,192 +548,3 @@ def test_a_retained_command_is_not_obeyed(house: House) -> None:
     house.asker.send("pause", retain=True)
     time.sleep(0.5)  # obeyed now: it was said just now
     house.data("resume")
-
-
-def test_who_is_paused_stays_so_over_a_kill_and_a_restart(clip: Path, tmp_path: Path) -> None:
-    users = {DEVICE: PASSWORD, READER[0]: READER[1], ASKER[0]: ASKER[1]}
-    streams = [{"name": name, "url": str(clip), "loop": True, "fps": 5} for name in ("door", "yard")]
-    with (
-        Broker(tmp_path / "broker", users, ACL) as broker,
-        broker.subscribe("onelook/#", user=READER) as reader,
-        Asker(broker) as asker,
-    ):
-        config = write_config(tmp_path, *streams, broker=broker)
-        on = config.read_text().replace("mqtt:\n", "mqtt:\n  commands: [pause, resume]\n")
-        config.write_text(on)
-        with Daemon(config):
-            reader.wait_for(f"onelook/{DEVICE}/status", "online")
-            assert asker.ask("pause", stream="yard")["data"] == {"paused": ["yard"]}
-        reader.received.clear()
-        with Daemon(config) as daemon:  # the one before was killed
-            daemon.wait(lambda: daemon.value("onelook_frames_total", stream="door") > 3, "the door to be looked at")
-            assert daemon.value("onelook_frames_total", stream="yard") == 0
-            wait_until(lambda: any(r.event["data"]["reason"] == "paused" for r in reader.on("yard/status")), "it told")
-            assert asker.ask("resume")["data"] == {"paused": []}
-        # What nobody can take back any more does not hold for ever.
-        (tmp_path / "paused.json").write_text('["yard", "an old stream"]')
-        config.write_text(on.replace("[pause, resume]", "[]"))
-        with Daemon(config) as daemon:
-            daemon.wait(lambda: daemon.value("onelook_frames_total", stream="yard") > 0, "the yard to be looked at")
-        (tmp_path / "paused.json").write_text("neither JSON nor anything")
-        config.write_text(on)
-        reader.received.clear()
-        with Daemon(config) as daemon:
-            wait_until(lambda: "Which streams were paused cannot be read from" in daemon.log, "it to be told")
-            reader.wait_for(f"onelook/{DEVICE}/status", "online")  # who is not yet there answers nobody
-            # What nobody knows looks at nobody.
-            assert asker.ask("resume", stream="yard")["data"] == {"paused": ["door"]}
-            daemon.wait(lambda: daemon.value("onelook_frames_total", stream="yard") > 0, "the yard to be looked at")
-            assert daemon.value("onelook_frames_total", stream="door") == 0
-
-
-# --- off unless it is safe ---------------------------------------------------------------------
-
-
-def test_without_a_word_in_the_config_nothing_is_answered(clip: Path, tmp_path: Path) -> None:
-    users = {DEVICE: PASSWORD, READER[0]: READER[1], ASKER[0]: ASKER[1]}
-    with Broker(tmp_path / "broker", users, ACL) as broker, broker.subscribe("onelook/#", user=READER) as reader:
-        config = write_config(tmp_path, {"name": "door", "url": str(clip), "loop": True, "fps": 2}, broker=broker)
-        with Daemon(config), Asker(broker) as asker:
-            reader.wait_for(f"onelook/{DEVICE}/status", "online")
-            asker.send("ping")
-            time.sleep(1.5)
-            assert asker.answers == {}
-            assert f"Sending PUBLISH to onelook-{DEVICE}" not in broker.log
-
-
-def check(folder: Path, mqtt: str) -> str:
-    """What `onelook check` would say of the broker's section."""
-    file = folder / "config.yaml"
-    file.write_text(f"streams: [{{name: door, url: /dev/video0}}]\nmqtt: {mqtt}\n")
-    try:
-        MqttPublisher(load(file).mqtt, "pi", Outbox())
-    except OwnerError as error:
-        return str(error)
-    return "ok"
-
-
-@pytest.mark.parametrize(
-    ("mqtt", "told"),
-    [
-        ("{commands: [ping]}", "mqtt.commands: a broker that does not ask who we are"),
-        ("{commands: [ping], tls: {}}", "mqtt.commands: a broker that does not ask who we are"),
-        ("{commands: [ping], username: hall}", "mqtt.commands: a broker that does not ask"),
-        ("{commands: [ping], password: ''}", "mqtt.password: is empty"),
-        ('{commands: [ping], protocol: "3.1.1"}', "needs protocol 5"),
-        ("{commands: [dance]}", "must be ping, snapshot"),
-        ("{commands: [ping], username: hall, password: secret}", "ok"),
-    ],
-)
-def test_commands_without_a_password_or_certificate_are_refused(tmp_path: Path, mqtt: str, told: str) -> None:
-    assert told in check(tmp_path, mqtt)
-
-
-def test_a_client_certificate_is_as_good_as_a_password(tmp_path: Path) -> None:
-    papers = Certificates(tmp_path / "papers")
-    tls = f"{{ca_file: {papers.ca}, cert_file: {papers.client}, key_file: {papers.client_key}}}"
-    assert check(tmp_path, f"{{commands: [ping], tls: {tls}}}") == "ok"
-
-
-def test_the_command_line_says_so_too(tmp_path: Path) -> None:
-    config = tmp_path / "config.yaml"
-    config.write_text(
-        "streams: [{name: door, url: /dev/video0}]\ngallery: {path: g.db, key_file: g.key}\n"
-        "mqtt: {commands: [ping], outbox: null}\n"
-    )
-    for command in ("check", "run"):
-        done = onelook(command, "--config", config)
-        assert done.returncode == 78, done.stderr
-        assert "mqtt.commands: a broker that does not ask who we are" in done.stderr
-        assert "Traceback" not in done.stderr
-
-
-# --- without a broker -------------------------------------------------------------------------
-
-
-def heard(name: str, payload: bytes = b"{}", *, retained: bool = False, to: str | None = "r") -> Heard:
-    return Heard(f"onelook/pi/command/{name}", payload, retained, to, b"x")
-
-
-def test_a_command_that_is_off_is_told_which_key_turns_it_on() -> None:
-    commands = Commands("pi", ["ping"])
-    [answer] = commands.hear(heard("forget", b'{"name": "Ada"}'))
-    assert json.loads(answer.payload)["error"] == "The command forget is off; mqtt.commands says which are on."
-
-
-def test_with_all_off_it_says_nothing_even_where_others_asked_to_hear() -> None:
-    assert Commands("pi", []).hear(heard("status")) == []
-
-
-def test_what_is_retained_is_never_obeyed() -> None:
-    commands, sent = Commands("pi", list(COMMANDS)), list[Message]()
-    assert commands.hear(heard("pause", retained=True)) == []
-    commands.work({}, sent.append)  # would miss its handler
-    assert not sent
-
-
-def test_who_asks_for_too_much_at_once_is_told_to_come_back() -> None:
-    commands = Commands("pi", ["ping"])
-    for _ in range(MOST_WAITING):
-        assert commands.hear(heard("ping")) == []
-    [answer] = commands.hear(heard("ping"))
-    assert "ask again later" in json.loads(answer.payload)["error"]
-
-
-def test_one_request_is_obeyed_at_a_time_for_frames_wait_meanwhile() -> None:
-    commands, sent = Commands("pi", ["ping"]), list[Message]()
-    for _ in range(3):
-        commands.hear(heard("ping"))
-    handlers = {"ping": lambda _asked: Pong(version="1", seconds=1)}
-
-    commands.work(handlers, sent.append)
-    assert len(sent) == 1
-    for _ in range(5):
-        commands.work(handlers, sent.append)
-    assert len(sent) == 3
-
-
-def test_a_bug_of_ours_in_a_command_is_answered_and_logged_and_the_frame_loop_goes_on(
-    caplog: pytest.LogCaptureFixture
-) -> None:
-    commands, sent = Commands("pi", ["pause", "ping"]), list[Message]()
-    handlers = {"pause": lambda _asked: 1 // 0, "ping": lambda _asked: Pong(version="1", seconds=1)}
-    commands.hear(heard("pause"))
-    commands.hear(heard("ping"))
-
-    for _ in range(2):
-        commands.work(handlers, sent.append)
-
-    bug, pong = (json.loads(said.payload) for said in sent)
-    assert bug == {"ok": False, "command": "pause", "error": "A bug of onelook's kept it from being done: see its log."}
-    assert pong["ok"] is True
-    [record] = [each for each in caplog.records if each.levelname == "ERROR"]
-    assert record.message == "a bug of onelook's, in the command pause"
-    assert "ZeroDivisionError" in caplog.text
-
-
-def test_who_wants_no_answer_gets_none() -> None:
-    commands, sent = Commands("pi", ["pause"]), list[Message]()
-
-    def fails(_asked: object) -> Any:
-        raise OwnerError("There is no such stream.")
-
-    assert commands.hear(heard("pause", to=None)) == []
-    commands.work({"pause": fails}, sent.append)
-    assert sent == []
-
-
-def test_every_command_has_its_schemas() -> None:
-    Draft202012Validator.check_schema(schema())
-    for name in COMMANDS:
-        for what in ("Request", "Answer"):
-            assert f"{name.capitalize()}{what}" in schema()["$defs"]
-    photo = base64.b64encode(GRACE.read_bytes()).decode()
-    request = {"$ref": "#/$defs/EnrollRequest", "$defs": schema()["$defs"]}
-    Draft202012Validator(request).validate({"name": "Grace", "photos": [photo]})
-    assert not Draft202012Validator(request).is_valid({"name": "Grace"})
-
-
-def test_every_command_is_in_the_manual() -> None:
-    manual = (Path(__file__).parent.parent / "docs" / "events.md").read_text()
-    assert [name for name in COMMANDS if f"`{name}`" not in manual] == []

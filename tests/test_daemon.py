@@ -64,172 +64,6 @@ def validator() -> Draft202012Validator:
     return Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
 
 
-# --- a house that is watched -------------------------------------------------------------------
-
-
-@dataclass
-class House:
-    """A daemon with two streams, started once for the tests that only look at it."""
-
-    daemon: Daemon
-    broker: Broker
-    reader: Subscriber
-    manager: Manager
-    enrolled: str
-
-
-@pytest.fixture(scope="module")
-def house(clips: Path, lens: Camera, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
-    folder = tmp_path_factory.mktemp("house")
-    with (
-        locked_broker(folder / "broker") as broker,
-        broker.subscribe("onelook/#", user=READER) as reader,
-        Manager(folder) as manager,
-    ):
-        yard = {"name": "yard", "url": str(clips / "clip.mp4"), "loop": True, "fps": 5}
-        config = write_config(folder, {"name": "door", "url": lens.url, **RETRY}, yard, broker=broker)
-        enrolled = onelook("enroll", "Eileen Collins", EILEEN, "--config", config)
-        with Daemon(config, **manager.environment) as daemon:
-            daemon.wait_until_ready()
-            yield House(daemon, broker, reader, manager, enrolled.stdout + enrolled.stderr)
-
-
-def test_the_device_and_its_streams_say_that_they_are_online(house: House) -> None:
-    for topic in ("hall/status", "hall/door/status", "hall/yard/status"):
-        said = house.reader.wait_for(f"onelook/{topic}", "online")
-        assert said.retain
-        assert said.qos == 1
-
-
-@pytest.mark.parametrize("stream", ["door", "yard"])
-def test_on_each_stream_people_come_and_go_and_are_described(house: House, stream: str) -> None:
-    place = f"onelook/{DEVICE}/{stream}"
-
-    house.reader.wait_for(f"{place}/presence", "appeared")
-    house.reader.wait_for(f"{place}/presence", "left")
-    [looks, *_] = house.reader.wait(f"{place}/attributes")
-    [mood, *_] = house.reader.wait(f"{place}/emotion")
-
-    assert looks.event["data"]["gender"] in {"female", "male"}
-    assert sum(mood.event["data"]["distribution"].values()) == pytest.approx(1, abs=0.01)
-    assert mood.event["source"] == f"onelook/{DEVICE}/{stream}"
-
-
-def test_who_is_enrolled_is_named_and_nobody_else_is(house: House) -> None:
-    assert "is enrolled" in house.enrolled
-
-    def names(state: str) -> set[str | None]:
-        said = [r.event["data"] for r in house.reader.on("/identity")]
-        return {data["name"] for data in said if data["state"] == state}
-
-    house.daemon.wait(lambda: names("known"), "somebody to be known")
-    house.daemon.wait(lambda: names("unknown"), "somebody to be a stranger")
-
-    assert names("known") == {"Eileen Collins"}
-
-
-def test_who_asks_later_hears_how_many_people_there_are(house: House) -> None:
-    house.reader.wait("door/crowd", 2)
-
-    with house.broker.subscribe("onelook/+/+/crowd", user=READER, name="latecomer") as latecomer:
-        [now] = latecomer.wait("door/crowd")[:1]
-
-    assert now.retain
-    assert now.event["data"]["count"] >= 0
-    assert max(r.event["data"]["count"] for r in house.reader.on("door/crowd")) >= 1
-
-
-def test_every_message_is_what_the_schema_promises(house: House, validator: Draft202012Validator) -> None:
-    house.reader.wait("/emotion")
-
-    received = list(house.reader.received)
-    ids = [r.event["id"] for r in received]
-
-    for each in received:
-        validator.validate(each.event)
-        kind = each.topic.rpartition("/")[2]
-        assert each.event["type"] == f"onelook.{kind}"
-        assert each.event["source"] == each.topic.rpartition("/")[0]
-        assert each.content_type == "application/cloudevents+json; charset=utf-8"
-        assert each.retain == (kind not in EVENTS)
-        assert (each.expiry is None) == (kind not in EVENTS)
-        assert "embedding" not in each.payload.decode()
-    assert len(ids) == len(set(ids))
-
-
-METRICS: dict[str, tuple[str, Callable[[float], bool]]] = {
-    # name -> its labels, and what must be true of each of its samples once the house is watched
-    "onelook_frames_total": ("stream=door stream=yard", lambda x: x > 0),
-    "onelook_frames_dropped_total": ("stream=door stream=yard", lambda x: x >= 0),
-    "onelook_frame_age_seconds_count": ("", lambda x: x > 0),
-    "onelook_frame_age_seconds_sum": ("", lambda x: x > 0),
-    "onelook_stage_seconds_count": (
-        "stage=preprocess stage=frame stage=decode stage=faces stage=track stage=report stage=publish stage=total",
-        lambda x: x > 0,
-    ),
-    "onelook_stage_cpu_seconds_total": ("stage=frame stage=faces stage=total", lambda x: x >= 0),
-    "onelook_faces": ("stream=door stream=yard", lambda x: x >= 0),
-    "onelook_tracks": ("stream=door stream=yard", lambda x: x >= 0),
-    "onelook_events_total": (
-        "type=presence type=identity type=attributes type=emotion type=crowd type=status", lambda x: x >= 0,
-    ),
-    "onelook_stream_up": ("stream=door stream=yard", lambda x: x == 1),
-    "onelook_mqtt_connected": ("", lambda x: x == 1),
-    "onelook_outbox_messages": ("", lambda x: x >= 0),
-    "onelook_outbox_disk_failing": ("", lambda x: x == 0),
-    "onelook_outbox_disk_failures_total": ("", lambda x: x == 0),
-    "onelook_outbox_dropped_total": ("reason=expired reason=full reason=refused", lambda x: x == 0),
-    "onelook_memory_bytes": ("kind=rss kind=pss kind=peak", lambda x: 2**24 < x < 2**30),
-    "process_cpu_seconds_total": ("", lambda x: x > 0),
-    "process_resident_memory_bytes": ("", lambda x: x > 2**24),
-}
-
-
-def test_the_page_has_every_metric(house: House) -> None:
-    house.reader.wait("door/presence")
-    house.daemon.wait(lambda: house.daemon.value("onelook_frames_total", stream="yard") > 0, "frames of the yard")
-
-    samples = house.daemon.samples()
-
-    for name, (labels, right) in METRICS.items():
-        for label in labels.split() or [""]:
-            key, _, value = label.partition("=")
-            at = (name, frozenset({(key, value)} if label else ()))
-            assert at in samples, at
-            assert right(samples[at]), f"{at}: {samples[at]}"
-    info = [dict(labels) for name, labels in samples if name == "onelook_model_info"]
-    assert len(info) == 1
-    assert hashlib.sha256((shipped() / "model.tflite").read_bytes()).hexdigest().startswith(info[0]["sha256"])
-    assert not any("Eileen" in str(labels) for _, labels in samples)
-    assert all(math.isfinite(value) for value in samples.values())
-
-
-def test_events_are_counted_as_the_broker_took_them(house: House) -> None:
-    house.reader.wait("/presence", 2)
-
-    def counted(kind: str) -> bool:
-        return house.daemon.value("onelook_events_total", type=kind) >= len(house.reader.on(f"/{kind}")) > 0
-
-    for kind in ("presence", "crowd", "status"):
-        house.daemon.wait(lambda kind=kind: counted(kind), f"{kind} to be counted")  # type: ignore[misc]
-
-
-def test_the_probes_say_alive_and_ready(house: House) -> None:
-    assert house.daemon.page("/healthz")[0] == 200
-    assert house.daemon.page("/readyz")[0] == 200
-
-
-def test_the_manager_hears_ready_and_then_a_beating_heart(house: House) -> None:
-    house.daemon.wait(lambda: house.manager.listen().count("WATCHDOG=1") >= 3, "the watchdog to be fed")
-
-    lines = house.manager.listen()
-
-    assert lines.count("READY=1") == 1
-    assert lines.index("READY=1") < lines.index("WATCHDOG=1")
-    assert "STATUS=Looking at door, yard" in lines
-    assert "STOPPING=1" not in lines
-
-
 # --- the end -----------------------------------------------------------------------------------
 
 
@@ -541,3 +375,169 @@ def test_a_port_in_use_is_told_with_a_sentence(tmp_path: Path, door: dict[str, A
         port = taken.getsockname()[1]
 
         assert_refused(write_config(tmp_path, door, metrics={"port": port}), f"port {port} of 127.0.0.1 is in use")
+
+
+# --- a house that is watched, after all else: it works on until the last of these ------------------
+
+
+@dataclass
+class House:
+    """A daemon with two streams, started once for the tests that only look at it."""
+
+    daemon: Daemon
+    broker: Broker
+    reader: Subscriber
+    manager: Manager
+    enrolled: str
+
+
+@pytest.fixture(scope="module")
+def house(clips: Path, lens: Camera, tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
+    folder = tmp_path_factory.mktemp("house")
+    with (
+        locked_broker(folder / "broker") as broker,
+        broker.subscribe("onelook/#", user=READER) as reader,
+        Manager(folder) as manager,
+    ):
+        yard = {"name": "yard", "url": str(clips / "clip.mp4"), "loop": True, "fps": 5}
+        config = write_config(folder, {"name": "door", "url": lens.url, **RETRY}, yard, broker=broker)
+        enrolled = onelook("enroll", "Eileen Collins", EILEEN, "--config", config)
+        with Daemon(config, **manager.environment) as daemon:
+            daemon.wait_until_ready()
+            yield House(daemon, broker, reader, manager, enrolled.stdout + enrolled.stderr)
+
+
+def test_the_device_and_its_streams_say_that_they_are_online(house: House) -> None:
+    for topic in ("hall/status", "hall/door/status", "hall/yard/status"):
+        said = house.reader.wait_for(f"onelook/{topic}", "online")
+        assert said.retain
+        assert said.qos == 1
+
+
+@pytest.mark.parametrize("stream", ["door", "yard"])
+def test_on_each_stream_people_come_and_go_and_are_described(house: House, stream: str) -> None:
+    place = f"onelook/{DEVICE}/{stream}"
+
+    house.reader.wait_for(f"{place}/presence", "appeared")
+    house.reader.wait_for(f"{place}/presence", "left")
+    [looks, *_] = house.reader.wait(f"{place}/attributes")
+    [mood, *_] = house.reader.wait(f"{place}/emotion")
+
+    assert looks.event["data"]["gender"] in {"female", "male"}
+    assert sum(mood.event["data"]["distribution"].values()) == pytest.approx(1, abs=0.01)
+    assert mood.event["source"] == f"onelook/{DEVICE}/{stream}"
+
+
+def test_who_is_enrolled_is_named_and_nobody_else_is(house: House) -> None:
+    assert "is enrolled" in house.enrolled
+
+    def names(state: str) -> set[str | None]:
+        said = [r.event["data"] for r in house.reader.on("/identity")]
+        return {data["name"] for data in said if data["state"] == state}
+
+    house.daemon.wait(lambda: names("known"), "somebody to be known")
+    house.daemon.wait(lambda: names("unknown"), "somebody to be a stranger")
+
+    assert names("known") == {"Eileen Collins"}
+
+
+def test_who_asks_later_hears_how_many_people_there_are(house: House) -> None:
+    house.reader.wait("door/crowd", 2)
+
+    with house.broker.subscribe("onelook/+/+/crowd", user=READER, name="latecomer") as latecomer:
+        [now] = latecomer.wait("door/crowd")[:1]
+
+    assert now.retain
+    assert now.event["data"]["count"] >= 0
+    assert max(r.event["data"]["count"] for r in house.reader.on("door/crowd")) >= 1
+
+
+def test_every_message_is_what_the_schema_promises(house: House, validator: Draft202012Validator) -> None:
+    house.reader.wait("/emotion")
+
+    received = list(house.reader.received)
+    ids = [r.event["id"] for r in received]
+
+    for each in received:
+        validator.validate(each.event)
+        kind = each.topic.rpartition("/")[2]
+        assert each.event["type"] == f"onelook.{kind}"
+        assert each.event["source"] == each.topic.rpartition("/")[0]
+        assert each.content_type == "application/cloudevents+json; charset=utf-8"
+        assert each.retain == (kind not in EVENTS)
+        assert (each.expiry is None) == (kind not in EVENTS)
+        assert "embedding" not in each.payload.decode()
+    assert len(ids) == len(set(ids))
+
+
+METRICS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    # name -> its labels, and what must be true of each of its samples once the house is watched
+    "onelook_frames_total": ("stream=door stream=yard", lambda x: x > 0),
+    "onelook_frames_dropped_total": ("stream=door stream=yard", lambda x: x >= 0),
+    "onelook_frame_age_seconds_count": ("", lambda x: x > 0),
+    "onelook_frame_age_seconds_sum": ("", lambda x: x > 0),
+    "onelook_stage_seconds_count": (
+        "stage=preprocess stage=frame stage=decode stage=faces stage=track stage=report stage=publish stage=total",
+        lambda x: x > 0,
+    ),
+    "onelook_stage_cpu_seconds_total": ("stage=frame stage=faces stage=total", lambda x: x >= 0),
+    "onelook_faces": ("stream=door stream=yard", lambda x: x >= 0),
+    "onelook_tracks": ("stream=door stream=yard", lambda x: x >= 0),
+    "onelook_events_total": (
+        "type=presence type=identity type=attributes type=emotion type=crowd type=status", lambda x: x >= 0,
+    ),
+    "onelook_stream_up": ("stream=door stream=yard", lambda x: x == 1),
+    "onelook_mqtt_connected": ("", lambda x: x == 1),
+    "onelook_outbox_messages": ("", lambda x: x >= 0),
+    "onelook_outbox_disk_failing": ("", lambda x: x == 0),
+    "onelook_outbox_disk_failures_total": ("", lambda x: x == 0),
+    "onelook_outbox_dropped_total": ("reason=expired reason=full reason=refused", lambda x: x == 0),
+    "onelook_memory_bytes": ("kind=rss kind=pss kind=peak", lambda x: 2**24 < x < 2**30),
+    "process_cpu_seconds_total": ("", lambda x: x > 0),
+    "process_resident_memory_bytes": ("", lambda x: x > 2**24),
+}
+
+
+def test_the_page_has_every_metric(house: House) -> None:
+    house.reader.wait("door/presence")
+    house.daemon.wait(lambda: house.daemon.value("onelook_frames_total", stream="yard") > 0, "frames of the yard")
+
+    samples = house.daemon.samples()
+
+    for name, (labels, right) in METRICS.items():
+        for label in labels.split() or [""]:
+            key, _, value = label.partition("=")
+            at = (name, frozenset({(key, value)} if label else ()))
+            assert at in samples, at
+            assert right(samples[at]), f"{at}: {samples[at]}"
+    info = [dict(labels) for name, labels in samples if name == "onelook_model_info"]
+    assert len(info) == 1
+    assert hashlib.sha256((shipped() / "model.tflite").read_bytes()).hexdigest().startswith(info[0]["sha256"])
+    assert not any("Eileen" in str(labels) for _, labels in samples)
+    assert all(math.isfinite(value) for value in samples.values())
+
+
+def test_events_are_counted_as_the_broker_took_them(house: House) -> None:
+    house.reader.wait("/presence", 2)
+
+    def counted(kind: str) -> bool:
+        return house.daemon.value("onelook_events_total", type=kind) >= len(house.reader.on(f"/{kind}")) > 0
+
+    for kind in ("presence", "crowd", "status"):
+        house.daemon.wait(lambda kind=kind: counted(kind), f"{kind} to be counted")  # type: ignore[misc]
+
+
+def test_the_probes_say_alive_and_ready(house: House) -> None:
+    assert house.daemon.page("/healthz")[0] == 200
+    assert house.daemon.page("/readyz")[0] == 200
+
+
+def test_the_manager_hears_ready_and_then_a_beating_heart(house: House) -> None:
+    house.daemon.wait(lambda: house.manager.listen().count("WATCHDOG=1") >= 3, "the watchdog to be fed")
+
+    lines = house.manager.listen()
+
+    assert lines.count("READY=1") == 1
+    assert lines.index("READY=1") < lines.index("WATCHDOG=1")
+    assert "STATUS=Looking at door, yard" in lines
+    assert "STOPPING=1" not in lines
