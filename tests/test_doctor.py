@@ -6,6 +6,7 @@ import json
 import os
 import re
 import socket
+import threading
 from collections import namedtuple
 from collections.abc import Iterator
 from itertools import pairwise
@@ -103,7 +104,13 @@ def test_an_authority_that_is_not_known_is_told(tmp_path: Path) -> None:
     assert "broker" not in found
 
 
-def test_something_else_on_the_port_is_told() -> None:
+def test_something_else_on_the_port_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Impatient(threading.Event):
+        def wait(self, timeout: float | None = None) -> bool:
+            assert timeout
+            return super().wait(timeout / 20)
+
+    monkeypatch.setattr(doctor, "threading", SimpleNamespace(Event=Impatient))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         mqtt = config.Mqtt(port=silent.getsockname()[1])
         [found] = doctor._broker(mqtt, "doctor")

@@ -63,7 +63,7 @@ def test_the_wheel_holds_the_package_and_the_model_and_nothing_of_the_training(w
 
 
 def test_what_the_wheel_asks_for_is_what_the_lock_installs(installed: Path, tmp_path: Path) -> None:
-    checked = run(tmp_path, installed / "python", "-m", "pip", "check")
+    checked = run(tmp_path, Path(sys.executable), "-m", "pip", "--python", installed / "python", "check")
 
     assert checked.returncode == 0, checked.stdout
 
