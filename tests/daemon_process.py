@@ -74,12 +74,13 @@ def onelook(
         asked = words, str(cwd or Path.cwd()), dict(os.environ), str(out), str(err)
         door.stdin.write(json.dumps(asked) + "\n")
         door.stdin.flush()
-        if not select.select([door.stdout], [], [], seconds)[0]:
+        try:
+            assert select.select([door.stdout], [], [], seconds)[0], f"not within {seconds} s: onelook {words}"
+            code = int(door.stdout.readline())
+        except BaseException:  # the command is not to outlive who waits for it
             os.killpg(door.pid, signal.SIGKILL)
-            door.wait()
             _door.cache_clear()
-            raise subprocess.TimeoutExpired(words, seconds)
-        code = int(door.stdout.readline())
+            raise
         done = subprocess.CompletedProcess(words, code, out.read_text(), err.read_text())
     TOLD.extend((done.stdout, done.stderr))
     return done
