@@ -14,8 +14,9 @@ import pytest
 from numpy.typing import NDArray
 
 from onelook.enroll import LOOKS, EnrollError, Migrated, Verdict, enroll, enroll_all, folder_people, migrate
+from onelook.errors import GalleryError
 from onelook.face import Faces, Floats
-from onelook.gallery import Gallery, GalleryError, Note, Stranger
+from onelook.gallery import Gallery, Note, Stranger
 from onelook.picture import Image, read_picture
 
 THRESHOLD = 0.5
@@ -482,7 +483,7 @@ def test_two_who_enroll_the_same_photo_at_once_store_it_once(studio: Studio, gal
     class Slow(Painted):
         def __call__(self, image: Image) -> Faces:
             if self.looks == 0:
-                with Gallery.open(gallery.path, gallery.key_file, gallery.model_sha) as other:
+                with Gallery.open(gallery.path, gallery.key.file, gallery.model_sha) as other:
                     enroll("Ada", [photo], Painted(), other, threshold=THRESHOLD)
             return super().__call__(image)
 
@@ -608,7 +609,7 @@ def test_who_is_enrolled_or_forgotten_while_photos_are_looked_at_again_stays_so(
         """Others do not wait until it is through."""
 
         def __call__(self, image: Image) -> Faces:
-            with Gallery.open(gallery.path, gallery.key_file, gallery.model_sha) as other:
+            with Gallery.open(gallery.path, gallery.key.file, gallery.model_sha) as other:
                 enroll("Ada", photos, Painted(), other, threshold=THRESHOLD)
                 other.forget("Ben")
             return super().__call__(image)

@@ -23,8 +23,11 @@ import numpy as np
 import pytest
 
 from onelook import gallery as module
+from onelook.errors import GalleryError
 from onelook.face import Floats
-from onelook.gallery import Gallery, GalleryBusyError, GalleryError, Note, Stranger, _alone, clean_name
+from onelook.gallery import Gallery, GalleryBusyError, Note, Stranger, clean_name
+from onelook.key import Key, alone
+from onelook.private import write_private
 
 MODEL = "a1" * 32
 OTHER_MODEL = "b2" * 32
@@ -343,14 +346,12 @@ def test_a_lost_key_is_asked_for_and_never_made_anew(two: Path) -> None:
 
 def test_a_key_that_appears_meanwhile_is_not_replaced(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may be what another gallery has just been sealed with."""
-    write = module._write_private
 
     def overtaken(path: Path, content: bytes) -> None:
-        write(path, content)
-        if path.suffix != ".db":
-            write(home / "gallery.key", bytes(32))
+        write_private(path, content)
+        write_private(home / "gallery.key", bytes(32))
 
-    monkeypatch.setattr(module, "_write_private", overtaken)
+    monkeypatch.setattr("onelook.key.write_private", overtaken)
     with open_gallery(home) as gallery:
         with pytest.raises(GalleryError, match=r"cannot be created \(File exists\)"):
             gallery.add("Ada", face(1), 0.9, "ada.jpg")
@@ -430,7 +431,7 @@ def test_another_users_gallery_is_refused(two: Path, forbid: str, told: str) -> 
     """As the daemon meets it after somebody has enrolled people as another user."""
     script = (
         "if os.geteuid() == 0: os.setgroups([]); os.setgid(65534); os.setuid(65534)  # no mode stops root\n"
-        "from onelook.gallery import GalleryError\n"
+        "from onelook.errors import GalleryError\n"
         "try: Gallery.open(home / 'gallery.db', home / 'gallery.key', model)\n"
         "except GalleryError as error: print(error)\n"
     )
@@ -788,8 +789,8 @@ def test_interrupted_while_the_key_changes_one_of_the_two_opens_it(
         raise KeyboardInterrupt
 
     with open_gallery(two) as gallery, monkeypatch.context() as power_cut:
-        power_cut.setattr(*(("onelook.gallery._Seal.close", killed) if moment == "before" else
-                            (Gallery, "_settle_key", killed)))  # fmt: skip
+        power_cut.setattr(*(("onelook.key.Seal.close", killed) if moment == "before" else
+                            (Key, "settle", killed)))  # fmt: skip
         with pytest.raises(KeyboardInterrupt):
             gallery.rotate()
     assert (two / "gallery.key.new").exists()
@@ -805,8 +806,8 @@ def test_interrupted_while_the_key_changes_one_of_the_two_opens_it(
 def test_who_finds_another_changing_the_key_leaves_it_alone(two: Path) -> None:
     """Else the new key of the one is thrown away by the other, and nothing opens the gallery any more."""
     with open_gallery(two) as gallery:
-        with _alone(two) as alone:
-            assert alone
+        with alone(two) as free:
+            assert free
             with pytest.raises(GalleryBusyError, match="is being changed by another process"):
                 gallery.rotate()
         assert gallery.rotate() == 2 + 4

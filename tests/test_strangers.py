@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.cluster.hierarchy import fcluster, linkage
 
+from onelook.errors import GalleryError
 from onelook.face import Floats
 from onelook.frame import Frame
-from onelook.gallery import Gallery, GalleryError, Stranger
+from onelook.gallery import Gallery, Stranger
 from onelook.strangers import WRITE, Guestbook, Lookout, _crop, clusters, name_cluster
 from onelook.track import Tracker
 from story import Person, between, film, look_of, unit

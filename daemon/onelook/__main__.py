@@ -598,7 +598,7 @@ def _gallery_rotate_key(arguments: argparse.Namespace) -> None:
         count = gallery.rotate(arguments.new_key)
     _print(f"{count} entries are sealed under the new key")
     if arguments.new_key is None:
-        _print(f"the old one is {gallery.old_key}: delete it, unless another gallery has it too")
+        _print(f"the old one is {gallery.key.old}: delete it, unless another gallery has it too")
     if arguments.new_key is not None:
         _print(f"put {arguments.new_key} in the place of the old key now: nothing else opens the gallery any more")
 

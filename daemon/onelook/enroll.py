@@ -21,9 +21,9 @@ import cv2
 import numpy as np
 
 from onelook.align import FACE_BOX, TEMPLATE_SIZE
-from onelook.errors import OwnerError
+from onelook.errors import GalleryError, OwnerError
 from onelook.face import Faces, Floats
-from onelook.gallery import Gallery, GalleryError, Note, Template, clean_name
+from onelook.gallery import Gallery, Note, Template, clean_name
 from onelook.picture import SUFFIXES, Image, PictureError, is_picture, read_picture
 
 log = logging.getLogger(__name__)

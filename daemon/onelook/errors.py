@@ -7,3 +7,7 @@ class OwnerError(Exception):
 
 class BusyError(OwnerError):
     """What is needed cannot be had just now, as a file that another holds; the same call works later (exit code 75)."""
+
+
+class GalleryError(OwnerError):
+    """A gallery, key or name that cannot be used."""

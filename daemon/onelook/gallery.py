@@ -11,39 +11,31 @@ owner can copy or carry away, and no second file keeps bytes of a person who was
 from __future__ import annotations
 
 import base64
-import fcntl
 import json
 import logging
 import math
-import os
-import re
-import secrets
 import sqlite3
 import unicodedata
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from itertools import count as numbers
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
 from cryptography.exceptions import InvalidTag
-from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from onelook.cohort import NOBODY, Cohort
-from onelook.errors import BusyError, OwnerError
+from onelook.errors import BusyError, GalleryError
 from onelook.face import Floats
+from onelook.key import Key, Seal, alone
 from onelook.match import Match
 from onelook.nearest import Nearest
-from onelook.systemd import credential
+from onelook.private import open_to_others, uncreatable, write_private
 
 log = logging.getLogger(__name__)
 
-CREDENTIAL = "gallery-key"
-"""Name of the systemd credential that holds the key."""
-KEY_BYTES = 32
 WORD = b"onelook gallery"
 """Sealed with the key, so that a wrong one is told from damage."""
 APPLICATION_ID = 0x31_4C_4F_4F
@@ -80,10 +72,6 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
 
 NEVER = datetime.max.replace(tzinfo=UTC)
 """`Note.until` that takes an earlier one back."""
-
-
-class GalleryError(OwnerError):
-    """A gallery, key or name that cannot be used."""
 
 
 class GalleryBusyError(GalleryError, BusyError):
@@ -189,13 +177,13 @@ class Gallery:
     def __init__(self, path: Path, key_file: Path, model_sha: str | None = None, cohort: Cohort = NOBODY) -> None:
         """Only remembers where things are; `open` reads them."""
         self.path = path
-        self.key_file = key_file
+        self.key = Key(key_file)
         self.model_sha = model_sha
         self._cohort = cohort
         self._db: sqlite3.Connection | None = None
         self._inode: tuple[int, int] | None = None
         self._version: int | None = None  # PRAGMA data_version that the memory agrees with
-        self._seal: _Seal | None = None
+        self._seal: Seal | None = None
         self._memory = _Memory()
         self._stale = False
         self._compared: dict[str, tuple[Template, ...]] = {}  # whose means _nearest has; the memory, unless stale
@@ -219,7 +207,7 @@ class Gallery:
         """
         gallery = cls(path, key_file, model_sha, cohort)
         try:
-            gallery._read_key()  # so that a bad key is told now and not by the first `add`
+            gallery.key.read()  # so that a bad key is told now and not by the first `add`
             gallery._sync(PATIENCE_MS)
         except GalleryError:
             gallery.close()
@@ -660,36 +648,26 @@ class Gallery:
         """Seals everything anew under a new key; gives how many rows.
 
         new_key: a file with the key to be used from now on, which the owner then puts in the old one's place
-        (needed where systemd hands the key over); none: one is made, and is in `key_file` when this returns.
+        (needed where systemd hands the key over); none: one is made, and is in `key.file` when this returns.
         Interrupted at any moment, the gallery opens, with the old key or the new. The old one stays beside it, in
-        `old_key`, as another gallery may have it too. Raises GalleryError.
+        `key.old`, as another gallery may have it too. Raises GalleryError.
         """
-        if self._key_path() != self.key_file and new_key is None:
+        if self.key.handed_over and new_key is None:
             raise GalleryError(
-                f"The key comes from systemd ({self._key_path()}), where onelook cannot put another: give the file "
+                f"The key comes from systemd ({self.key.path}), where onelook cannot put another: give the file "
                 f"with the new key, and put it in the credential's place afterwards."
             )
         self._sync(PATIENCE_MS)
         if self._db is None or _pragma(self._db, "user_version") == 0:  # the latter: created, and not yet written to
             raise GalleryError(f"There is no gallery {self.path} yet, and so no key to change.")
-        with _alone(self.path.parent) as alone:
-            if not alone:
+        with alone(self.path.parent) as free:
+            if not free:
                 raise GalleryBusyError(f"The key of the gallery {self.path} is being changed by another process.")
             return self._rotate(new_key)
 
     def _rotate(self, new_key: Path | None) -> int:
         self._sync(PATIENCE_MS)  # another may have changed it just before
-        coming = self._coming_key()
-        if new_key is None:
-            try:
-                coming.unlink(missing_ok=True)
-            except OSError as error:
-                raise _uncreatable("key", coming, error) from error
-            _create_key(coming)
-        key = _key_in(new_key or coming, own=True) or _missing(new_key or coming)
-        if key == self._read_key():
-            raise GalleryError(f"{new_key} holds the key that the gallery has already: give a file with another.")
-        fresh = _Seal(key)
+        fresh = Seal(self.key.prepare(new_key))
         count = 0
         with self.transaction():
             db, seal = self._connected(), self._seal or self._unlock(self._connected())
@@ -708,35 +686,8 @@ class Gallery:
         with self._sentences():
             self._connected().execute("VACUUM")
         if new_key is None:
-            self._settle_key()
+            self.key.settle()
         return count
-
-    def _coming_key(self) -> Path:
-        return self.key_file.with_name(self.key_file.name + ".new")
-
-    @property
-    def old_key(self) -> Path:
-        """Where `rotate` leaves the key of before."""
-        return self.key_file.with_name(self.key_file.name + ".old")
-
-    def _settle_key(self) -> None:
-        """Puts the new key into the old one's place; to be called by one process at a time."""
-        try:
-            if not self._coming_key().exists():
-                return  # another process was quicker
-            if self.key_file.exists() and not (self.old_key.exists() and self.old_key.samefile(self.key_file)):
-                if self.old_key.exists():  # of an earlier change: another gallery or a backup may have it
-                    others = (self.old_key.with_name(f"{self.old_key.name}{number}") for number in numbers(2))
-                    self.old_key.rename(next(file for file in others if not file.exists()))
-                self.old_key.hardlink_to(self.key_file)
-            self._coming_key().replace(self.key_file)
-            _keep_entry(self.key_file.parent)
-        except OSError as error:
-            raise GalleryError(
-                f"The new key {self._coming_key()} cannot be put in the place of {self.key_file} "
-                f"({error.strerror}): rename it by hand."
-            ) from error
-        log.info("the gallery has a new key")
 
     def _connected(self) -> sqlite3.Connection:
         if self._db is None:
@@ -772,7 +723,7 @@ class Gallery:
         if self._inode != (status.st_dev, status.st_ino):  # a new file, or another in its place
             self._disconnect()
             if status.st_mode & 0o077:
-                raise _open_to_others("gallery", self.path, status.st_mode)
+                raise open_to_others("gallery", self.path, status.st_mode)
             with self._sentences():
                 self._connect(patience_ms)
             self._inode = (status.st_dev, status.st_ino)
@@ -877,19 +828,19 @@ class Gallery:
 
     def _found(self, db: sqlite3.Connection) -> None:
         """Makes an empty file a gallery, and a key if there is none, within the transaction begun."""
-        key = self._read_key() or _create_key(self.key_file)
+        key = self.key.read() or self.key.create()
         _migrate(db)
         db.execute(f"PRAGMA application_id = {APPLICATION_ID:d}")
-        db.execute("INSERT INTO lock VALUES (?)", (_Seal(key).close(WORD, "lock"),))
+        db.execute("INSERT INTO lock VALUES (?)", (Seal(key).close(WORD, "lock"),))
 
-    def _unlock(self, db: sqlite3.Connection) -> _Seal:
-        key, where = self._read_key(), self._key_path()
+    def _unlock(self, db: sqlite3.Connection) -> Seal:
+        key, where = self.key.read(), self.key.path
         if key is None:
             raise GalleryError(
                 f"The key {where} of the gallery {self.path} is missing: put it back, or, if it is lost "
                 f"for good, move the gallery away and enroll everybody again."
             )
-        seal = _Seal(key)
+        seal = Seal(key)
         row = db.execute("SELECT sealed FROM lock").fetchone()
         try:
             seal.open(row and row[0], "lock")  # no row in a damaged file
@@ -902,25 +853,25 @@ class Gallery:
             ) from None
         return seal
 
-    def _unlock_with_coming(self, row: tuple[object] | None) -> _Seal | None:
+    def _unlock_with_coming(self, row: tuple[object] | None) -> Seal | None:
         """The new key, where `rotate` was interrupted before it could put it into the old one's place."""
-        if self._key_path() != self.key_file or (key := _key_in(self._coming_key(), own=True)) is None:
+        if (key := self.key.coming()) is None:
             return None
-        seal = _Seal(key)
+        seal = Seal(key)
         try:
             seal.open(row and row[0], "lock")
         except InvalidTag:
             return None
-        with _alone(self.path.parent) as alone:
-            if alone:  # else it is being changed just now, and put in its place by whoever does so
-                self._settle_key()
+        with alone(self.path.parent) as free:
+            if free:  # else it is being changed just now, and put in its place by whoever does so
+                self.key.settle()
         return seal
 
     def _sealed(self, plain: bytes, kind: str, *bound: object) -> bytes:
         seal = self._seal = self._seal or self._unlock(self._connected())
         return seal.close(plain, kind, *bound)
 
-    def _unsealed(self, seal: _Seal, sealed: object, kind: str, number: int, *bound: object) -> bytes:
+    def _unsealed(self, seal: Seal, sealed: object, kind: str, number: int, *bound: object) -> bytes:
         try:
             return seal.open(sealed, kind, number, *bound)
         except InvalidTag:
@@ -965,19 +916,11 @@ class Gallery:
         """An empty file of the right mode: SQLite would create it readable by everybody."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            _write_private(self.path, b"")
+            write_private(self.path, b"")
         except FileExistsError:
             pass  # another process was quicker
         except OSError as error:
-            raise _uncreatable("gallery", self.path, error) from error
-
-    def _key_path(self) -> Path:
-        return credential(CREDENTIAL) or self.key_file
-
-    def _read_key(self) -> bytes | None:
-        """The 32 bytes, or none if there is no key yet. Raises GalleryError if it cannot serve."""
-        path = self._key_path()
-        return _key_in(path, own=path == self.key_file)  # systemd sees to its credentials' mode itself
+            raise uncreatable("gallery", self.path, error) from error
 
 
 class _Memory:
@@ -1009,92 +952,6 @@ class _Memory:
         return memory
 
 
-class _Seal:
-    """AES-256-GCM under one key. What is sealed: nonce (12 bytes), ciphertext, tag (16 bytes)."""
-
-    def __init__(self, key: bytes) -> None:
-        self._cipher = AESGCM(key)
-
-    def close(self, plain: bytes, *bound: object) -> bytes:
-        """Seals, bound to where it belongs: moved anywhere else, it does not open."""
-        nonce = secrets.token_bytes(12)
-        return nonce + self._cipher.encrypt(nonce, plain, _place(bound))
-
-    def open(self, sealed: object, *bound: object) -> bytes:
-        """Raises InvalidTag for any other key, place or content."""
-        if not isinstance(sealed, bytes) or len(sealed) < 12 + 16:  # a damaged file can hold anything
-            raise InvalidTag
-        return self._cipher.decrypt(sealed[:12], sealed[12:], _place(bound))
-
-
-def _key_in(path: Path, *, own: bool) -> bytes | None:
-    """The 32 bytes of a key's file; none if there is no file. own: others must not be able to read it."""
-    try:
-        raw, mode = path.read_bytes(), path.stat().st_mode
-    except FileNotFoundError:
-        return None
-    except OSError as error:
-        raise GalleryError(f"The key {path} cannot be read: {error.strerror}.") from error
-    if own and mode & 0o077:
-        raise _open_to_others("key", path, mode)
-    if len(raw) == KEY_BYTES:
-        return raw
-    if re.fullmatch(rb"[0-9A-Fa-f]{64}", raw.strip()):
-        return bytes.fromhex(raw.decode())
-    raise GalleryError(
-        f"The key {path} is no key: it holds {len(raw)} bytes, where a key is 32 random bytes, as they "
-        f"are or as 64 hexadecimal digits."
-    )
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[bool]:
-    """Whether no other process changes the key of a gallery in this folder, and none does so meanwhile."""
-    entry = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        try:
-            fcntl.flock(entry, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-            return
-        except OSError:  # a file system without locks
-            log.debug("%s cannot be locked", folder)
-        yield True
-    finally:
-        os.close(entry)
-
-
-def _missing(path: Path) -> bytes:
-    raise GalleryError(f"There is no key {path}.")
-
-
-def _create_key(path: Path) -> bytes:
-    """Written aside and then linked: a key is there whole or not at all, and never replaced."""
-    folder, key = path.parent, secrets.token_bytes(KEY_BYTES)
-    aside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        try:
-            _write_private(aside, key.hex().encode() + b"\n")
-            path.hardlink_to(aside)
-        finally:
-            aside.unlink(missing_ok=True)
-        _keep_entry(folder)
-    except OSError as error:
-        raise _uncreatable("key", path, error) from error
-    log.info("made the gallery's key %s", path)
-    return key
-
-
-def _keep_entry(folder: Path) -> None:
-    """A folder's entries reach the disk: or a power cut could keep the templates and lose their key."""
-    entry = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(entry)
-    finally:
-        os.close(entry)
-
-
 def _numbers(db: sqlite3.Connection, table: str) -> set[int]:
     """Of all rows of a table of ours."""
     return {number for (number,) in db.execute(f"SELECT id FROM {table}")}  # noqa: S608
@@ -1121,10 +978,6 @@ def _removed(db: sqlite3.Connection, table: str, column: str, numbers: Sequence[
 def _note(told: dict[str, str | None]) -> Note:
     until = told["until"]
     return Note(told["purpose"], told["consent"], None if until is None else datetime.fromisoformat(until))
-
-
-def _place(bound: tuple[object, ...]) -> bytes:
-    return "\0".join(map(str, bound)).encode()
 
 
 def _packed(template: Template) -> bytes:
@@ -1178,31 +1031,3 @@ def _next_number(db: sqlite3.Connection, table: str) -> int:
     """The number of the next row, known beforehand because the row is sealed with it."""
     row = db.execute("SELECT seq FROM sqlite_sequence WHERE name = ?", (table,)).fetchone()
     return int(row[0]) + 1 if row else 1
-
-
-def _write_private(path: Path, content: bytes) -> None:
-    """A new file that only its owner can read. Raises OSError, FileExistsError among them."""
-    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        if os.geteuid() == 0:  # `sudo onelook enroll` must not lock the daemon's user out
-            folder = path.parent.stat()
-            os.fchown(file, folder.st_uid, folder.st_gid)
-        os.write(file, content)
-        os.fsync(file)
-    finally:
-        os.close(file)
-
-
-def _open_to_others(what: str, path: Path, mode: int) -> GalleryError:
-    if path.is_dir():
-        return GalleryError(f"The {what} {path} is a folder, and must be a file.")
-    return GalleryError(
-        f"The {what} {path} is open to other users (mode {mode & 0o7777:04o}): run `chmod 600 {path}`."
-    )
-
-
-def _uncreatable(what: str, path: Path, error: OSError) -> GalleryError:
-    return GalleryError(
-        f"The {what} {path} cannot be created ({error.strerror}): run this as the user who owns "
-        f"{path.parent}, or give another path."
-    )

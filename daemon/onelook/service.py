@@ -32,11 +32,11 @@ from onelook.config import Config, Policy, Stream, may_exist, stream_of
 from onelook.control import PAUSED, Control
 from onelook.doctor import Finding, examine, unwritable
 from onelook.draw import Captions, drawn, labelled
-from onelook.errors import BusyError, OwnerError
+from onelook.errors import BusyError, GalleryError, OwnerError
 from onelook.event import Event, Status
 from onelook.face import Floats
 from onelook.frame import Frame
-from onelook.gallery import Gallery, GalleryError, Note, Stranger, Template, clean_name
+from onelook.gallery import Gallery, Note, Stranger, Template, clean_name
 from onelook.home_assistant import HomeAssistant
 from onelook.leftovers import Leftovers
 from onelook.match import Match

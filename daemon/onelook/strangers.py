@@ -21,9 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onelook.cohort import NOBODY, Cohort
+from onelook.errors import GalleryError
 from onelook.face import Faces, Floats
 from onelook.frame import Frame
-from onelook.gallery import Gallery, GalleryError, Note, Stranger, clean_name
+from onelook.gallery import Gallery, Note, Stranger, clean_name
 from onelook.track import Track
 
 log = logging.getLogger(__name__)
