@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from onelook import draw
-from onelook.draw import KNOWN, UNKNOWN, UNSURE, Captions, drawn
+from onelook.draw import KNOWN, UNKNOWN, UNSURE, Captions, Label, drawn, labelled
 from onelook.event import Attributes, Emotion, Event, Identity
 from onelook.track import Track, Tracker
 from story import Person, film
@@ -110,7 +110,18 @@ def test_a_caption_says_who_it_is_and_what_they_look_like(track: Track) -> None:
     assert hearing(known(track), *both).lines(track.id) == ["Ann Lee", "female 33, happy"]
     doubtful = Event(stream="door", time=now, data=looks.model_copy(update={"gender_confidence": 0.6}))
     assert hearing(*both, doubtful).lines(track.id) == ["female? 33, happy"]
+    ageless = Event(stream="door", time=now, data=looks.model_copy(update={"age": None}))
+    assert hearing(*both, ageless).lines(track.id) == ["female, happy"]
     assert hearing(stranger(track), known(track)).lines(track.id) == ["Ann Lee"]  # the last word counts
+
+
+def test_words_grow_with_a_picture_that_is_seen_made_smaller() -> None:
+    def ink(side: int) -> int:
+        face = Label(np.array([0.3, 0.1, 0.7, 0.6]) * side, np.zeros((0, 2)), ["unknown"], UNKNOWN)
+        page = labelled(np.full((side, side, 3), 128, np.uint8), [face])
+        return int(np.any(page[round(0.6 * side) + 10 :] != 128, axis=(1, 2)).sum())  # rows under the box
+
+    assert ink(3000) > 2 * ink(1000)
 
 
 @pytest.mark.parametrize("name", ["Ann Lee", "José Ángel", "李安", "x" * 64])

@@ -20,7 +20,7 @@ Image = NDArray[np.uint8]
 Colour = tuple[int, int, int]
 
 DOUBTFUL = 0.75
-"""Confidence under which a gender has a question mark."""
+"""Confidence under which a gender or ethnicity has a question mark."""
 KNOWN, UNKNOWN, UNSURE, INK = (64, 214, 120), (255, 186, 66), (190, 190, 190), (20, 20, 20)
 
 
@@ -48,8 +48,8 @@ class Captions:
         """Up to two short lines about `track`: who it is, and what it looks like."""
         identity, looks, emotion = self._names.get(track), self._looks.get(track), self._emotions.get(track)
         second = []
-        if looks and looks.age is not None:
-            second.append(sex_and_age(looks.gender, looks.gender_confidence, looks.age))
+        if looks and (who := sex_and_age(looks.gender, looks.gender_confidence, looks.age)):
+            second.append(who)
         if emotion:
             second.append(emotion.emotion)
         return [*([identity.name or identity.state] if identity else []), *([", ".join(second)] if second else [])]
@@ -65,10 +65,14 @@ def colour(state: str | None) -> Colour:
     return {"known": KNOWN, "unknown": UNKNOWN}.get(state or "", UNSURE)
 
 
-def sex_and_age(gender: str | None, confidence: float | None, age: float) -> str:
-    """In words, with a question mark where the gender is doubtful."""
-    doubt = "?" if gender and (confidence or 0) < DOUBTFUL else ""
-    return " ".join(filter(None, [(gender or "") + doubt, f"{age:.0f}"]))
+def sex_and_age(gender: str | None, confidence: float | None, age: float | None) -> str:
+    """In words, with a question mark where the gender is doubtful; empty where neither is told."""
+    return " ".join(filter(None, [doubted(gender, confidence), "" if age is None else f"{age:.0f}"]))
+
+
+def doubted(guess: str | None, confidence: float | None) -> str:
+    """The guess, with a question mark where it is doubtful; empty where it is not told."""
+    return f"{guess}?" if guess and (confidence or 0) < DOUBTFUL else guess or ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +100,7 @@ def labelled(image: Image, labels: Sequence[Label], zoom: int = 1) -> Image:
     labels = sorted(labels, key=lambda label: float(label.box[3] - label.box[1]))
     for label in labels:
         x1, y1, x2, y2 = (round(float(v) * zoom) for v in label.box)
-        thick = min(max(1, round((y2 - y1) / 70)), 5)
+        thick = min(max(1, round((y2 - y1) / 70)), max(5, round(min(canvas.shape[:2]) / 200)))
         cv2.rectangle(canvas, (x1, y1), (x2, y2), label.colour, thick, cv2.LINE_AA)
         for x, y in label.landmarks * zoom:
             cv2.circle(canvas, (round(float(x)), round(float(y))), thick, label.colour, -1, cv2.LINE_AA)
@@ -113,7 +117,8 @@ def _label(
 ) -> None:
     """Dark words on a coloured ground, under the box, or over it where the picture ends; within the picture."""
     x1, y1, x2, y2 = (float(v) for v in box)
-    font = _font(round(float(np.clip((y2 - y1) / 6, 11, 22))))
+    most = max(22.0, min(size) / 50)  # who looks at a large picture sees it made smaller
+    font = _font(round(float(np.clip((y2 - y1) / 6, 11, most))))
     words = "\n".join(map(_writable, lines))
     left, top, right, low = pen.multiline_textbbox((0, 0), words, font=font, spacing=2)
     width, height = right - left + 6, low - top + 6

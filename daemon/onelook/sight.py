@@ -19,7 +19,7 @@ import numpy as np
 
 from onelook.align import TEMPLATE_SIZE
 from onelook.config import Policy, Report
-from onelook.draw import Label, colour, sex_and_age
+from onelook.draw import Label, colour, doubted, sex_and_age
 from onelook.enroll import Model, closely, overlaps
 from onelook.face import Faces, Floats
 from onelook.match import Match
@@ -62,10 +62,10 @@ class Sight:
 
     def words(self) -> list[str]:
         """Who it is and what they look like, a line each; fewer lines where nothing is told."""
-        looks = [] if self.age is None else [sex_and_age(self.gender, self.gender_confidence, self.age)]
-        looks += [self.emotion] if self.emotion else []
+        looks = [sex_and_age(self.gender, self.gender_confidence, self.age)]
+        looks += [doubted(self.ethnicity, self.ethnicity_confidence), self.emotion or ""]
         looks += [name for name, chance in self.attributes.items() if chance > 0.5]
-        return [line for line in (self.name or self.state, ", ".join(looks)) if line]
+        return [line for line in (self.name or self.state, ", ".join(filter(None, looks))) if line]
 
     def label(self) -> Label:
         """As it is drawn."""
