@@ -385,8 +385,8 @@ def _csv(cells: Sequence[object]) -> str:
     from io import StringIO
 
     line = StringIO()
-    csv.writer(line, lineterminator="").writerow(cells)
-    return line.getvalue()
+    csv.writer(line).writerow(cells)  # with its own end of a line, or it quotes none within a cell
+    return line.getvalue().rstrip("\r\n")
 
 
 def _enroll(arguments: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ from onelook.align import FACE_BOX, TEMPLATE_SIZE
 from onelook.errors import GalleryError, OwnerError
 from onelook.face import Faces, Floats
 from onelook.gallery import Gallery, Note, Template, clean_name
-from onelook.picture import SUFFIXES, Image, PictureError, is_picture, read_picture
+from onelook.picture import SUFFIXES, Image, PictureError, is_shown, read_picture
 
 log = logging.getLogger(__name__)
 
@@ -256,7 +256,7 @@ def migrate(
     try:
         if not folder.is_dir():
             raise EnrollError(f"There is no folder {folder}.")
-        photos = [file for file in sorted(folder.rglob("*")) if _is_picture(file)]
+        photos = [file for file in sorted(folder.rglob("*")) if is_shown(file)]
     except OSError as error:
         raise EnrollError(f"The folder {error.filename} cannot be read: {error.strerror}.") from error
     if not photos:
@@ -308,7 +308,7 @@ def folder_people(folder: Path) -> dict[str, list[Path]]:
     try:
         for inner in sorted(folder.iterdir()):
             if inner.is_dir() and not inner.name.startswith((".", "@")):  # @: thumbnails of file servers
-                photos = sorted(file for file in inner.iterdir() if _is_picture(file))
+                photos = sorted(file for file in inner.iterdir() if is_shown(file))
                 if photos:
                     people.setdefault(clean_name(inner.name), []).extend(photos)
                 else:
@@ -323,10 +323,6 @@ def folder_people(folder: Path) -> dict[str, list[Path]]:
             f"The folder {folder} holds no folders with photos: make one per person, named after them."
         )
     return people
-
-
-def _is_picture(file: Path) -> bool:
-    return is_picture(file) and not file.name.startswith(".") and file.is_file()
 
 
 def _candidate(

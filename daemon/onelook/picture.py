@@ -25,6 +25,9 @@ SUFFIXES = frozenset({
 MAX_PIXELS = 50_000_000
 """A larger picture is refused before it is decoded: 50 megapixels take half a gigabyte on their way."""
 
+LONGEST = 65_500
+"""Pixels of a side of a JPEG, at most."""
+
 
 class PictureError(OwnerError):
     """A picture cannot be read; the sentence says which and why."""
@@ -48,12 +51,17 @@ def is_picture(path: Path | str) -> bool:
     return Path(path).suffix.lower() in SUFFIXES
 
 
+def is_shown(file: Path) -> bool:
+    """Whether it is a file called like a picture, and not hidden, as the `._party.jpg` of a Mac. Raises OSError."""
+    return is_picture(file) and not file.name.startswith(".") and file.is_file()
+
+
 def pictures_in(folder: Path) -> list[Path]:
-    """The files there that are called like pictures, 2 before 10. Raises OSError."""
+    """The files there that are called like pictures and not hidden, 2 before 10. Raises OSError."""
     def by_number(file: Path) -> list[int | str]:
         return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", file.name)]
 
-    return sorted(filter(is_picture, folder.iterdir()), key=by_number)
+    return sorted(filter(is_shown, folder.iterdir()), key=by_number)
 
 
 def read_picture(path: Path | str) -> Image:
@@ -92,7 +100,12 @@ def read_picture(path: Path | str) -> Image:
 
 
 def write_picture(path: Path, image: Image) -> None:
-    """An annotated picture as a JPEG, in a folder that is made where there is none. Raises OwnerError."""
+    """An annotated picture as a JPEG, in a folder that is made where there is none.
+
+    Raises PictureError where it is too large for one, and OwnerError where it cannot be written.
+    """
+    if max(image.shape) > LONGEST:
+        raise PictureError(f"{path} cannot be written: no side of a JPEG has more than {LONGEST} pixels")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(cv2.imencode(".jpg", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes())

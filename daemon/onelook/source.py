@@ -100,7 +100,7 @@ def length(url: str) -> int | None:
     try:
         path = Path(url.removeprefix("file://")).expanduser()
         if path.is_dir():
-            return sum(1 for file in path.iterdir() if is_picture(file))
+            return len(pictures_in(path))
         with av.open(f"file:{path}", metadata_errors=_NAMES) as container:
             return container.streams.video[0].frames or None
     except (OSError, RuntimeError, av.FFmpegError, IndexError):
