@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Sequence
 from math import inf
@@ -15,12 +16,14 @@ import pytest
 from clip import EILEEN, GRACE
 from daemon_process import onelook, write_config
 from onelook import service
-from onelook.config import Policy, Report
+from onelook.__main__ import _csv
+from onelook.config import Policy, Report, load
 from onelook.errors import OwnerError
 from onelook.face import Floats
+from onelook.gallery import Gallery
 from onelook.match import Match
 from onelook.model import FaceModel
-from onelook.picture import read_picture
+from onelook.picture import pictures_in, read_picture
 from onelook.sight import Eye, Sight
 
 
@@ -96,6 +99,10 @@ def test_of_a_single_face_the_policy_lets_no_aggregate_be_told() -> None:
     assert (sight.state, sight.name, sight.emotion) == ("known", "Ann", None)
     assert sight.words() == ["Ann", f"{sight.age:.0f}, Smiling"]
 
+    sight = seen(model, Policy(), Report(emotion=False, age=False, ethnicity=True))
+    doubts = ["?" * (sure < 0.75) for sure in (sight.gender_confidence or 0, sight.ethnicity_confidence or 0)]
+    assert sight.words() == ["Ann", f"{sight.gender}{doubts[0]}, {sight.ethnicity}{doubts[1]}"]
+
 
 def test_small_faces_on_a_large_picture_are_found(testdata: Path) -> None:
     [(_, crowd)] = service.look([testdata / "solvay1927.jpg"], config=None, draw=None)
@@ -120,10 +127,58 @@ def test_a_picture_is_not_written_over_by_its_drawing_nor_one_drawing_by_another
     mine.write_bytes(EILEEN.read_bytes())
     with pytest.raises(OwnerError, match=r"eileen\.jpg would be written over: give --draw another folder\."):
         list(service.look([mine], config=None, draw=tmp_path))
+    drawn, same = tmp_path / "drawn", tmp_path / "eileen.png"
+    PIL.Image.open(EILEEN).save(same)
+    with pytest.raises(OwnerError, match=r"eileen\.jpg would be written over"):
+        list(service.look([same, mine], config=None, draw=tmp_path))
     assert mine.read_bytes() == EILEEN.read_bytes()
 
-    list(service.look([mine, mine], config=None, draw=tmp_path / "drawn"))
-    assert {path.name for path in (tmp_path / "drawn").iterdir()} == {"eileen.jpg", "eileen-2.jpg"}
+    second = tmp_path / "eileen-2.jpg"
+    second.write_bytes(GRACE.read_bytes())
+    list(service.look([second, mine, same], config=None, draw=drawn))
+    assert {path.name for path in drawn.iterdir()} == {"eileen.jpg", "eileen-2.jpg", "eileen-3.jpg"}
+    assert read_picture(drawn / "eileen-2.jpg").shape == read_picture(GRACE).shape
+
+
+
+def test_a_picture_too_wide_for_a_jpeg_is_said_so_and_the_next_is_looked_at(tmp_path: Path) -> None:
+    wide = tmp_path / "wide.png"
+    PIL.Image.new("1", (65_501, 2)).save(wide)
+    (_, why), (_, told) = service.look([wide, EILEEN], config=None, draw=tmp_path / "drawn")
+
+    assert str(why) == f"{tmp_path}/drawn/wide.jpg cannot be written: no side of a JPEG has more than 65500 pixels"
+    assert isinstance(told, list)
+
+
+def test_a_folders_hidden_files_and_folders_are_no_pictures(tmp_path: Path) -> None:
+    for name in ("._1.jpg", "10.JPG", "2.png"):
+        (tmp_path / name).touch()
+    (tmp_path / "3.jpg").mkdir()
+    assert [file.name for file in pictures_in(tmp_path)] == ["2.png", "10.JPG"]
+
+
+@pytest.mark.parametrize("name", ["a\nb.jpg", "a\rb.jpg", 'a"b,c.jpg'])
+def test_any_name_is_one_cell_of_csv(name: str) -> None:
+    assert list(csv.reader(io.StringIO(_csv([name, None, 1.5]) + "\n", newline=""))) == [[name, "", "1.5"]]
+
+
+def test_nobody_is_named_by_what_has_outlived_its_time_nor_bounds_a_photo_the_bound_of_frames(
+    tmp_path: Path, testdata: Path
+) -> None:
+    config = load(write_config(tmp_path, {"name": "door", "url": str(tmp_path)}, model={"max_faces": 1}))
+    service.enroll(config, {"Eileen": [EILEEN]})
+    (_, known), (_, crowd) = service.look([EILEEN, testdata / "stock-group-1.jpg"], config=config, draw=None)
+    assert isinstance(known, list)
+    assert isinstance(crowd, list)
+    assert [sight.name for sight in known] == ["Eileen"]
+    assert len(crowd) > 2
+
+    config = config.model_copy(update={"gallery": config.gallery.model_copy(update={"keep_days": 1e-6})})
+    [(_, told)] = service.look([EILEEN], config=config, draw=None)
+    assert isinstance(told, list)
+    assert [sight.state for sight in told] == ["unknown"]
+    with Gallery.open(config.gallery.path, config.gallery.key_file) as gallery:
+        assert not gallery.people()
 
 
 def test_a_folder_without_pictures_is_said_so(tmp_path: Path) -> None:

@@ -8,7 +8,6 @@ import os
 import signal
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
@@ -66,6 +65,8 @@ STILL = 5
 """Seconds for which a single picture is replayed, ten times a second: nobody is counted or known at first sight."""
 WHOLE = 1280
 """Pixels, at least, of the network's input, either way, where a still picture is larger than that."""
+MOST = 200
+"""Faces, at least, that are told of a still picture."""
 LIKELY = 1e-2
 """False accept rate at which two faces are taken for one person's where nobody is named by it."""
 MAYBE = 5e-2
@@ -291,6 +292,8 @@ def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO
             pipeline = _pipeline(chosen, stream, model, None, None)
         else:
             gallery = house.enter_context(_gallery(config, model))
+            if gallery is not None:
+                _tidy(config, gallery)
             pipeline = _pipeline(chosen, stream, model, gallery, _visitors(config, model))
         writer = house.enter_context(VideoWriter(draw)) if draw else None
         captions = Captions()
@@ -306,38 +309,50 @@ def replay(source: str, *, config: Config | None, draw: Path | None, out: TextIO
 
 
 def look(
-    pictures: Iterable[Path], *, config: Config | None, draw: Path | None
+    pictures: Collection[Path], *, config: Config | None, draw: Path | None
 ) -> Iterator[tuple[Path, list[Sight] | PictureError]]:
-    """What is seen on each of the still pictures, or why it cannot be read.
+    """What is seen on each of the still pictures, or why it cannot be read, or be drawn.
 
-    draw: a folder that they are written to, with it drawn in. Without a config: every default, and nobody enrolled.
+    draw: a folder that they are written to, with it drawn in; where pictures come from, nothing is written over.
+    Without a config: every default, and nobody enrolled.
     Raises OwnerError where the config cannot be followed, or `draw` not be written to.
     """
-    known, config = config is not None, config or Config(streams=[stream_of(".")])
+    known, config = config is not None, _for_stills(config or Config(streams=[stream_of(".")]))
     near = _model(config)
     width, height = (max(side, WHOLE) for side in near.size)
-    whole = _model(config.model_copy(update={"model": config.model.model_copy(
-        update={"input_width": width, "input_height": height})}))
-    called: Counter[str] = Counter()
+    whole = _model(_with_model(config, input_width=width, input_height=height))
+    theirs = draw is not None and any(_same_file(str(folder), draw) for folder in {file.parent for file in pictures})
+    taken: set[Path] = set()
     with _gallery(config, near) if known else nullcontext() as gallery:
+        if gallery is not None:
+            _tidy(config, gallery)
         match: Matcher = _nobody if gallery is None else gallery.match
         bar = partial(near.spec.similarities, config.report.far)
         eye = Eye(whole, near, near.spec.labels, config.report, config.policy, match, bar)
         for picture in pictures:
+            told: list[Sight] | PictureError
             try:
                 image = read_picture(picture)
+                told = eye.see(image)
+                if draw is not None:
+                    drawing = _free(draw / f"{picture.stem}.jpg", taken)
+                    taken.add(drawing)
+                    there = theirs and os.path.exists(drawing)  # noqa: PTH110 - Path's raises
+                    if there or _same_file(str(picture), drawing):
+                        raise OwnerError(f"{drawing} would be written over: give --draw another folder.")
+                    write_picture(drawing, labelled(image, [sight.label() for sight in told]))
             except PictureError as error:
-                yield picture, error
-                continue
-            sights = eye.see(image)
-            if draw is not None:
-                called[picture.stem] += 1
-                again = f"-{called[picture.stem]}" if called[picture.stem] > 1 else ""
-                drawing = draw / f"{picture.stem}{again}.jpg"
-                if _same_file(str(picture), drawing):
-                    raise OwnerError(f"{picture} would be written over: give --draw another folder.")
-                write_picture(drawing, labelled(image, [sight.label() for sight in sights]))
-            yield picture, sights
+                told = error
+            yield picture, told
+
+
+def _free(file: Path, taken: Collection[Path]) -> Path:
+    """The file, called by the first number from 2 on that is free, if it is taken."""
+    number, free = 1, file
+    while free in taken:
+        number += 1
+        free = file.with_stem(f"{file.stem}-{number}")
+    return free
 
 
 def _held(shown: Iterable[Frame]) -> Iterator[Frame]:
@@ -366,7 +381,7 @@ def enroll(
     Raises OwnerError, also where the policy lets nobody be enrolled, or not without a note of their consent.
     """
     _may_enroll(config.policy, note)
-    model = _model(config)
+    model = _model(_for_stills(config))
     with (
         Gallery.open(config.gallery.path, config.gallery.key_file, model.spec.stamp, model.cohort) as gallery,
         tqdm(total=sum(map(len, people.values())), unit="photo", disable=None, leave=False) as bar,
@@ -390,8 +405,8 @@ def _lifetime(config: Config) -> timedelta | None:
 
 
 def _tidy(config: Config, gallery: Gallery) -> None:
-    """Destroy what has outlived its time before anything is added: a daemon that runs later would destroy what is new
-    together with its person."""
+    """Destroy what has outlived its time: nobody is named by it where no daemon runs, and one that runs later would
+    destroy what is added together with its person."""
     gallery.on_forgotten.append(partial(_forget_name, partial(_forget_waiting, config)))
     gallery.expire(_lifetime(config))
 
@@ -526,7 +541,7 @@ def migrate(config: Config, folder: Path, *, again: bool = False) -> list[enrolm
 
     again: who is enrolled with it already, too.
     """
-    model = _model(config)
+    model = _model(_for_stills(config))
     with Gallery.open(config.gallery.path, config.gallery.key_file) as gallery:
         return enrolment.migrate(folder, model, gallery, model.spec.stamp, again=again)
 
@@ -534,6 +549,15 @@ def migrate(config: Config, folder: Path, *, again: bool = False) -> list[enrolm
 def _nobody(embeddings: Floats) -> list[Match]:
     """An empty gallery's answer."""
     return [Match(None, -1.0, inf, enrolled=0)] * len(embeddings)
+
+
+def _with_model(config: Config, **keys: int) -> Config:
+    return config.model_copy(update={"model": config.model.model_copy(update=keys)})
+
+
+def _for_stills(config: Config) -> Config:
+    """`max_faces` bounds a camera's frame: of a photo all is asked for, and one face is seen in ten looks at once."""
+    return _with_model(config, max_faces=max(config.model.max_faces, MOST))
 
 
 def _model(config: Config, stage: StageMaker = lambda name: nullcontext()) -> FaceModel:  # noqa: ARG005
