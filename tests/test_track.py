@@ -466,6 +466,16 @@ def test_whoever_stays_has_a_turn_within_a_second_while_others_keep_coming() -> 
         assert max(np.diff([time for time, names in asked.items() if person.name in names])) <= 1.0 + 1e-6
 
 
+def test_a_crowd_that_is_another_at_a_stroke_is_found_out_though_everybody_is_where_somebody_was() -> None:
+    before = [person.but(visible=lambda time: time < 4) for person in CROWD]
+    after = [Person(f"r{i}", place=person.place, visible=lambda time: time >= 4) for i, person in enumerate(CROWD)]
+    asked = turns([*before, *after], Tracker(describe=4), 10, fps=10)
+    assert {len(names) for time, names in asked.items() if 3.1 < time < 4} <= {4, 5}
+    assert set().union(*(names for time, names in asked.items() if 4 <= time < 5.05)) == {p.name for p in after}
+    assert all(len(names) >= 38 for time, names in asked.items() if 5.05 <= time < 7)
+    assert {len(names) for time, names in asked.items() if time >= 9.5} <= {4, 5}
+
+
 def test_of_whom_is_not_described_nothing_is_learnt_but_the_place() -> None:
     tracker, nobody = Tracker(), np.zeros(1, np.bool_)
     watch(tracker, [ANN], 4)

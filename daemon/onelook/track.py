@@ -59,6 +59,7 @@ FARTHEST = 4.0  # sizes: and to no more than this
 GROWTH = 2.0  # how many times as large, or as small, a face may look as it did; and so many times more a second unseen
 SURE = 0.5  # overlap of boxes from which a face that nobody else is near to is the track's, whatever it looks like
 NEW = 3.0  # s: for which a track is described in every frame: it is found out who that is
+OTHERWISE = 0.5  # of the cosine `alike`: whose face looks less like its track is new, it may be somebody in their place
 TURN = 1.0  # s: within which the turn of all others comes
 
 # Averages: after so many seconds an old face counts only e^-1 as much.
@@ -291,9 +292,11 @@ class Tracker:
             return asked
         time = max(time, self._time)
         tracks, faces = self._in_place(table, *_placed(boxes), time)
+        looked = table["looked"][tracks]
         in_turn = math.ceil(len(faces) * (time - self._time) / TURN)
-        count = max(self.describe - (len(boxes) - len(faces)), in_turn)
-        asked[faces[table["looked"][tracks].argsort(kind="stable")[count:]]] = False
+        overdue = int(np.count_nonzero(time - looked >= TURN))  # as fewer are in place than were
+        count = max(self.describe - (len(boxes) - len(faces)), in_turn, overdue)
+        asked[faces[looked.argsort(kind="stable")[count:]]] = False
         return asked
 
     def update(self, faces: Faces, time: float) -> Tracks:
@@ -376,7 +379,7 @@ class Tracker:
         overlap, _ = _overlaps(_expected(table, time - table["last"]), table["size"], centres, sizes)
         near = overlap > HIDING
         alone = (overlap >= SURE) & (near.sum(1) == 1)[:, None] & (near.sum(0) == 1)
-        known = table["confirmed"] & (table["row"] >= 0) & (time - table["first"] > NEW)
+        known = table["confirmed"] & (table["row"] >= 0) & (time - table["since"] > NEW)
         tracks, faces = (alone & known[:, None]).nonzero()
         return tracks, faces
 
@@ -464,6 +467,9 @@ class Tracker:
         velocity += kick[:, None] * surprise
         size += (1 - decays[:, 1:2]) * (faces["size"] - size)
 
+        cosine = np.einsum("ij,ij->i", table["template"], faces["means"][:, self._columns["embedding"]])
+        table["since"][(faces["looked"] >= time) & (cosine < OTHERWISE * self.alike)] = time
+
         # Weighted means in which the old fades: a frame's share is its weight in all the weight
         # that is left, so any frame rate, gaps, and two frames at one time come out right.
         mass, weight = table["mass"], faces["mass"]
@@ -491,7 +497,7 @@ class Tracker:
         described = faces.described
         fresh["row"] = np.arange(len(faces))
         fresh["hits"] = fresh["frames"] = 1
-        fresh["first"] = fresh["last"] = time
+        fresh["first"] = fresh["since"] = fresh["last"] = time
         fresh["looked"] = np.where(described, time, -inf)
         fresh["centre"], fresh["size"] = _placed(faces.boxes)
         fresh["spread"] = ERROR**2, 0.0, HASTE**2
@@ -552,6 +558,7 @@ def _record(columns: int, embedding: int) -> np.dtype[np.void]:
         ("hits", np.int64),  # frames that it was seen in
         ("frames", np.int64),  # frames since it began
         ("first", np.float64),
+        ("since", np.float64),  # when it began to look as it does
         ("looked", np.float64),  # when a face of it was described
         ("last", np.float64),  # the time that all below is of
         ("centre", np.float64, 2),
